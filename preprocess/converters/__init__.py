@@ -1,0 +1,1 @@
+"""Converters: one source dataset each, to canonical JSONL conversations."""
