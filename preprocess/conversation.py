@@ -1,0 +1,155 @@
+"""A record → validated rounds of question and answer and at most one image, or a reject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from preprocess.rejects import Reason, Rejected, shorten
+
+HUMAN, ASSISTANT = "human", "gpt"
+
+
+@dataclass(frozen=True)
+class RecordKeys:
+    """What the parts of a record are called, and the text that stands for the image."""
+
+    image: str = "image"
+    image_token: str = "<image>"
+    turns: str = "conversations"
+    content: str = "value"
+    role: str = "from"
+
+
+class Conversation(NamedTuple):
+    """One validated record.
+
+    Attributes:
+        rounds: (question, answer) texts; with an image, the first question no longer holds the image token
+            and is stripped, as the LLaVA authors do (`preprocess_multimodal`, haotian-liu/LLaVA,
+            llava/train/train.py).
+        image: path relative to the image folder, or None for a text-only record.
+        image_moved: the image token did not stand once, at the start of the first question.
+        first_turn_skipped: the record began with an assistant turn, which was left out as the authors do.
+    """
+
+    rounds: list[tuple[str, str]]
+    image: str | None
+    image_moved: bool
+    first_turn_skipped: bool
+
+
+def read_conversation(
+    record: dict[str, Any], keys: RecordKeys, *, only_one_round: bool = False, repair_text: bool = False
+) -> Conversation:
+    """Validate a record.
+
+    Args:
+        record: the parsed JSON object; keys that are not named by `keys` are ignored.
+        keys: the names of its parts.
+        only_one_round: accept exactly one human turn with an image and one answer (template `plain`).
+        repair_text: pass every text through `ftfy.fix_text` (NFC) first.
+
+    Raises:
+        Rejected: with the reason of the first thing that is wrong.
+    """
+    turns = record.get(keys.turns)
+    if not turns:
+        found = "is empty" if keys.turns in record else "is absent"
+        raise Rejected(Reason.NO_TURNS, f"{keys.turns!r} {found}, expected a list of turns")
+    if type(turns) is not list:
+        raise Rejected(Reason.NO_TURNS, f"{keys.turns!r} is a {type(turns).__name__}, expected a list of turns")
+    image = read_image(record.get(keys.image), keys.image)
+
+    skipped = False
+    if not only_one_round and type(turns[0]) is dict and turns[0].get(keys.role) == ASSISTANT:
+        turns, skipped = turns[1:], True
+        if not turns:
+            raise Rejected(Reason.NO_TURNS, "the only turn is one of 'gpt', expected a 'human' turn first")
+
+    texts = _read_turns(turns, keys)
+    if len(texts) % 2:
+        raise Rejected(Reason.ODD_TURNS, f"{len(texts)} turns, expected pairs of 'human' and 'gpt'")
+    if only_one_round and len(texts) != 2:
+        raise Rejected(Reason.NOT_ONE_ROUND, f"{len(texts)} turns, expected one 'human' and one 'gpt' turn for plain")
+    if repair_text:
+        import ftfy  # only here: most runs never need its tables
+
+        texts = [ftfy.fix_text(text, normalization="NFC") for text in texts]
+
+    first, moved = _take_out_image(texts, image, keys, only_one_round)
+    texts[0] = first
+    rounds = list(zip(texts[0::2], texts[1::2], strict=True))
+    for number, (question, answer) in enumerate(rounds):
+        if not answer or answer.isspace():
+            raise Rejected(Reason.EMPTY_ANSWER, f"the answer of round {number + 1} is empty")
+        if not question and not (number == 0 and image is not None):
+            raise Rejected(Reason.EMPTY_QUESTION, f"the question of round {number + 1} is empty")
+    return Conversation(rounds, image, moved, skipped)
+
+
+def read_image(value: object, key: str) -> str | None:
+    """The one image path of a record, None where it is absent, null or empty.
+
+    Raises:
+        Rejected: more than one image, or something that is not a path.
+    """
+    if not value:
+        return None
+    if type(value) is list:
+        if len(value) > 1:
+            raise Rejected(Reason.MORE_THAN_ONE_IMAGE, f"{key!r} lists {len(value)} images, expected one")
+        return read_image(value[0], key)
+    if type(value) is not str:
+        raise Rejected(Reason.IMAGE_NOT_A_PATH, f"{key!r} is a {type(value).__name__}, expected a path")
+    return value
+
+
+def _read_turns(turns: list[Any], keys: RecordKeys) -> list[str]:
+    """The texts of the turns, whose roles must alternate human, gpt, human, …"""
+    texts = []
+    role_key, content_key = keys.role, keys.content
+    for position, turn in enumerate(turns):
+        if type(turn) is not dict:
+            raise Rejected(Reason.BAD_TURN, f"turn {position + 1} is a {type(turn).__name__}, expected an object")
+        role, text = turn.get(role_key), turn.get(content_key)
+        if role != (ASSISTANT if position % 2 else HUMAN):
+            if role not in (HUMAN, ASSISTANT):
+                shown = shorten(role) if isinstance(role, str) else repr(role)[:80]
+                raise Rejected(
+                    Reason.UNKNOWN_ROLE,
+                    f"turn {position + 1} has {role_key!r} {shown}, expected {HUMAN!r} or {ASSISTANT!r}",
+                )
+            raise Rejected(
+                Reason.ROLE_ORDER,
+                f"turn {position + 1} is {role!r}, expected {ASSISTANT if position % 2 else HUMAN!r}",
+            )
+        if type(text) is not str:
+            raise Rejected(
+                Reason.BAD_TURN, f"{content_key!r} of turn {position + 1} is a {type(text).__name__}, expected a text"
+            )
+        texts.append(text)
+    return texts
+
+
+def _take_out_image(texts: list[str], image: str | None, keys: RecordKeys, plain: bool) -> tuple[str, bool]:
+    """The first question without the image token, and whether the token stood elsewhere than at its start."""
+    token, first = keys.image_token, texts[0]
+    for position, text in enumerate(texts):
+        if position and token in text:
+            if image is None:
+                raise Rejected(Reason.TOKEN_WITHOUT_IMAGE, f"turn {position + 1} holds {token}, but there is no image")
+            raise Rejected(
+                Reason.TOKEN_OUTSIDE_FIRST_TURN,
+                f"turn {position + 1} holds {token}, expected it in the first turn only",
+            )
+    if image is None:
+        if token in first:
+            raise Rejected(Reason.TOKEN_WITHOUT_IMAGE, f"the first turn holds {token}, but there is no image")
+        if plain:
+            raise Rejected(Reason.TEXT_ONLY_IN_PLAIN, "there is no image, which the template plain needs")
+        return first, False
+    if token not in first:
+        raise Rejected(Reason.IMAGE_WITHOUT_TOKEN, f"there is an image, but no {token} in the first turn")
+    # The authors remove every image token of the turn and put one image in front.
+    return first.replace(token, "").strip(), not first.startswith(token) or first.count(token) > 1

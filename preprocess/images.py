@@ -1,0 +1,105 @@
+"""Is the image there, inside `image_dir`, and does it decode?"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Literal
+
+from preprocess.rejects import Reason, Rejected, shorten
+
+# Names kept in memory over all listed folders; past it the listings made first are forgotten.
+_MOST_NAMES = 2_000_000
+
+
+class ImageChecker:
+    """Checks paths of one image folder. Each sub-folder is listed once, instead of one stat per record."""
+
+    def __init__(self, image_dir: Path | None, mode: Literal["none", "exists", "decode"]) -> None:
+        self._mode = mode
+        self._root = None if image_dir is None else os.path.realpath(image_dir)
+        self._listings: dict[str, dict[str, bool] | None] = {}
+        self._names = 0
+
+    def check(self, path: str) -> None:
+        """Check one path as a record gives it, relative to the image folder.
+
+        Raises:
+            Rejected: IMAGE_OUTSIDE (absolute, `..`, a NUL, a link that leaves the folder), IMAGE_MISSING, IMAGE_UNREADABLE (only with `decode`).
+        """
+        folder, name = self._split(path)
+        if self._mode == "none" or self._root is None:
+            return
+        listing = self._listings[folder] if folder in self._listings else self._list(folder)
+        if listing is None or name not in listing:
+            raise Rejected(Reason.IMAGE_MISSING, f"no file {shorten(path, 200)} in image_dir")
+        if listing[name]:
+            self._check_link(folder, name, path)
+        if self._mode == "decode":
+            decode(os.path.join(self._root, folder, name), path)
+
+    def _split(self, path: str) -> tuple[str, str]:
+        """Folder and name, lexically inside the image folder."""
+        if "\0" in path:
+            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} holds a NUL, which no path can")
+        if path.startswith("/"):
+            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is absolute, expected relative to image_dir")
+        folder, _, name = path.rpartition("/")
+        if name in ("", ".", "..") or ".." in folder.split("/"):
+            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is no path of a file inside image_dir")
+        return folder, name
+
+    def _list(self, folder: str) -> dict[str, bool] | None:
+        """Name → is a link, for the files of one folder; None where there is no such folder inside the root."""
+        assert self._root is not None
+        listing: dict[str, bool] | None = None
+        full = os.path.join(self._root, folder)
+        try:
+            if _is_inside(os.path.realpath(full), self._root):
+                with os.scandir(full) as entries:
+                    # Nothing else: opening a pipe or a device would hang or worse.
+                    listing = {
+                        e.name: e.is_symlink() for e in entries if e.is_symlink() or e.is_file(follow_symlinks=False)
+                    }
+        except (OSError, ValueError):
+            listing = None
+        self._names += len(listing or ())
+        if self._names > _MOST_NAMES:
+            self._listings.clear()
+            self._names = len(listing or ())
+        self._listings[folder] = listing
+        return listing
+
+    def _check_link(self, folder: str, name: str, path: str) -> None:
+        assert self._root is not None
+        target = os.path.realpath(os.path.join(self._root, folder, name))
+        if not _is_inside(target, self._root):
+            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is a link that leaves image_dir")
+        if not os.path.isfile(target):
+            raise Rejected(Reason.IMAGE_MISSING, f"{shorten(path, 200)} is a link to nothing")
+
+
+def decode(file: str, shown: str) -> None:
+    """Decode a whole image as training will, to RGB.
+
+    Raises:
+        Rejected: IMAGE_UNREADABLE with what Pillow said.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)
+            with Image.open(file) as image:
+                image.convert("RGB").load()
+    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+        said = " ".join(str(error).split()).replace(file, shown)
+        raise Rejected(
+            Reason.IMAGE_UNREADABLE, f"{shorten(shown, 200)} does not decode: {type(error).__name__}: {said[:200]}"
+        ) from None
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

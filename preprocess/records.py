@@ -1,0 +1,53 @@
+"""The bytes of one JSONL line → a record, or a reject."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from preprocess.rejects import Reason, Rejected
+
+UTF8_BOM = b"\xef\xbb\xbf"
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Parse one line.
+
+    Args:
+        line: the raw bytes; surrounding blanks and line ends do not matter.
+
+    Returns:
+        The JSON object. Where a key stands twice, the last one counts, as in Python's own json.
+
+    Raises:
+        Rejected: NOT_UTF8, NOT_JSON (with the position in the line) or NOT_AN_OBJECT.
+    """
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _explain(line, error) from None
+    if type(record) is not dict:
+        raise Rejected(Reason.NOT_AN_OBJECT, f"found a JSON {_json_type(record)}, expected an object")
+    return record
+
+
+def record_id(record: dict[str, Any]) -> str | int | None:
+    """The record's own `id` where it has a usable one."""
+    found = record.get("id")
+    return found if isinstance(found, (str, int)) and not isinstance(found, bool) else None
+
+
+def _explain(line: bytes, error: orjson.JSONDecodeError) -> Rejected:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as decode_error:
+        return Rejected(
+            Reason.NOT_UTF8, f"byte {decode_error.start} of the line is 0x{line[decode_error.start]:02x}, not UTF-8"
+        )
+    return Rejected(Reason.NOT_JSON, f"{error.msg} at character {error.pos + 1} of the line")
+
+
+def _json_type(value: object) -> str:
+    names = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
+    return names[type(value)]

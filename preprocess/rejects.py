@@ -1,0 +1,55 @@
+"""The closed list of reasons for which a record is not written, and the exception that carries one."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(str, Enum):
+    """Why a record was rejected; the value is what `rejects.jsonl` and `data_params.json` show."""
+
+    # The line itself.
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    # The turns.
+    NO_TURNS = "no_turns"
+    BAD_TURN = "bad_turn"
+    UNKNOWN_ROLE = "unknown_role"
+    ROLE_ORDER = "role_order"
+    ODD_TURNS = "odd_turns"
+    EMPTY_QUESTION = "empty_question"
+    EMPTY_ANSWER = "empty_answer"
+    NOT_ONE_ROUND = "not_one_round"
+    # The image as the record names it.
+    IMAGE_NOT_A_PATH = "image_not_a_path"
+    MORE_THAN_ONE_IMAGE = "more_than_one_image"
+    IMAGE_WITHOUT_TOKEN = "image_without_token"
+    TOKEN_WITHOUT_IMAGE = "token_without_image"
+    TOKEN_OUTSIDE_FIRST_TURN = "token_outside_first_turn"
+    TEXT_ONLY_IN_PLAIN = "text_only_in_plain"
+    # The image on disk.
+    IMAGE_OUTSIDE = "image_outside"
+    IMAGE_MISSING = "image_missing"
+    IMAGE_UNREADABLE = "image_unreadable"
+    # The tokens.
+    TOO_LONG = "too_long"
+    NOTHING_SUPERVISED = "nothing_supervised"
+    SUPERVISED_AT_DUMMY_IMAGE = "supervised_at_dummy_image"
+
+
+class Rejected(Exception):
+    """A record that no row is made of. `detail` says what was found, in words for the person who owns the data."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        # Set by the stage that knows it, so that a reject can name the record by its own id.
+        self.record_id: str | int | None = None
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """`text` as it may stand in an error: quoted, in one line, at most about `limit` characters."""
+    shown = repr(text[: limit + 1])
+    return shown if len(text) <= limit else f"{text[:limit]!r}… ({len(text)} characters)"
