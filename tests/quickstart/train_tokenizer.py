@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import sentencepiece
@@ -114,5 +114,5 @@ def write_tokenizer(model: bytes, json_folder: Path, sentencepiece_folder: Path)
         _write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
