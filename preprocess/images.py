@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
+from preprocess.config import ConfigError, DatasetConfig
 from preprocess.rejects import Reason, Rejected, shorten
 
 # Names kept in memory over all listed folders; past it the listings made first are forgotten.
@@ -26,11 +27,18 @@ class ImageChecker:
         """Check one path as a record gives it, relative to the image folder.
 
         Raises:
-            Rejected: IMAGE_OUTSIDE (absolute, `..`, a NUL, a link that leaves the folder), IMAGE_MISSING, IMAGE_UNREADABLE (only with `decode`).
+            ConfigError: there is no image folder to check in.
+            Rejected: IMAGE_OUTSIDE (absolute, `..`, a NUL, a link that leaves the folder), IMAGE_MISSING,
+                IMAGE_UNREADABLE (only with `decode`).
         """
         folder, name = self._split(path)
-        if self._mode == "none" or self._root is None:
+        if self._mode == "none":
             return
+        if self._root is None:
+            raise ConfigError(
+                "the record has an image, but dataset.image_dir is missing; give the folder that image paths are "
+                "relative to, or dataset.check_images=none to leave images unchecked"
+            )
         listing = self._listings[folder] if folder in self._listings else self._list(folder)
         if listing is None or name not in listing:
             raise Rejected(Reason.IMAGE_MISSING, f"no file {shorten(path, 200)} in image_dir")
@@ -52,11 +60,11 @@ class ImageChecker:
 
     def _list(self, folder: str) -> dict[str, bool] | None:
         """Name → is a link, for the files of one folder; None where there is no such folder inside the root."""
-        assert self._root is not None
+        root = str(self._root)
         listing: dict[str, bool] | None = None
-        full = os.path.join(self._root, folder)
+        full = os.path.join(root, folder)
         try:
-            if _is_inside(os.path.realpath(full), self._root):
+            if _is_inside(os.path.realpath(full), root):
                 with os.scandir(full) as entries:
                     # Nothing else: opening a pipe or a device would hang or worse.
                     listing = {
@@ -72,9 +80,9 @@ class ImageChecker:
         return listing
 
     def _check_link(self, folder: str, name: str, path: str) -> None:
-        assert self._root is not None
-        target = os.path.realpath(os.path.join(self._root, folder, name))
-        if not _is_inside(target, self._root):
+        root = str(self._root)
+        target = os.path.realpath(os.path.join(root, folder, name))
+        if not _is_inside(target, root):
             raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is a link that leaves image_dir")
         if not os.path.isfile(target):
             raise Rejected(Reason.IMAGE_MISSING, f"{shorten(path, 200)} is a link to nothing")
@@ -103,3 +111,16 @@ def decode(file: str, shown: str) -> None:
 
 def _is_inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def require_image_dir(dataset: DatasetConfig) -> None:
+    """Refuse an image folder that is not there.
+
+    Raises:
+        ConfigError: `dataset.image_dir` is given and is no folder.
+    """
+    if dataset.image_dir is not None and dataset.check_images != "none" and not dataset.image_dir.is_dir():
+        raise ConfigError(
+            f"dataset.image_dir {dataset.image_dir}: no such folder; give the folder that image paths are relative to, "
+            "or dataset.check_images=none to leave images unchecked"
+        )

@@ -9,37 +9,21 @@ the model of `tokenizers` for a `tokenizer.json`.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from preprocess.config import ConfigError
+from preprocess.tokenizer_backends import Backend, JsonModelBackend, JsonPipelineBackend, SentencePieceBackend
 
 BLANK = "▁"
 _MODEL_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # Fewer pieces than bytes: no real vocabulary. transformers 5 makes such ones of a folder that has a config alone.
 _SMALLEST_VOCABULARY = 256
-# Not in any vocabulary, hence encoded as bytes, which nothing merges with.
-_ISOLATED = "\ue000"
-
-
-class Backend(Protocol):
-    """The library that encodes."""
-
-    def encode(self, piece: str) -> list[int]:
-        """Ids of a piece in which blanks are `▁` already and nothing is added (SentencePiece rule)."""
-
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids and the place where each token starts, in the unit that `measure` counts."""
-
-    def measure(self, text: str) -> int:
-        """Length of a text in the unit of `encode_with_starts`."""
-
-    def pieces(self) -> list[str]:
-        """The vocabulary's pieces, by id, as the model spells them."""
+_SPECIAL = ("bos", "eos", "unk", "pad")
 
 
 @dataclass(frozen=True)
@@ -69,8 +53,8 @@ class Tokenizer:
     dummy_prefix: bool
     cuts_at_blanks: bool
     newline_is_isolated: bool
-    tokens: tuple[str, ...]
-    backend: Backend
+    tokens: tuple[str, ...] = field(repr=False)
+    backend: Backend = field(repr=False)
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -82,6 +66,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     """
     folder = resolve_folder(name)
     model_bytes, config = _read_model_files(folder), _read_config(folder)
+    digest = _digest(model_bytes, config)
     if "tokenizer.json" in model_bytes:
         backend, rule, dummy_prefix, added = _load_json(folder, model_bytes["tokenizer.json"], config)
     elif "tokenizer.model" in model_bytes:
@@ -96,7 +81,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         )
     tokens = dict(enumerate(pieces)) | {id_: content for content, id_ in added.items()}
     by_content = {content: id_ for id_, content in tokens.items()}
-    special = {kind: _special_id(name, kind, config, by_content) for kind in ("bos", "eos", "unk", "pad")}
+    special = {kind: _special_id(name, kind, config, by_content) for kind in _SPECIAL}
     eos = special["eos"]
     if eos is None:
         raise ConfigError(
@@ -107,7 +92,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     joined = [piece for piece in pieces if len(piece) > 1]
     return Tokenizer(
         name=name,
-        digest=_digest(model_bytes, special, rule, dummy_prefix),
+        digest=digest,
         vocab_size=max(tokens) + 1,
         bos_id=special["bos"],
         eos_id=eos,
@@ -119,6 +104,16 @@ def load_tokenizer(name: str) -> Tokenizer:
         tokens=tuple(tokens.get(id_, "") for id_ in range(max(tokens) + 1)),
         backend=backend,
     )
+
+
+def tokenizer_digest(name: str) -> str:
+    """`Tokenizer.digest` without loading the vocabulary.
+
+    Raises:
+        ConfigError: nothing there.
+    """
+    folder = resolve_folder(name)
+    return _digest(_read_model_files(folder), _read_config(folder))
 
 
 def resolve_folder(name: str) -> Path:
@@ -170,9 +165,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _special_id(name: str, kind: str, config: dict[str, Any], by_content: dict[str, int]) -> int | None:
+def _content(config: dict[str, Any], kind: str) -> str | None:
     value = config.get(f"{kind}_token")
-    content = value.get("content") if isinstance(value, dict) else value
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def _special_id(name: str, kind: str, config: dict[str, Any], by_content: dict[str, int]) -> int | None:
+    content = _content(config, kind)
     if content is None:
         return None
     if content not in by_content:
@@ -183,11 +182,14 @@ def _special_id(name: str, kind: str, config: dict[str, Any], by_content: dict[s
     return by_content[content]
 
 
-def _digest(model_bytes: dict[str, bytes], special: dict[str, int | None], rule: bool, dummy_prefix: bool) -> str:
+def _digest(model_bytes: dict[str, bytes], config: dict[str, Any]) -> str:
+    """sha256 over what decides ids. Needs no vocabulary, so that a finished output is recognised at once."""
     digest = hashlib.sha256()
     for name in sorted(model_bytes):
         digest.update(hashlib.sha256(model_bytes[name]).digest())
-    digest.update(orjson.dumps([special, rule, dummy_prefix], option=orjson.OPT_SORT_KEYS))
+    deciding = {f"{kind}_token": _content(config, kind) for kind in _SPECIAL}
+    deciding |= {key: config.get(key) for key in ("add_prefix_space", "added_tokens", "added_tokens_decoder")}
+    digest.update(orjson.dumps(deciding, option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
 
 
@@ -197,78 +199,6 @@ def _what_it_is_instead(data: bytes) -> str:
     if data.lstrip()[:1] == b"<":
         return "it is an HTML page; download the file itself"
     return f"it has {len(data)} bytes; download it again"
-
-
-class _SentencePieceBackend:
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self._prefix_ids = len(processor.EncodeAsIds(_ISOLATED))
-        self._prefix_pieces = len(processor.EncodeAsPieces(_ISOLATED))
-
-    def encode(self, piece: str) -> list[int]:
-        # The isolated character takes the dummy prefix, which the processor cannot be told to leave out.
-        ids: list[int] = self._processor.EncodeAsIds(_ISOLATED + piece)
-        return ids[self._prefix_ids :]
-
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        starts, at = [], 0
-        ids = self.encode(text)
-        for id_, piece in zip(
-            ids, self._processor.EncodeAsPieces(_ISOLATED + text)[self._prefix_pieces :], strict=True
-        ):
-            starts.append(at)
-            at += 1 if self._processor.IsByte(id_) else len(piece.encode())
-        return ids, starts
-
-    def measure(self, text: str) -> int:
-        return len(text.encode())
-
-    def pieces(self) -> list[str]:
-        return [self._processor.IdToPiece(id_) for id_ in range(self._processor.GetPieceSize())]
-
-
-class _JsonModelBackend:
-    """The model of a `tokenizers.Tokenizer` alone: no normaliser, no added tokens, the SentencePiece rule is ours."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._model = tokenizer.model
-
-    def encode(self, piece: str) -> list[int]:
-        return [token.id for token in self._model.tokenize(piece)]
-
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        tokens = self._model.tokenize(text)
-        return [token.id for token in tokens], [token.offsets[0] for token in tokens]
-
-    def measure(self, text: str) -> int:
-        return len(text.encode())
-
-    def pieces(self) -> list[str]:
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
-        pieces = [""] * (max(vocabulary.values(), default=-1) + 1)
-        for piece, id_ in vocabulary.items():
-            pieces[id_] = piece
-        return pieces
-
-
-class _JsonPipelineBackend(_JsonModelBackend):
-    """The whole pipeline of a `tokenizers.Tokenizer`, with special tokens in a text read as text."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer)
-        tokenizer.encode_special_tokens = True
-
-    def encode(self, piece: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(piece, add_special_tokens=False).ids
-        return ids
-
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, [start for start, _ in encoding.offsets]
-
-    def measure(self, text: str) -> int:
-        return len(text)
 
 
 _Loaded = tuple[Backend, bool, bool, dict[str, int]]
@@ -290,8 +220,8 @@ def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
     added = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
     dummy_prefix = _dummy_prefix_of(spec)
     if dummy_prefix is None:
-        return _JsonPipelineBackend(tokenizer), False, False, added
-    return _JsonModelBackend(tokenizer), True, dummy_prefix and config.get("add_prefix_space") is not False, added
+        return JsonPipelineBackend(tokenizer), False, False, added
+    return JsonModelBackend(tokenizer), True, dummy_prefix and config.get("add_prefix_space") is not False, added
 
 
 def _dummy_prefix_of(spec: dict[str, Any]) -> bool | None:
@@ -338,7 +268,7 @@ def _load_sentencepiece(folder: Path, data: bytes, config: dict[str, Any]) -> _L
             f"{path}: normalises text or has no byte fallback, so it is not of the Llama family; "
             "give a folder with its tokenizer.json"
         )
-    return _SentencePieceBackend(processor), True, normalized.startswith(BLANK), added
+    return SentencePieceBackend(processor), True, normalized.startswith(BLANK), added
 
 
 def _load_with_transformers(folder: Path, config: dict[str, Any]) -> _Loaded:
@@ -353,6 +283,6 @@ def _load_with_transformers(folder: Path, config: dict[str, Any]) -> _Loaded:
             f"processor.tokenizer_type {folder}: transformers cannot load it ({' '.join(str(error).split())}); "
             "give a folder with a tokenizer.json"
         ) from None
-    for kind in ("bos", "eos", "unk", "pad"):
+    for kind in _SPECIAL:
         config.setdefault(f"{kind}_token", getattr(loaded, f"{kind}_token"))
     return _load_json(folder, data.encode(), config)

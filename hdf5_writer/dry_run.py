@@ -1,0 +1,82 @@
+"""`--dry-run`: the plan, and the first record as it will be trained on."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hdf5_writer.inputs import find_inputs
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.plan import make_plan
+from hdf5_writer.task import Stages, row_layout
+from preprocess.config import Config
+from preprocess.features import empty_rows, write_row
+from preprocess.images import require_image_dir
+from preprocess.records import parse_record
+from preprocess.rejects import Rejected
+from preprocess.tokenizer import load_tokenizer
+
+_MOST_TRIED = 1000
+
+
+def describe_plan(config: Config, limit: int | None) -> str:
+    """The text that `--dry-run` prints; nothing is written to the output folder.
+
+    Raises:
+        ConfigError: what would stop the run at its start.
+    """
+    stages = Stages(config, load_tokenizer(config.processor.tokenizer_type))
+    facts = stages.facts()
+    layout = row_layout(config, facts)
+    require_image_dir(config.dataset)
+    _, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        work = OutputLayout(Path(folder))
+        work.work.mkdir()
+        plan = make_plan(config, limit, facts, work)
+        lines = [
+            *(f"{file.records:>12,} records  {file.path} ({file.bytes:,} bytes)" for file in plan.inputs),
+            *(f"    not read          {other}" for other in others),
+            f"{plan.records:,} records → {plan.tasks} shard(s) of up to {config.setup.samples_per_shard:,} rows "
+            f"in {config.setup.output_dir} ({'shuffled' if config.setup.shuffle else 'in order'})",
+            f"rows of {layout.max_sequence_length} positions, {layout.num_patches} image slots from "
+            f"image_start_idx {layout.image_start_idx}, pad_id {layout.pad_id}",
+            f"config digest {plan.digest}",
+        ]
+        for record in plan.reader(work).read(np.arange(min(plan.records, _MOST_TRIED))):
+            where = f"{plan.inputs[record.file].path}, line {record.number}"
+            try:
+                conversation = stages.read(parse_record(record.data))
+                sequence = stages.encode(conversation)
+                write_row(sequence, layout, empty_rows(1, layout), 0)
+            except Rejected as reject:
+                lines.append(f"{where}: would be rejected: {reject}")
+                continue
+            image = f" with image {conversation.image}" if conversation.image is not None else ", text only"
+            lines += ["", f"{where}{image}:", *_render(stages, sequence, layout.num_patches)]
+            break
+    return "\n".join(lines)
+
+
+def _render(stages: Stages, sequence: Any, num_patches: int) -> list[str]:
+    """One line a token: position in the sequence, id, piece, and a mark where it is supervised."""
+    supervised = np.zeros(len(sequence.ids), dtype=bool)
+    for start, end in sequence.supervised:
+        supervised[start:end] = True
+    lines = [" position       id  supervised  token"]
+    position = 0
+    slots_at = stages.image_start_idx
+    for i, id_ in enumerate(sequence.ids.tolist()):
+        if i == slots_at:
+            kind = "image slots" if sequence.image_at is not None else "image slots, hidden: text only"
+            lines.append(f"{position:>9}  … {num_patches} {kind}")
+            position += num_patches
+        lines.append(
+            f"{position:>9}  {id_:>7}  {'    yes   ' if supervised[i] else '          '}  "
+            f"{stages.tokenizer.tokens[id_]!r}"
+        )
+        position += 1
+    return lines

@@ -1,0 +1,124 @@
+"""Run tasks on any `concurrent.futures.Executor`; survive workers that die.
+
+An executor whose worker dies breaks as a whole (`BrokenExecutor`) and does not say which task was the cause.
+So the tasks that were running are tried again one at a time, each in a worker of its own: the innocent finish,
+and one that kills its worker again and again is named.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from multiprocessing.connection import wait as wait_for_handles
+
+from hdf5_writer.task import TaskDone
+
+MOST_DEATHS = 3
+
+
+class TasksFailedError(RuntimeError):
+    """Some tasks killed their worker each time; all others are done."""
+
+    def __init__(self, tasks: list[int]) -> None:
+        super().__init__(f"task(s) {', '.join(map(str, tasks))} killed their worker {MOST_DEATHS} times each")
+        self.tasks = tasks
+
+
+def run_tasks(
+    tasks: Iterable[int],
+    run: Callable[[int], TaskDone],
+    make_executor: Callable[[int], Executor],
+    workers: int,
+    on_done: Callable[[TaskDone], None],
+) -> None:
+    """Run `run(task)` for every task.
+
+    Args:
+        tasks: task numbers, in the order to begin them.
+        run: a picklable function.
+        make_executor: makes an executor of so many workers.
+        workers: tasks under way at a time.
+        on_done: called in this thread for each finished task.
+
+    Raises:
+        TasksFailedError: tasks that killed their worker MOST_DEATHS times; after all others are done.
+        Exception: the first one that a task raised; tasks under way are waited for, the rest not begun.
+    """
+    waiting, deaths = deque(tasks), Counter[int]()
+    failed: list[int] = []
+    while waiting:
+        suspects = _run_until_broken(waiting, run, make_executor, workers, on_done)
+        deaths.update(suspects)
+        for task in suspects:
+            while True:
+                if not _run_until_broken(deque([task]), run, make_executor, 1, on_done):
+                    break
+                deaths[task] += 1
+                if deaths[task] >= MOST_DEATHS:
+                    failed.append(task)
+                    break
+    if failed:
+        raise TasksFailedError(sorted(failed))
+
+
+def _run_until_broken(
+    waiting: deque[int],
+    run: Callable[[int], TaskDone],
+    make_executor: Callable[[int], Executor],
+    workers: int,
+    on_done: Callable[[TaskDone], None],
+) -> list[int]:
+    """Run until nothing waits or a worker dies; the tasks that were under way when one died."""
+    executor = make_executor(workers)
+    under_way: dict[Future[TaskDone], int] = {}
+    try:
+        while waiting or under_way:
+            while waiting and len(under_way) < workers:
+                task = waiting.popleft()
+                try:
+                    under_way[executor.submit(run, task)] = task
+                except BrokenExecutor:
+                    waiting.appendleft(task)
+                    return sorted(under_way.values()) or [waiting.popleft()]
+            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            broken = []
+            for future in done:
+                task = under_way.pop(future)
+                try:
+                    on_done(future.result())
+                except BrokenExecutor:
+                    broken.append(task)
+            if broken:
+                executor.shutdown(wait=True, cancel_futures=True)
+                return sorted([*broken, *under_way.values()])
+    except BaseException as error:
+        # Whoever is interrupted is in a hurry; after an error, tasks under way may finish.
+        executor.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    executor.shutdown()
+    return []
+
+
+def spawn_pool(workers: int) -> ProcessPoolExecutor:
+    """Fresh worker processes, which end when this one does, however it does."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    # Ctrl-C reaches the whole process group; the main process decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    wait_for_handles([sentinel])
+    os._exit(1)

@@ -1,0 +1,80 @@
+"""Every path in an output directory. Imports nothing of the project."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SHARD_NAME = re.compile(r"examples-(\d{5,})-of-(\d{5,})\.h5")
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """The names of what a run writes.
+
+    Public files stand in `root`; the plan, the index of the inputs and the receipts in a hidden work folder.
+    A file under one of these names is whole: it was written under a `temporary` name first.
+    """
+
+    root: Path
+
+    def shard(self, task: int, tasks: int) -> Path:
+        """Shard `task`, counted from 0, of `tasks`."""
+        return self.root / f"examples-{task:05d}-of-{tasks:05d}.h5"
+
+    @property
+    def data_params(self) -> Path:
+        """What a reader needs to know; written last."""
+        return self.root / "data_params.json"
+
+    @property
+    def rejects(self) -> Path:
+        """One JSON object a line, sorted by file and line."""
+        return self.root / "rejects.jsonl"
+
+    @property
+    def work(self) -> Path:
+        """The hidden folder."""
+        return self.root / ".work"
+
+    @property
+    def plan(self) -> Path:
+        """Config, inputs and tasks."""
+        return self.work / "plan.json"
+
+    @property
+    def offsets(self) -> Path:
+        """Byte offsets of the records, int64: per file one for each record and one for the end of the last."""
+        return self.work / "offsets.i64"
+
+    @property
+    def lines(self) -> Path:
+        """Line numbers of the records, int64, from 1; absent when no file has blank lines."""
+        return self.work / "lines.i64"
+
+    def unpacked(self, file: int) -> Path:
+        """The decompressed copy of input `file`, for inputs that are compressed; removed when the run is done."""
+        return self.work / f"input-{file:05d}.jsonl"
+
+    def receipt(self, task: int) -> Path:
+        """Proof that a task is done."""
+        return self.work / "receipts" / f"{task:05d}.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run that writes here."""
+        return self.work / "lock"
+
+    def shards(self) -> list[Path]:
+        """What is there under a shard's name."""
+        return sorted(path for path in self.root.glob("examples-*.h5") if SHARD_NAME.fullmatch(path.name))
+
+    def temporaries(self) -> list[Path]:
+        """What runs that were killed have left behind."""
+        return [path for folder in (self.root, self.work, self.work / "receipts") for path in folder.glob(".*.tmp")]
+
+    @staticmethod
+    def temporary(path: Path, unique: str) -> Path:
+        """A name beside `path` to write under before renaming."""
+        return path.with_name(f".{path.name}.{unique}.tmp")

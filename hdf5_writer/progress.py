@@ -1,0 +1,99 @@
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, and the table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from hdf5_writer.plan import Plan
+from hdf5_writer.task import TaskDone
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ConsoleProgress:
+    """Progress on stderr; satisfies `hdf5_writer.run.Progress`."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._bar: tqdm[Any] | None = None
+        self._began = self._said = 0.0
+        self._read = self._rejected = self._total = 0
+        self.seconds = 0.0
+
+    def planned(self, plan: Plan, done: int) -> None:
+        """Say what will be done."""
+        finished = f", {done} of them finished before" if done else ""
+        self._print(f"{len(plan.inputs)} input file(s), {plan.records:,} records → {plan.tasks} shard(s){finished}")
+        size = plan.config.setup.samples_per_shard
+        self._total = plan.records - min(done * size, plan.records)
+        self._began = self._said = time.monotonic()
+        if self._stream.isatty() and self._total:
+            self._bar = tqdm(total=self._total, unit="rows", unit_scale=True, file=self._stream, smoothing=0.05)
+
+    def advance(self, task: TaskDone) -> None:
+        """Count a finished task."""
+        self._read += task.read
+        self._rejected += task.read - task.written
+        if self._bar is not None:
+            self._bar.set_postfix(rejected=self._rejected, refresh=False)
+            self._bar.update(task.read)
+            return
+        now = time.monotonic()
+        if now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            rate = self._read / (now - self._began)
+            left = max(self._total - self._read, 0) / rate
+            self._print(
+                f"{self._read:,} of {self._total:,} records, {rate:,.0f} rows/s, {self._rejected:,} rejected, "
+                f"about {left:,.0f} s left"
+            )
+
+    def close(self) -> None:
+        """Stop the clock and the bar."""
+        self.seconds = time.monotonic() - self._began
+        if self._bar is not None:
+            self._bar.close()
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
+    """The table at the end of a run.
+
+    Args:
+        params: `data_params.json`.
+        read: records read by this run.
+        seconds: how long its tasks took.
+    """
+    counts, tokens = params["counts"], params["tokens"]
+    positions = tokens["total"] + tokens["padding"]
+    rows = [
+        ("read", f"{counts['read']:,}"),
+        ("written", f"{counts['written']:,} ({counts['with_image']:,} with image, {counts['text_only']:,} text only)"),
+        ("rejected", f"{counts['rejected']:,}"),
+        *((f"  {reason}", f"{number:,}") for reason, number in counts["rejected_by_reason"].items()),
+        ("truncated", f"{counts['truncated']:,}"),
+        ("image token moved", f"{counts['images_moved']:,}"),
+        ("first turn skipped", f"{counts['first_turns_skipped']:,}"),
+        ("text tokens", f"{tokens['text']:,}"),
+        ("supervised tokens", f"{tokens['supervised']:,} ({_share(tokens['supervised'], tokens['text'])} of text)"),
+        ("image positions", f"{tokens['image']:,}"),
+        ("padding", f"{_share(tokens['padding'], positions)} of {positions:,} positions"),
+        ("image_start_idx", str(params["image_start_idx"])),
+        ("shards", f"{len(params['shards'])} ({sum(shard['bytes'] for shard in params['shards']):,} bytes)"),
+    ]
+    optional = {"truncated", "image token moved", "first turn skipped"}
+    rows = [(name, value) for name, value in rows if not (name in optional and value == "0")]
+    if read:
+        rows.append(("rows/s", f"{read / max(seconds, 1e-9):,.0f}"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "0%"

@@ -1,0 +1,80 @@
+"""Files that are whole or absent, and JSON documents that carry a checksum of themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from hdf5_writer.layout import OutputLayout
+
+
+class DamagedError(ValueError):
+    """A document does not have the content it was written with."""
+
+
+def publish(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file so that its name never stands for less than all of it, whatever is killed when.
+
+    Written under a temporary name in the same folder, synced, renamed; then the folder is synced.
+
+    Raises:
+        OSError: no space, no permission, …; the temporary file is removed and `path` is as it was.
+    """
+    temporary = OutputLayout.temporary(path, uuid.uuid4().hex)
+    try:
+        with temporary.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def seal(document: dict[str, Any], *, indent: bool = False) -> bytes:
+    """A JSON document with its sha256 as the last key, `checksum`."""
+    checksum = hashlib.sha256(_canonical(document)).hexdigest()
+    option = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indent else 0)
+    return orjson.dumps({**document, "checksum": checksum}, option=option)
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """Read what `seal` made.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DamagedError: it is no JSON object, or the checksum differs.
+    """
+    data = path.read_bytes()
+    try:
+        document = orjson.loads(data)
+        checksum = document.pop("checksum")
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        raise DamagedError(f"{path}: is damaged: no JSON document with a checksum") from None
+    if data != seal(document, indent=data.startswith(b"{\n")):
+        raise DamagedError(f"{path}: is damaged: its content does not have the checksum {checksum!r}")
+    return document  # type: ignore[no-any-return]
+
+
+def digest_of(document: Any) -> str:
+    """sha256 over plain JSON data, the same for any order of keys."""
+    return hashlib.sha256(_canonical(document)).hexdigest()
+
+
+def _canonical(document: Any) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)

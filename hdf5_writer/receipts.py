@@ -1,0 +1,135 @@
+"""Receipts: the proof that a task is done, and what adds up from them."""
+
+from __future__ import annotations
+
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.plan import Plan
+from hdf5_writer.publish import DamagedError, unseal
+from hdf5_writer.shard import LENGTH_BIN
+
+Receipt = dict[str, Any]
+
+
+def read_receipt(layout: OutputLayout, plan: Plan, task: int) -> Receipt:
+    """The receipt of a task of this plan.
+
+    Raises:
+        FileNotFoundError: the task is not done.
+        DamagedError: the receipt is not what was written, or of another plan.
+    """
+    receipt = unseal(layout.receipt(task))
+    if receipt["plan"] != plan.digest or receipt["task"] != task:
+        raise DamagedError(f"{layout.receipt(task)}: is a receipt of another plan")
+    return receipt
+
+
+def unfinished_tasks(layout: OutputLayout, plan: Plan) -> list[int]:
+    """Tasks without a receipt, or whose shard is not there in the size the receipt names.
+
+    The receipts of the latter are removed, so that what remains is true.
+    """
+    unfinished = []
+    for task in range(plan.tasks):
+        try:
+            size = read_receipt(layout, plan, task)["shard"]["bytes"]
+            if layout.shard(task, plan.tasks).stat().st_size == size:
+                continue
+        except (FileNotFoundError, DamagedError):
+            pass
+        layout.receipt(task).unlink(missing_ok=True)
+        unfinished.append(task)
+    return unfinished
+
+
+def all_receipts(layout: OutputLayout, plan: Plan) -> Iterator[Receipt]:
+    """The receipts of all tasks, in order, one in memory at a time."""
+    return (read_receipt(layout, plan, task) for task in range(plan.tasks))
+
+
+def data_params(plan: Plan, receipts: Iterator[Receipt]) -> dict[str, Any]:
+    """What `data_params.json` says: all a reader needs, and what became of every record.
+
+    Positions of all rows (rows times max_sequence_length) are `total` (attended: text and image) plus `padding`.
+    """
+    config, tokenizer = plan.config, plan.tokenizer
+    shards, sums, reasons, lengths = [], Counter[str](), Counter[str](), Counter[int]()
+    for receipt in receipts:
+        counts = dict(receipt["counts"])
+        shards.append({**receipt["shard"], "rows": counts["rows"]})
+        lengths.update(dict(counts.pop("lengths")))
+        sums.update(counts)
+        sums["read"] += receipt["read"]
+        reasons.update(reject["reason"] for reject in receipt["rejects"])
+    slots = sums["rows_with_image"] * config.dataset.num_patches
+    total = sums["text_tokens"] + slots
+    return {
+        "schema_version": plan.schema_version,
+        "package_version": plan.package_version,
+        "image_start_idx": tokenizer.image_start_idx,
+        "num_patches": config.dataset.num_patches,
+        "image_size": config.dataset.image_size,
+        "patch_size": config.dataset.patch_size,
+        "max_sequence_length": config.processor.max_sequence_length,
+        "pad_id": tokenizer.pad_id,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": {"name": config.processor.tokenizer_type, "digest": tokenizer.digest},
+        "config": config.as_json(),
+        "config_digest": plan.digest,
+        "limit": plan.limit,
+        "inputs": [
+            {"path": file.path, "bytes": file.bytes, "crc32": file.crc32, "records": file.records}
+            for file in plan.inputs
+        ],
+        "counts": {
+            "read": sums["read"],
+            "written": sums["rows"],
+            "rejected": reasons.total(),
+            "rejected_by_reason": dict(sorted(reasons.items())),
+            "with_image": sums["rows_with_image"],
+            "text_only": sums["rows"] - sums["rows_with_image"],
+            "truncated": sums["truncated"],
+            "images_moved": sums["images_moved"],
+            "first_turns_skipped": sums["first_turns_skipped"],
+        },
+        "tokens": {
+            "total": total,
+            "text": sums["text_tokens"],
+            "supervised": sums["supervised"],
+            "image": slots,
+            "padding": sums["rows"] * config.processor.max_sequence_length - total,
+        },
+        "lengths": {
+            "bin": LENGTH_BIN,
+            "meaning": "rows by attended positions: element i counts rows of i*bin to (i+1)*bin-1",
+            "rows": [lengths[i] for i in range(max(lengths, default=-1) + 1)],
+        },
+        "shards": shards,
+    }
+
+
+def reject_lines(plan: Plan, receipts: Iterator[Receipt]) -> Iterator[bytes]:
+    """The lines of `rejects.jsonl`, sorted by file and line; memory grows by 32 bytes a reject only."""
+    numbers = {file.path: number for number, file in enumerate(plan.inputs)}
+    files, lines, ends = array("q"), array("q"), array("q", [0])
+    with tempfile.TemporaryFile() as spool:
+        for receipt in receipts:
+            for reject in receipt["rejects"]:
+                data = orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE)
+                spool.write(data)
+                files.append(numbers[reject["file"]])
+                lines.append(reject["line"])
+                ends.append(ends[-1] + len(data))
+        for i in np.lexsort((lines, files)).tolist():
+            spool.seek(ends[i])
+            yield spool.read(ends[i + 1] - ends[i])

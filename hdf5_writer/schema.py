@@ -1,0 +1,116 @@
+"""What is in a shard: names, dtypes, shapes, meanings and the version. Imports nothing of the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# Major: a reader of an older major version would misread the file. Minor: something was added.
+SCHEMA_VERSION = "1.0"
+
+
+class SchemaError(ValueError):
+    """A file was written by a newer, incompatible version, or by something else."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One HDF5 dataset of a shard.
+
+    Attributes:
+        name: its name in the file.
+        dtype: on disk; "path" is a fixed-length, NUL-padded UTF-8 string as long as the longest path of the shard.
+        row: what one row is: "positions" (max_sequence_length,), "images" (1,), "scalar" ().
+        rows_per_chunk: rows compressed together, and so the least that can be read.
+        meaning: for people and documentation.
+    """
+
+    name: str
+    dtype: Literal["<i4", "<i8", "|u1", "path"]
+    row: Literal["positions", "images", "scalar"]
+    rows_per_chunk: int
+    meaning: str
+
+    def shape(self, rows: int, max_sequence_length: int) -> tuple[int, ...]:
+        """Shape of the dataset in a shard of `rows` rows."""
+        return {"positions": (rows, max_sequence_length), "images": (rows, 1), "scalar": (rows,)}[self.row]
+
+
+# 64 rows of 2048 int32 are 512 KB: large enough to compress well, small enough to be one read of a shuffling loader.
+_WIDE, _NARROW = 64, 4096
+
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec(
+            "text_input_ids",
+            "<i4",
+            "positions",
+            _WIDE,
+            "the sequence without its last token, then pad_id; image slots hold pad_id",
+        ),
+        DatasetSpec("labels", "<i4", "positions", _WIDE, "the next token at each position, then pad_id"),
+        DatasetSpec("loss_mask", "|u1", "positions", _WIDE, "1 where the label is supervised, else 0"),
+        DatasetSpec(
+            "key_padding_mask",
+            "|u1",
+            "positions",
+            _WIDE,
+            "1 where NOT to attend: padding, and the image slots of a text-only row; else 0",
+        ),
+        DatasetSpec("image_paths", "path", "images", _NARROW, "path relative to image_dir; empty for a text-only row"),
+        DatasetSpec(
+            "modality_lengths",
+            "<i4",
+            "scalar",
+            _NARROW,
+            "positions attended: positive with an image (slots count), negative for text only",
+        ),
+        DatasetSpec("source_file", "<i4", "scalar", _NARROW, "index into the list of inputs of data_params.json"),
+        DatasetSpec("source_line", "<i8", "scalar", _NARROW, "line in that file, from 1"),
+    )
+}
+
+# Filters of every dataset, readable by any HDF5 library without a plugin: shuffle (bytes of equal weight side by
+# side), then gzip. The Adler-32 at the end of each zlib stream makes HDF5 itself refuse a damaged chunk.
+GZIP_LEVEL = 1
+
+# File attributes: name → meaning. Nothing here changes from run to run.
+ATTRIBUTES: dict[str, str] = {
+    "schema_version": "version of this layout, MAJOR.MINOR",
+    "package_version": "version of llava-hdf5 that wrote the file",
+    "n_examples": "rows in this shard",
+    "max_sequence_length": "positions in a row",
+    "num_patches": "image slots in a row",
+    "image_start_idx": "position of the first image slot, in every row",
+    "pad_id": "what stands in padding and image slots; it may equal eos_id or unk: find padding by mask",
+    "bos_id": "-1 where the tokenizer has none",
+    "eos_id": "",
+    "vocab_size": "ids are below it",
+    "tokenizer_digest": "sha256 over what decides ids",
+    "config_digest": "sha256 over what decides rows and their order",
+}
+
+
+def check_version(found: object, where: object) -> None:
+    """Refuse what this code would misread.
+
+    Args:
+        found: the `schema_version` of a file.
+        where: the file, for the message.
+
+    Raises:
+        SchemaError: no version, or another major version.
+    """
+    ours = int(SCHEMA_VERSION.split(".")[0])
+    try:
+        major = int(str(found).split(".")[0])
+    except ValueError:
+        raise SchemaError(
+            f"{where}: has schema_version {found!r}, expected {SCHEMA_VERSION}; it was not made by this project"
+        ) from None
+    if major != ours:
+        raise SchemaError(
+            f"{where}: has schema version {found}, this installation reads {ours}.x; "
+            f"{'upgrade llava-hdf5' if major > ours else 'write the dataset again'}"
+        )

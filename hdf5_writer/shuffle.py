@@ -1,0 +1,61 @@
+"""A permutation of 0 … n-1 that is computed where it is needed and never stored.
+
+A Feistel network over the next power of four is a bijection whatever its round function is; values outside the
+range walk on until they fall inside (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
+CT-RSA 2002). Any slice costs time and memory of its own length, and the result depends on (n, seed) alone:
+not on the version of a random number library, the machine, or who asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+_ROUNDS = 8
+
+
+def permuted(start: int, stop: int, n: int, seed: int) -> npt.NDArray[np.int64]:
+    """Elements `start` … `stop`-1 of the permutation of range(n) that `seed` names.
+
+    Args:
+        start, stop: 0 <= start <= stop <= n.
+        n: size of the range, below 2**62.
+        seed: 0 <= seed < 2**63.
+
+    Returns:
+        shape (stop - start,), int64.
+    """
+    half = np.uint64(max(1, ((max(n, 2) - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = _round_keys(seed)
+    values = _encrypt(np.arange(start, stop, dtype=np.uint64), keys, half, mask)
+    outside = np.flatnonzero(values >= np.uint64(n))
+    while outside.size:
+        walked = _encrypt(values[outside], keys, half, mask)
+        values[outside] = walked
+        outside = outside[walked >= np.uint64(n)]
+    return values.astype(np.int64)
+
+
+def _round_keys(seed: int) -> list[np.uint64]:
+    stream = hashlib.shake_256(b"llava-hdf5 shuffle" + seed.to_bytes(8, "little")).digest(8 * _ROUNDS)
+    return [np.uint64(int.from_bytes(stream[8 * i : 8 * i + 8], "little")) for i in range(_ROUNDS)]
+
+
+def _encrypt(
+    values: npt.NDArray[np.uint64], keys: list[np.uint64], half: np.uint64, mask: np.uint64
+) -> npt.NDArray[np.uint64]:
+    left, right = values >> half, values & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right + key) & mask)
+    return (left << half) | right
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): every input bit reaches every output bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return mixed

@@ -1,0 +1,215 @@
+"""Run one task: the only place where the stages meet. A shard and its rejects are a function of (plan, task)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.plan import Plan, TokenizerFacts, read_plan
+from hdf5_writer.publish import publish, seal
+from hdf5_writer.schema import SCHEMA_VERSION
+from hdf5_writer.shard import ShardBuilder, sha256
+from preprocess.config import Config, ConfigError
+from preprocess.conversation import Conversation, RecordKeys, read_conversation
+from preprocess.features import RowLayout
+from preprocess.images import ImageChecker
+from preprocess.records import parse_record, record_id
+from preprocess.rejects import Rejected
+from preprocess.templates import Segment, renderer_for
+from preprocess.tokenizer import Tokenizer, load_tokenizer
+from preprocess.tokens import Encoder, TokenSequence
+
+_LONGEST_ID = 200
+
+
+class TaskDone(NamedTuple):
+    """What the engine needs to know of a finished task; the rest is in its receipt."""
+
+    task: int
+    read: int
+    written: int
+
+
+class Stages:
+    """The stages of `preprocess`, set up by a config: one record in, one token sequence out."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        dataset = config.dataset
+        self.tokenizer = tokenizer
+        self.encoder = Encoder(tokenizer)
+        self.renderer = renderer_for(dataset)
+        self.images = ImageChecker(dataset.image_dir, dataset.check_images)
+        self._keys = RecordKeys(
+            image=dataset.image_key,
+            image_token=dataset.image_token,
+            turns=dataset.multi_turn_key,
+            content=dataset.multi_turn_content_key,
+            role=dataset.role_key,
+        )
+        self._repair_text = dataset.use_ftfy
+        self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
+
+    def facts(self) -> TokenizerFacts:
+        """What the plan keeps of tokenizer and template."""
+        tokenizer = self.tokenizer
+        return TokenizerFacts(
+            digest=tokenizer.digest,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=-1 if tokenizer.bos_id is None else tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            image_start_idx=self.image_start_idx,
+        )
+
+    def read(self, record: dict[str, Any]) -> Conversation:
+        """Validate a record and check its image."""
+        conversation = read_conversation(
+            record, self._keys, only_one_round=self.renderer.drops_question, repair_text=self._repair_text
+        )
+        if conversation.image is not None:
+            self.images.check(conversation.image)
+        return conversation
+
+    def segments(self, conversation: Conversation) -> list[Segment]:
+        """Render by the template."""
+        return self.renderer.render(conversation)
+
+    def encode(self, conversation: Conversation) -> TokenSequence:
+        """Render and tokenize."""
+        return self.encoder.encode(self.renderer.render(conversation))
+
+
+def row_layout(config: Config, tokenizer: TokenizerFacts) -> RowLayout:
+    """What all rows of a plan share.
+
+    Raises:
+        ConfigError: the image and one token do not fit into max_sequence_length.
+    """
+    length, slots = config.processor.max_sequence_length, config.dataset.num_patches
+    if length < tokenizer.image_start_idx + slots + 1:
+        raise ConfigError(
+            f"processor.max_sequence_length is {length}, but the {tokenizer.image_start_idx} tokens before the image, "
+            f"its {slots} patches and one token after it need at least {tokenizer.image_start_idx + slots + 1}"
+        )
+    return RowLayout(
+        max_sequence_length=length,
+        num_patches=slots,
+        image_start_idx=tokenizer.image_start_idx,
+        pad_id=tokenizer.pad_id,
+        truncate=config.processor.overflow == "truncate",
+    )
+
+
+def run_task(root: str, digest: str, task: int) -> TaskDone:
+    """Make one shard and its receipt in an output folder whose plan has this digest.
+
+    Raises:
+        ConfigError: a record needs what the config does not give.
+        inputs.InputChangedError: an input is not the one that was planned.
+        OSError: no space, no permission, …
+        RuntimeError: the plan is another one, or a fault of the program, naming file and line.
+    """
+    return _runner(root, digest).run(task)
+
+
+@functools.lru_cache(maxsize=1)
+def _runner(root: str, digest: str) -> _TaskRunner:
+    return _TaskRunner(OutputLayout(Path(root)), digest)
+
+
+class _TaskRunner:
+    """Everything that is loaded once in a worker."""
+
+    def __init__(self, layout: OutputLayout, digest: str) -> None:
+        plan = read_plan(layout)
+        if plan.digest != digest:
+            raise RuntimeError(f"{layout.plan}: is another plan than the one this run was started with")
+        self._layout, self._plan = layout, plan
+        self._stages = Stages(plan.config, load_tokenizer(plan.config.processor.tokenizer_type))
+        if self._stages.facts() != plan.tokenizer:
+            raise RuntimeError("the tokenizer was changed after the run was planned; run the same command again")
+        self._reader = plan.reader(layout)
+        self._row_layout = row_layout(plan.config, plan.tokenizer)
+
+    def run(self, task: int) -> TaskDone:
+        began = time.perf_counter()
+        plan, stages = self._plan, self._stages
+        builder = ShardBuilder(self._row_layout, shard_attributes(plan))
+        rejects: list[tuple[int, int, dict[str, Any]]] = []
+        moved = skipped = 0
+        lines = self._reader.read(plan.task_records(task))
+        for line in lines:
+            record: dict[str, Any] = {}
+            try:
+                record = parse_record(line.data)
+                conversation = stages.read(record)
+                builder.add(stages.encode(conversation), conversation.image, line.file, line.number)
+            except Rejected as reject:
+                entry = {
+                    "file": plan.inputs[line.file].path,
+                    "line": line.number,
+                    "id": _shown_id(record),
+                    "reason": reject.reason.value,
+                    "detail": reject.detail,
+                }
+                rejects.append((line.file, line.number, entry))
+                continue
+            except Exception as error:
+                where = f"{plan.inputs[line.file].path}, line {line.number}"
+                if isinstance(error, ConfigError):
+                    raise ConfigError(f"{where}: {error}") from None
+                raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
+            moved += conversation.image_moved
+            skipped += conversation.first_turn_skipped
+        image = builder.finish()
+        shard = self._layout.shard(task, plan.tasks)
+        publish(shard, [image])
+        if shard.read_bytes() != image:
+            raise OSError(f"{shard}: the disk gives back other bytes than were written")
+        counts = dataclasses.asdict(builder.counts)
+        counts["lengths"] = sorted(builder.counts.lengths.items())
+        receipt = {
+            "task": task,
+            "plan": plan.digest,
+            "read": len(lines),
+            "shard": {"name": shard.name, "bytes": len(image), "sha256": sha256(image)},
+            "counts": {**counts, "images_moved": moved, "first_turns_skipped": skipped},
+            "rejects": [entry for _, _, entry in sorted(rejects, key=lambda reject: reject[:2])],
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        publish(self._layout.receipt(task), [seal(receipt)])
+        return TaskDone(task, len(lines), builder.counts.rows)
+
+
+def shard_attributes(plan: Plan) -> dict[str, int | str]:
+    """The file attributes that all shards of a plan share."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "package_version": plan.package_version,
+        "max_sequence_length": plan.config.processor.max_sequence_length,
+        "num_patches": plan.config.dataset.num_patches,
+        "image_start_idx": plan.tokenizer.image_start_idx,
+        "pad_id": plan.tokenizer.pad_id,
+        "bos_id": plan.tokenizer.bos_id,
+        "eos_id": plan.tokenizer.eos_id,
+        "vocab_size": plan.tokenizer.vocab_size,
+        "tokenizer_digest": plan.tokenizer.digest,
+        "config_digest": plan.digest,
+    }
+
+
+def _shown_id(record: dict[str, Any]) -> str | int | None:
+    found = record_id(record)
+    if isinstance(found, str):
+        return found[:_LONGEST_ID]
+    try:
+        orjson.dumps(found)
+    except orjson.JSONEncodeError:  # beyond 64 bits
+        return str(found)
+    return found

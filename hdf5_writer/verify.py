@@ -1,0 +1,253 @@
+"""Plan ↔ receipts ↔ shards, and the invariants of every row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.plan import Plan, read_plan
+from hdf5_writer.publish import DamagedError, seal, unseal
+from hdf5_writer.receipts import all_receipts, data_params, read_receipt, reject_lines
+from hdf5_writer.schema import ATTRIBUTES, DATASETS, SchemaError, check_version
+
+_ROWS_AT_ONCE = 512
+_Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `verify_dataset` found.
+
+    Attributes:
+        problems: one sentence each; empty when all is well.
+        notes: what could not be checked and why.
+        shards, rows: how much was looked at.
+    """
+
+    problems: list[str]
+    notes: list[str]
+    shards: int
+    rows: int
+
+
+def verify_dataset(root: Path) -> Summary:
+    """Check a whole output folder, reading every byte.
+
+    With its hidden work folder, every row and reject is also matched with the plan: each record exactly once.
+    Without it, `data_params.json` is what the shards are held against.
+    """
+    layout = OutputLayout(root)
+    problems: list[str] = []
+    notes: list[str] = []
+    params = _read_params(layout, problems)
+    plan = None
+    if not layout.work.is_dir():
+        notes.append(f"{layout.work} is not there, so rows are not matched with the plan")
+    else:
+        try:
+            plan = read_plan(layout)
+            check_version(plan.schema_version, layout.plan)
+        except (FileNotFoundError, DamagedError, SchemaError) as error:
+            problems.append(_missing(error))
+    if plan is not None:
+        _check_plan(layout, plan, problems)
+    expected = params["shards"] if params else []
+    if plan is not None:
+        names = {layout.shard(task, plan.tasks).name for task in range(plan.tasks)}
+    else:
+        names = {shard["name"] for shard in expected}
+    problems += [
+        f"{path}: is a foreign shard: not part of this dataset" for path in layout.shards() if path.name not in names
+    ]
+    rows = 0
+    if params:
+        for task, shard in enumerate(expected):
+            found, count = _check_shard(layout, params, shard, plan, task)
+            problems += found
+            rows += count
+    return Summary(problems, notes, len(expected), rows)
+
+
+def _read_params(layout: OutputLayout, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        params = unseal(layout.data_params)
+        check_version(params.get("schema_version"), layout.data_params)
+        return params
+    except FileNotFoundError:
+        problems.append(f"{layout.data_params}: is missing: the run did not finish; run its command again")
+    except (DamagedError, SchemaError) as error:
+        problems.append(str(error))
+    return None
+
+
+def _missing(error: Exception) -> str:
+    return f"{error.filename}: is missing" if isinstance(error, FileNotFoundError) else str(error)
+
+
+def _check_plan(layout: OutputLayout, plan: Plan, problems: list[str]) -> None:
+    """The index, the receipts, and the two files that are made of the receipts."""
+    for path, digest in ((layout.offsets, plan.index.offsets), (layout.lines, plan.index.lines)):
+        if digest is not None and (not path.exists() or _sha256(path) != digest):
+            problems.append(f"{path}: is missing or damaged")
+    missing = 0
+    for task in range(plan.tasks):
+        try:
+            read_receipt(layout, plan, task)
+        except (FileNotFoundError, DamagedError) as error:
+            missing += 1
+            problems.append(_missing(error))
+    if missing:
+        return
+    params = data_params(plan, all_receipts(layout, plan))
+    counts = params["counts"]
+    if counts["read"] != counts["written"] + counts["rejected"] or counts["read"] != plan.records:
+        problems.append(
+            f"{plan.records} records planned, {counts['read']} read, {counts['written']} written, "
+            f"{counts['rejected']} rejected: these do not add up"
+        )
+    if layout.data_params.exists() and layout.data_params.read_bytes() != seal(params, indent=True):
+        problems.append(f"{layout.data_params}: does not say what plan and receipts say")
+    rejects = hashlib.sha256()
+    for line in reject_lines(plan, all_receipts(layout, plan)):
+        rejects.update(line)
+    if not layout.rejects.exists() or _sha256(layout.rejects) != rejects.hexdigest():
+        problems.append(f"{layout.rejects}: is missing, or does not list what the receipts list")
+
+
+def _check_shard(
+    layout: OutputLayout, params: dict[str, Any], shard: dict[str, Any], plan: Plan | None, task: int
+) -> tuple[list[str], int]:
+    path = layout.root / shard["name"]
+    problems = []
+    if not path.is_file():
+        return [f"{path}: is missing"], 0
+    if path.stat().st_size != shard["bytes"]:
+        problems.append(f"{path}: has {path.stat().st_size} bytes, expected {shard['bytes']}")
+    elif _sha256(path) != shard["sha256"]:
+        problems.append(f"{path}: its sha256 is not the one in data_params.json")
+    sources = None
+    if plan is not None:
+        try:
+            sources = _expected_sources(layout, plan, task)
+        except (FileNotFoundError, DamagedError, ValueError, IndexError, OSError):
+            sources = None  # named among the problems of the plan already
+    try:
+        with h5py.File(path, "r") as file:
+            problems += [f"{path}: {problem}" for problem in _check_file(file, params, shard["rows"], sources)]
+    except (OSError, KeyError, RuntimeError, SchemaError) as error:
+        problems.append(f"{path}: HDF5 cannot read it ({' '.join(str(error).split())})")
+        return problems, 0
+    return problems, shard["rows"]
+
+
+def _expected_sources(layout: OutputLayout, plan: Plan, task: int) -> tuple[_Array, _Array]:
+    """(file, line) of each row of a task: the plan's records without the rejected ones."""
+    files, lines = plan.reader(layout).locate(plan.task_records(task))
+    numbers = {file.path: number for number, file in enumerate(plan.inputs)}
+    rejected = {(numbers[r["file"]], r["line"]) for r in read_receipt(layout, plan, task)["rejects"]}
+    if rejected:
+        kept = np.array([key not in rejected for key in zip(files.tolist(), lines.tolist(), strict=True)])
+        files, lines = files[kept], lines[kept]
+    return files, lines
+
+
+def _check_file(
+    file: h5py.File, params: dict[str, Any], rows: int, sources: tuple[_Array, _Array] | None
+) -> Iterator[str]:
+    """Problems of one open shard."""
+    check_version(file.attrs.get("schema_version"), file.filename)
+    expected = {name: params[name] for name in ATTRIBUTES if name in params}
+    expected |= {"n_examples": rows, "tokenizer_digest": params["tokenizer"]["digest"]}
+    for name, value in expected.items():
+        if file.attrs.get(name) != value:
+            yield f"attribute {name} is {file.attrs.get(name)!r}, expected {value!r}"
+    for name, spec in DATASETS.items():
+        if name not in file:
+            yield f"dataset {name} is missing"
+            return
+        shape = spec.shape(rows, params["max_sequence_length"])
+        if file[name].shape != shape:
+            yield f"{name} has the shape {file[name].shape}, expected {shape}"
+            return
+        if spec.dtype != "path" and file[name].dtype != np.dtype(spec.dtype):
+            yield f"{name} is {file[name].dtype}, expected {np.dtype(spec.dtype)}"
+            return
+    if sources is not None:
+        same = np.array_equal(file["source_file"][:], sources[0]) and np.array_equal(file["source_line"][:], sources[1])
+        if not same:
+            yield "source_file and source_line are not those that the plan puts here"
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        block = {name: file[name][start : start + _ROWS_AT_ONCE] for name in DATASETS}
+        for problem, broken in row_problems(block, params):
+            at = np.flatnonzero(broken)
+            if len(at):
+                yield f"row {start + int(at[0])}: {problem}{f' (and {len(at) - 1} more rows)' if len(at) > 1 else ''}"
+
+
+def row_problems(rows: dict[str, _Array], params: dict[str, Any]) -> Iterator[tuple[str, _Array]]:
+    """The invariants of rows.
+
+    Args:
+        rows: the datasets of `schema.DATASETS`, n rows each.
+        params: `data_params.json`.
+
+    Yields:
+        (what is wrong, which rows it is wrong in: shape (n,), bool), for every invariant.
+    """
+    ids, labels, loss, hidden = (rows[name] for name in ("text_input_ids", "labels", "loss_mask", "key_padding_mask"))
+    lengths, paths = rows["modality_lengths"].astype(np.int64), rows["image_paths"]
+    width, start, slots = params["max_sequence_length"], params["image_start_idx"], params["num_patches"]
+    pad, vocab = params["pad_id"], params["vocab_size"]
+    text_only: _Array = lengths < 0
+    used = np.where(text_only, slots - lengths, lengths)
+    at = np.arange(width)
+    beyond = at >= used[:, None]
+    in_slots = (at >= start) & (at < start + slots)
+
+    yield "text_input_ids has an id outside the vocabulary", ((ids < 0) | (ids >= vocab)).any(axis=1)
+    yield "labels has an id outside the vocabulary", ((labels < 0) | (labels >= vocab)).any(axis=1)
+    yield "loss_mask has something else than 0 and 1", (loss > 1).any(axis=1)
+    yield "modality_lengths does not fit into the row", np.logical_or(used < start + slots, used > width)
+    yield (
+        "key_padding_mask does not hide exactly the padding and the slots of a text-only row",
+        (hidden != (beyond | (in_slots & text_only[:, None]))).any(axis=1),
+    )
+    yield "an image slot does not hold pad_id", (ids[:, start : start + slots] != pad).any(axis=1)
+    yield "padding does not hold pad_id", (((ids != pad) | (labels != pad)) & beyond).any(axis=1)
+    shifted = (labels[:, :-1] == ids[:, 1:]) | (at[1:] >= used[:, None])
+    yield "labels is not text_input_ids one position later", ~shifted.all(axis=1)
+    yield "padding is supervised", ((loss != 0) & beyond).any(axis=1)
+    # The label at the last slot is the first token after the image: that may be supervised, but not in a text-only
+    # row, where the slot is a dummy.
+    unsupervisable = (at < start + slots - 1) | ((at == start + slots - 1) & text_only[:, None])
+    yield "an image slot, or the text before it, is supervised", ((loss != 0) & unsupervisable).any(axis=1)
+    yield "nothing is supervised", (loss == 0).all(axis=1)
+    if params["bos_id"] >= 0 and start:
+        yield "the row does not begin with BOS", ids[:, 0] != params["bos_id"]
+    no_path: _Array = np.array([not path for path in paths[:, 0]], dtype=bool)
+    yield "image_paths and modality_lengths disagree on whether there is an image", np.logical_xor(no_path, text_only)
+    yield "image_paths is not UTF-8", np.array([not _is_utf8(path) for path in paths[:, 0]], dtype=bool)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""The libraries that encode, behind one small face."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+# Not in any vocabulary, hence encoded as bytes, which nothing merges with.
+_ISOLATED = "\ue000"
+
+
+class Backend(Protocol):
+    """The library that encodes."""
+
+    def encode(self, piece: str) -> list[int]:
+        """Ids of a piece in which blanks are `▁` already and nothing is added (SentencePiece rule)."""
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids and the place where each token starts, in the unit that `measure` counts."""
+
+    def measure(self, text: str) -> int:
+        """Length of a text in the unit of `encode_with_starts`."""
+
+    def pieces(self) -> list[str]:
+        """The vocabulary's pieces, by id, as the model spells them."""
+
+
+class SentencePieceBackend:
+    """A `sentencepiece.SentencePieceProcessor`."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._prefix_ids = len(processor.EncodeAsIds(_ISOLATED))
+        self._prefix_pieces = len(processor.EncodeAsPieces(_ISOLATED))
+
+    def encode(self, piece: str) -> list[int]:
+        # The isolated character takes the dummy prefix, which the processor cannot be told to leave out.
+        ids: list[int] = self._processor.EncodeAsIds(_ISOLATED + piece)
+        return ids[self._prefix_ids :]
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        starts, at = [], 0
+        ids = self.encode(text)
+        for id_, piece in zip(
+            ids, self._processor.EncodeAsPieces(_ISOLATED + text)[self._prefix_pieces :], strict=True
+        ):
+            starts.append(at)
+            at += 1 if self._processor.IsByte(id_) else len(piece.encode())
+        return ids, starts
+
+    def measure(self, text: str) -> int:
+        return len(text.encode())
+
+    def pieces(self) -> list[str]:
+        return [self._processor.IdToPiece(id_) for id_ in range(self._processor.GetPieceSize())]
+
+
+class JsonModelBackend:
+    """The model of a `tokenizers.Tokenizer` alone: no normaliser, no added tokens, the SentencePiece rule is ours."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._model = tokenizer.model
+
+    def encode(self, piece: str) -> list[int]:
+        return [token.id for token in self._model.tokenize(piece)]
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        tokens = self._model.tokenize(text)
+        return [token.id for token in tokens], [token.offsets[0] for token in tokens]
+
+    def measure(self, text: str) -> int:
+        return len(text.encode())
+
+    def pieces(self) -> list[str]:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        pieces = [""] * (max(vocabulary.values(), default=-1) + 1)
+        for piece, id_ in vocabulary.items():
+            pieces[id_] = piece
+        return pieces
+
+
+class JsonPipelineBackend(JsonModelBackend):
+    """The whole pipeline of a `tokenizers.Tokenizer`, with special tokens in a text read as text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        tokenizer.encode_special_tokens = True
+
+    def encode(self, piece: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(piece, add_special_tokens=False).ids
+        return ids
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def measure(self, text: str) -> int:
+        return len(text)
