@@ -133,12 +133,8 @@ def read_plan(layout: OutputLayout) -> Plan:
         publish.DamagedError: it is not what was written.
     """
     document = unseal(layout.plan)
-    config = {
-        section: {key: _as_path(key, value) for key, value in keys.items()}
-        for section, keys in document["config"].items()
-    }
     return Plan(
-        config=Config.model_validate(config),
+        config=Config.model_validate(document["config"]),
         limit=document["limit"],
         inputs=tuple(InputFile(**file) for file in document["inputs"]),
         tokenizer=TokenizerFacts(**document["tokenizer"]),
@@ -197,10 +193,6 @@ def differences(old: Plan, config: Config, limit: int | None, digest: str, files
 
 def _real(path: Path | None) -> Path | None:
     return None if path is None else path.resolve()
-
-
-def _as_path(key: str, value: object) -> object:
-    return Path(value) if key.endswith("_dir") and isinstance(value, str) else value
 
 
 def _size(path: Path) -> int:

@@ -211,30 +211,39 @@ def row_problems(rows: dict[str, _Array], params: dict[str, Any]) -> Iterator[tu
     at = np.arange(width)
     beyond = at >= used[:, None]
     in_slots = (at >= start) & (at < start + slots)
+    should_hide: _Array = beyond | (in_slots & text_only[:, None])
 
-    yield "text_input_ids has an id outside the vocabulary", ((ids < 0) | (ids >= vocab)).any(axis=1)
-    yield "labels has an id outside the vocabulary", ((labels < 0) | (labels >= vocab)).any(axis=1)
-    yield "loss_mask has something else than 0 and 1", (loss > 1).any(axis=1)
+    yield "text_input_ids has an id outside the vocabulary", _somewhere((ids < 0) | (ids >= vocab))
+    yield "labels has an id outside the vocabulary", _somewhere((labels < 0) | (labels >= vocab))
+    yield "loss_mask has something else than 0 and 1", _somewhere(loss > 1)
     yield "modality_lengths does not fit into the row", np.logical_or(used < start + slots, used > width)
     yield (
         "key_padding_mask does not hide exactly the padding and the slots of a text-only row",
-        (hidden != (beyond | (in_slots & text_only[:, None]))).any(axis=1),
+        _somewhere(hidden != should_hide),
     )
-    yield "an image slot does not hold pad_id", (ids[:, start : start + slots] != pad).any(axis=1)
-    yield "padding does not hold pad_id", (((ids != pad) | (labels != pad)) & beyond).any(axis=1)
-    shifted = (labels[:, :-1] == ids[:, 1:]) | (at[1:] >= used[:, None])
-    yield "labels is not text_input_ids one position later", ~shifted.all(axis=1)
-    yield "padding is supervised", ((loss != 0) & beyond).any(axis=1)
+    yield "an image slot does not hold pad_id", _somewhere(ids[:, start : start + slots] != pad)
+    yield "padding does not hold pad_id", _somewhere(((ids != pad) | (labels != pad)) & beyond)
+    yield (
+        "labels is not text_input_ids one position later",
+        _somewhere((labels[:, :-1] != ids[:, 1:]) & (at[1:] < used[:, None])),
+    )
+    yield "padding is supervised", _somewhere((loss != 0) & beyond)
     # The label at the last slot is the first token after the image: that may be supervised, but not in a text-only
     # row, where the slot is a dummy.
     unsupervisable = (at < start + slots - 1) | ((at == start + slots - 1) & text_only[:, None])
-    yield "an image slot, or the text before it, is supervised", ((loss != 0) & unsupervisable).any(axis=1)
-    yield "nothing is supervised", (loss == 0).all(axis=1)
+    yield "an image slot, or the text before it, is supervised", _somewhere((loss != 0) & unsupervisable)
+    yield "nothing is supervised", ~_somewhere(loss != 0)
     if params["bos_id"] >= 0 and start:
         yield "the row does not begin with BOS", ids[:, 0] != params["bos_id"]
     no_path: _Array = np.array([not path for path in paths[:, 0]], dtype=bool)
     yield "image_paths and modality_lengths disagree on whether there is an image", np.logical_xor(no_path, text_only)
     yield "image_paths is not UTF-8", np.array([not _is_utf8(path) for path in paths[:, 0]], dtype=bool)
+
+
+def _somewhere(condition: _Array) -> _Array:
+    """Rows in which a condition holds at any position."""
+    rows: _Array = np.logical_or.reduce(condition, axis=1)
+    return rows
 
 
 def _is_utf8(data: bytes) -> bool:

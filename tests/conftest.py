@@ -1,0 +1,64 @@
+"""Shared by all tests: where real data is, the embedded example, and small configs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preprocess.config import Config, build_config
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+QUICKSTART = CHECKOUT / "configs" / "quickstart"
+
+
+def shared_folder(name: str) -> Path:
+    """A folder of real data beside the checkout, which is no part of the project."""
+    return CHECKOUT.parent / "shared" / name
+
+
+def needs_shared(name: str) -> pytest.MarkDecorator:
+    folder = shared_folder(name)
+    return pytest.mark.skipif(not folder.is_dir(), reason=f"real data is not there: ../shared/{name}")
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def turn_pair(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+ConfigMaker = Callable[..., Config]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> ConfigMaker:
+    """A config on the embedded tokenizer and images, with `section__key=value` to change it."""
+
+    def make(**changes: Any) -> Config:
+        values: dict[str, dict[str, Any]] = {
+            "setup": {"input_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out"), "processes": 1},
+            "processor": {"tokenizer_type": str(QUICKSTART / "tokenizer"), "max_sequence_length": 256},
+            "dataset": {
+                "image_dir": str(QUICKSTART / "images"),
+                "system_prompt_style": "vicuna_v1",
+                "image_size": 112,
+                "patch_size": 14,
+            },
+        }
+        for name, value in changes.items():
+            section, _, key = name.partition("__")
+            if value is None:
+                values[section].pop(key, None)
+            else:
+                values[section][key] = value
+        return build_config(values, "test", tmp_path)
+
+    return make

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CHECKOUT, ConfigMaker
+
+from preprocess.config import Config, ConfigError, load_config
+from preprocess.templates import renderer_for
+
+GOOD = """\
+setup: {input_dir: in, output_dir: out}
+processor: {tokenizer_type: tok}
+dataset: {system_prompt_style: vicuna_v1}
+"""
+
+
+def config_file(tmp_path: Path, text: str = GOOD) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
+    config = load_config(config_file(tmp_path))
+    assert config.setup.processes is None
+    assert (config.setup.samples_per_shard, config.setup.shuffle, config.setup.seed) == (10_000, True, 0)
+    assert config.setup.max_reject_fraction == 0.05
+    assert (config.processor.max_sequence_length, config.processor.overflow) == (2048, "truncate")
+    dataset = config.dataset
+    assert (dataset.check_images, dataset.image_size, dataset.patch_size, dataset.num_patches) == (
+        "exists",
+        336,
+        14,
+        576,
+    )
+    assert (dataset.image_key, dataset.image_token, dataset.multi_turn_key) == ("image", "<image>", "conversations")
+    assert (dataset.multi_turn_content_key, dataset.role_key) == ("value", "from")
+    assert (dataset.append_eos, dataset.use_ftfy) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["processor.max_sequence_lenght=5"], ["unknown key processor.max_sequence_lenght", "max_sequence_length?"]),
+        (["setup.overflow=reject"], ["unknown key setup.overflow", "did you mean processor.overflow?"]),
+        (["procesor.overflow=reject"], ["unknown key procesor", "did you mean processor?"]),
+        (["processor.max_sequence_length=long"], ["processor.max_sequence_length is 'long' (str)", "integer"]),
+        (["processor.max_sequence_length=2048.0"], ["processor.max_sequence_length is 2048.0 (float)"]),
+        (["setup.shuffle=1"], ["setup.shuffle is 1 (int)", "boolean"]),
+        (["setup.processes=0"], ["setup.processes is 0", "greater than or equal to 1"]),
+        (["setup.max_reject_fraction=1.5"], ["setup.max_reject_fraction is 1.5"]),
+        (["setup.input_dir=7"], ["setup.input_dir is 7 (int)"]),
+        (["setup.input_dir="], ["setup.input_dir is None"]),
+        (["processor.overflow=cut"], ["processor.overflow is 'cut'", "'truncate' or 'reject'"]),
+        (["dataset.num_patches=575"], ["num_patches is 575", "make 576"]),
+        (["dataset.patch_size=15"], ["image_size is 336", "patch_size 15"]),
+        (["nonsense"], ["argument 'nonsense'", "section.key=value"]),
+        (["setup.seed=[1"], ["argument 'setup.seed=[1'", "not valid YAML"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(config_file(tmp_path), overrides)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("setup: [1, 2]\n", "expected the sections"),
+        ("just text\n", "expected the sections"),
+        ("setup: {input_dir: a, output_dir: b\n", "not valid YAML"),
+        (GOOD + "setup: {input_dir: b}\n", "'setup' stands twice"),
+        (GOOD.replace("tokenizer_type: tok", ""), "processor.tokenizer_type is missing"),
+        (GOOD.replace("dataset: {system_prompt_style: vicuna_v1}\n", ""), "dataset is missing"),
+        ("setup: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config(config_file(tmp_path, text))
+
+
+def test_overrides_have_the_types_of_yaml(tmp_path: Path) -> None:
+    config = load_config(
+        config_file(tmp_path),
+        ["setup.processes=16", "setup.shuffle=false", "setup.max_reject_fraction=1", "dataset.image_dir=~/a b"],
+    )
+    assert config.setup.processes == 16
+    assert config.setup.shuffle is False
+    assert config.setup.max_reject_fraction == 1
+    assert config.dataset.image_dir == Path("~/a b").expanduser()
+
+
+def test_config_dir_stands_for_the_folder_of_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("input_dir: in", "input_dir: '${config_dir}/data'")
+    assert load_config(config_file(tmp_path, text)).setup.input_dir == tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["llava_phase_1_preproc.yaml", "llava_phase_2_preproc.yaml", "quickstart.yaml"])
+def test_shipped_configs_are_found_by_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(name)
+    assert config == load_config(name.removesuffix(".yaml"))
+    assert config == load_config(str(CHECKOUT / "configs" / name))
+
+
+def test_a_name_that_does_not_exist_lists_the_shipped_configs() -> None:
+    with pytest.raises(ConfigError, match=r"quickstart\.yaml; did you mean llava_phase_1_preproc\.yaml\?"):
+        load_config("llava_phase_1_prepoc.yaml")
+
+
+def test_row_keys_leave_out_what_decides_no_row(make_config: ConfigMaker) -> None:
+    base = make_config().row_keys()
+    same = make_config(
+        setup__output_dir="x",
+        setup__input_dir="y",
+        setup__processes=7,
+        setup__max_reject_fraction=0.5,
+        dataset__image_dir="z",
+        processor__tokenizer_type="other",
+    )
+    assert same.row_keys() == base
+    changes: list[dict[str, Any]] = [
+        {"setup__samples_per_shard": 5},
+        {"setup__seed": 1},
+        {"setup__shuffle": False},
+        {"processor__overflow": "reject"},
+        {"processor__max_sequence_length": 512},
+        {"dataset__check_images": "none"},
+        {"dataset__image_token": "<img>"},
+        {"dataset__use_ftfy": True},
+    ]
+    for change in changes:
+        assert make_config(**change).row_keys() != base, change
+    unshuffled = make_config(setup__shuffle=False)
+    assert unshuffled.row_keys() == make_config(setup__shuffle=False, setup__seed=9).row_keys()
+
+
+def test_a_config_comes_back_from_its_own_json(make_config: ConfigMaker) -> None:
+    config = make_config()
+    assert Config.model_validate(json.loads(json.dumps(config.as_json()))) == config
+
+
+def test_an_unknown_template_names_the_nearest(make_config: ConfigMaker) -> None:
+    with pytest.raises(ConfigError, match=r"'vicuna_v2'; did you mean vicuna_v1\?"):
+        renderer_for(make_config(dataset__system_prompt_style="vicuna_v2").dataset)
+
+
+def test_append_eos_is_for_plain_only(make_config: ConfigMaker) -> None:
+    with pytest.raises(ConfigError, match="append_eos"):
+        renderer_for(make_config(dataset__append_eos=True).dataset)
+    renderer_for(make_config(dataset__append_eos=True, dataset__system_prompt_style="plain").dataset)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import turn_pair
+
+from preprocess.conversation import Conversation, RecordKeys, read_conversation
+from preprocess.records import parse_record
+from preprocess.rejects import Reason, Rejected
+
+KEYS = RecordKeys()
+HUMAN = {"from": "human", "value": "Q"}
+GPT = {"from": "gpt", "value": "A"}
+
+
+def read(record: dict[str, Any], **options: bool) -> Conversation:
+    return read_conversation(record, KEYS, **options)
+
+
+def reason_of(record: dict[str, Any], **options: bool) -> Reason:
+    with pytest.raises(Rejected) as rejected:
+        read(record, **options)
+    assert rejected.value.detail
+    return rejected.value.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"a": "\xff"}', Reason.NOT_UTF8),
+        (b"{'a': 1}", Reason.NOT_JSON),
+        (b'{"a": 1', Reason.NOT_JSON),
+        (b'{"a": NaN}', Reason.NOT_JSON),
+        (b'{"a": "\\ud800"}', Reason.NOT_JSON),
+        (b"[" * 100_000, Reason.NOT_JSON),
+        (b"[1]", Reason.NOT_AN_OBJECT),
+        (b"null", Reason.NOT_AN_OBJECT),
+        (b'"text"', Reason.NOT_AN_OBJECT),
+        (b"1.5", Reason.NOT_AN_OBJECT),
+        (b"true", Reason.NOT_AN_OBJECT),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_rejected(line: bytes, reason: Reason) -> None:
+    with pytest.raises(Rejected) as rejected:
+        parse_record(line)
+    assert rejected.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({}, Reason.NO_TURNS),
+        ({"conversations": []}, Reason.NO_TURNS),
+        ({"conversations": None}, Reason.NO_TURNS),
+        ({"conversations": "Q A"}, Reason.NO_TURNS),
+        ({"conversations": [GPT]}, Reason.NO_TURNS),
+        ({"conversations": [HUMAN]}, Reason.ODD_TURNS),
+        ({"conversations": [HUMAN, GPT, HUMAN]}, Reason.ODD_TURNS),
+        ({"conversations": [HUMAN, HUMAN]}, Reason.ROLE_ORDER),
+        ({"conversations": [GPT, GPT, HUMAN]}, Reason.ROLE_ORDER),
+        ({"conversations": [{"from": "system", "value": "S"}, HUMAN, GPT]}, Reason.UNKNOWN_ROLE),
+        ({"conversations": [{"value": "S"}, GPT]}, Reason.UNKNOWN_ROLE),
+        ({"conversations": [{"from": ["human"], "value": "S"}, GPT]}, Reason.UNKNOWN_ROLE),
+        ({"conversations": ["Q", "A"]}, Reason.BAD_TURN),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": 7}]}, Reason.BAD_TURN),
+        ({"conversations": [HUMAN, {"from": "gpt"}]}, Reason.BAD_TURN),
+        ({"conversations": turn_pair("Q", "")}, Reason.EMPTY_ANSWER),
+        ({"conversations": turn_pair("Q", " \n\t")}, Reason.EMPTY_ANSWER),
+        ({"conversations": turn_pair("", "A")}, Reason.EMPTY_QUESTION),
+        ({"image": "a.png", "conversations": turn_pair("<image>", "A") + turn_pair("", "A")}, Reason.EMPTY_QUESTION),
+        ({"image": "a.png", "conversations": turn_pair("Q", "A")}, Reason.IMAGE_WITHOUT_TOKEN),
+        ({"conversations": turn_pair("<image>\nQ", "A")}, Reason.TOKEN_WITHOUT_IMAGE),
+        ({"conversations": turn_pair("Q", "see <image>")}, Reason.TOKEN_WITHOUT_IMAGE),
+        ({"image": ["a.png", "b.png"], "conversations": turn_pair("<image>", "A")}, Reason.MORE_THAN_ONE_IMAGE),
+        ({"image": [["a.png", "b.png"]], "conversations": turn_pair("<image>", "A")}, Reason.MORE_THAN_ONE_IMAGE),
+        ({"image": "a.png", "conversations": turn_pair("<image>", "<image>")}, Reason.TOKEN_OUTSIDE_FIRST_TURN),
+        (
+            {"image": "a.png", "conversations": turn_pair("Q", "A") + turn_pair("<image>", "A")},
+            Reason.TOKEN_OUTSIDE_FIRST_TURN,
+        ),
+        ({"image": 7, "conversations": turn_pair("<image>", "A")}, Reason.IMAGE_NOT_A_PATH),
+        ({"image": {"path": "a"}, "conversations": turn_pair("<image>", "A")}, Reason.IMAGE_NOT_A_PATH),
+    ],
+)
+def test_a_record_that_no_row_can_be_made_of_is_rejected(record: dict[str, Any], reason: Reason) -> None:
+    assert reason_of(record) is reason
+
+
+def test_plain_takes_exactly_one_round_with_an_image() -> None:
+    image = {"image": "a.png"}
+    two = turn_pair("<image>", "A") + turn_pair("Q", "A")
+    assert reason_of({**image, "conversations": two}, only_one_round=True) is Reason.NOT_ONE_ROUND
+    assert reason_of({"conversations": turn_pair("Q", "A")}, only_one_round=True) is Reason.TEXT_ONLY_IN_PLAIN
+    first_gpt = [GPT, *turn_pair("<image>", "A")]
+    assert reason_of({**image, "conversations": first_gpt}, only_one_round=True) is Reason.ROLE_ORDER
+    assert read({**image, "conversations": turn_pair("<image>", "A")}, only_one_round=True).rounds == [("", "A")]
+
+
+@pytest.mark.parametrize("image", [None, "", [], [""], [None]])
+def test_an_absent_null_or_empty_image_makes_a_text_only_record(image: object) -> None:
+    found = read({"image": image, "conversations": turn_pair(" Q ", " A ")})
+    assert found.image is None
+    assert found.rounds == [(" Q ", " A ")], "text-only turns are not stripped"
+
+
+def test_a_list_of_one_image_is_that_image() -> None:
+    assert read({"image": ["a.png"], "conversations": turn_pair("<image>", "A")}).image == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("value", "question", "moved"),
+    [
+        ("<image>\nQ", "Q", False),
+        ("<image>", "", False),
+        ("Q\n<image>", "Q", True),
+        (" \n<image> Q\u00a0\n", "Q", True),
+        ("a <image> b", "a  b", True),
+        ("<image>Q<image>", "Q", True),
+    ],
+)
+def test_the_image_token_is_taken_out_of_the_first_question(value: str, question: str, moved: bool) -> None:
+    found = read({"image": "a.png", "conversations": turn_pair(value, "A")})
+    assert (found.rounds, found.image_moved) == ([(question, "A")], moved)
+
+
+def test_a_first_assistant_turn_is_skipped_and_said() -> None:
+    found = read({"conversations": [GPT, *turn_pair("Q", "A")]})
+    assert (found.rounds, found.first_turn_skipped) == ([("Q", "A")], True)
+    assert not read({"conversations": turn_pair("Q", "A")}).first_turn_skipped
+
+
+def test_other_keys_may_be_named() -> None:
+    keys = RecordKeys(image="img", image_token="[IMG]", turns="turns", content="text", role="role")
+    turns = [{"role": "human", "text": "[IMG]\nQ <image>"}, {"role": "gpt", "text": "A"}]
+    found = read_conversation({"img": "a.png", "turns": turns, "image": 7, "extra": {}}, keys)
+    assert (found.rounds, found.image) == ([("Q <image>", "A")], "a.png")
+
+
+def test_texts_are_repaired_on_request() -> None:
+    record = {"conversations": turn_pair("cafÃ©", "e\u0301")}
+    assert read(record).rounds == [("cafÃ©", "e\u0301")]
+    assert read(record, repair_text=True).rounds == [("café", "é")]

@@ -1,0 +1,101 @@
+"""Every record of every golden gives the ids and supervised positions of the LLaVA authors' own code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import needs_shared, shared_folder
+
+from preprocess.conversation import RecordKeys, read_conversation
+from preprocess.features import RowLayout, empty_rows, write_row
+from preprocess.templates import TEMPLATES, Renderer
+from preprocess.tokenizer import load_tokenizer
+from preprocess.tokens import Encoder
+
+IMAGE, IGNORED, PATCHES = -200, -100, 576
+GOLDEN_FILES = sorted(shared_folder("golden").glob("*.jsonl"))
+TOKENIZERS = ("llama2-json", "llama2-sentencepiece")
+
+pytestmark = [needs_shared("golden"), needs_shared("tokenizers")]
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return Encoder(load_tokenizer(str(shared_folder("tokenizers") / request.param)))
+
+
+def golden_templates() -> dict[str, Any]:
+    templates: dict[str, Any] = json.loads((shared_folder("golden") / "templates.json").read_text())
+    return templates
+
+
+def image_start_idx(encoder: Encoder, style: str) -> int:
+    return len(encoder.encode(Renderer(TEMPLATES[style]).before_image()).ids)
+
+
+@pytest.mark.parametrize("style", sorted(TEMPLATES))
+def test_image_start_idx_is_the_authors(encoder: Encoder, style: str) -> None:
+    assert image_start_idx(encoder, style) == golden_templates()[style]["image_start_idx_llama2"]
+
+
+def test_templates_are_the_authors() -> None:
+    for style, golden in golden_templates().items():
+        template = TEMPLATES[style]
+        assert template.system == golden["system"]
+        assert template.image == golden["image"]
+        assert template.bos_between_rounds == (golden["between_rounds"] == ["BOS"])
+        assert [template.answer, *(["EOS"] if template.answer_ends_with_eos else [])] == golden["supervised"]
+        if style != "plain":
+            assert (template.first_prompt, template.later_prompt) == (golden["first_prompt"], golden["later_prompt"])
+    assert set(golden_templates()) == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: path.stem)
+def test_rows_equal_the_goldens(encoder: Encoder, path: Path) -> None:
+    style = path.name.split(".")[-2]
+    renderer = Renderer(TEMPLATES[style])
+    start = image_start_idx(encoder, style)
+    layout = RowLayout(4096, PATCHES, start, encoder.tokenizer.pad_id, truncate=True)
+    different = []
+    number = 0
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        golden = json.loads(line)
+        conversation = read_conversation(golden["record"], RecordKeys(), only_one_round=style == "plain")
+        rows = empty_rows(1, layout)
+        write_row(encoder.encode(renderer.render(conversation)), layout, rows, 0)
+        if not row_is_golden(rows, golden, layout, conversation.image is None):
+            different.append(number)
+    assert number > 0
+    assert different == []
+
+
+def row_is_golden(rows: Any, golden: dict[str, Any], layout: RowLayout, text_only: bool) -> bool:
+    ids, labels = golden["input_ids"], golden["labels"]
+    inputs, row_labels, mask = rows.text_input_ids[0], rows.labels[0], rows.loss_mask[0]
+    start, slots = layout.image_start_idx, layout.num_patches
+    used = abs(int(rows.modality_lengths[0])) + (slots if text_only else 0)
+    if text_only:
+        # Take the dummy slots out; the authors cut text-only records at 2048 tokens.
+        keep = np.r_[0:start, start + slots : used]
+        inputs, mask = inputs[keep], mask[keep]
+        row_labels = np.append(inputs[1:], row_labels[used - 1])
+        expected_ids, expected_labels = ids, labels
+        if len(ids) == 2048:
+            inputs, row_labels, mask = inputs[:2047], row_labels[:2047], mask[:2047]
+    else:
+        at = ids.index(IMAGE)
+        expected_ids = ids[:at] + [layout.pad_id] * slots + ids[at + 1 :]
+        expected_labels = labels[:at] + [IGNORED] * slots + labels[at + 1 :]
+        inputs, row_labels, mask = inputs[:used], row_labels[:used], mask[:used]
+    supervised = [label != IGNORED for label in expected_labels[1:]]
+    pairs = zip(expected_labels[1:], expected_ids[1:], strict=True)
+    return (
+        inputs.tolist() == expected_ids[:-1]
+        and row_labels.tolist() == expected_ids[1:]
+        and mask.tolist() == [int(flag) for flag in supervised]
+        and all(label in (token, IGNORED) for label, token in pairs)
+    )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import ConfigMaker, needs_shared, shared_folder
+from PIL import Image
+
+from preprocess.config import ConfigError
+from preprocess.images import ImageChecker, require_image_dir
+from preprocess.rejects import Reason, Rejected
+
+
+@pytest.fixture
+def image_dir(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    (root / "sub" / "deep").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png", "sub/deep/ü ö.png"):
+        Image.new("RGB", (4, 3)).save(root / name)
+    (root / "broken.jpg").write_bytes(b"\xff\xd8 not really")
+    (root / "empty.jpg").touch()
+    (tmp_path / "secret.png").write_bytes((root / "a.png").read_bytes())
+    (root / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "in.png").symlink_to(root / "a.png")
+    (root / "nowhere.png").symlink_to(root / "gone.png")
+    (root / "linked").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(root / "pipe.png")
+    return root
+
+
+def reason_of(checker: ImageChecker, path: str) -> Reason:
+    with pytest.raises(Rejected) as rejected:
+        checker.check(path)
+    return rejected.value.reason
+
+
+@pytest.mark.parametrize("mode", ["exists", "decode"])
+def test_what_is_there_passes(image_dir: Path, mode: str) -> None:
+    checker = ImageChecker(image_dir, mode)  # type: ignore[arg-type]
+    for path in ("a.png", "./a.png", "sub/b.png", "sub//b.png", "sub/deep/ü ö.png", "in.png"):
+        checker.check(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("gone.png", Reason.IMAGE_MISSING),
+        ("A.PNG", Reason.IMAGE_MISSING),
+        ("gone/a.png", Reason.IMAGE_MISSING),
+        ("sub", Reason.IMAGE_MISSING),
+        ("a.png/b", Reason.IMAGE_MISSING),
+        ("nowhere.png", Reason.IMAGE_MISSING),
+        ("pipe.png", Reason.IMAGE_MISSING),
+        ("x" * 5000, Reason.IMAGE_MISSING),
+        ("/etc/passwd", Reason.IMAGE_OUTSIDE),
+        ("../secret.png", Reason.IMAGE_OUTSIDE),
+        ("sub/../a.png", Reason.IMAGE_OUTSIDE),
+        ("out.png", Reason.IMAGE_OUTSIDE),
+        ("a\0.png", Reason.IMAGE_OUTSIDE),
+        ("sub/", Reason.IMAGE_OUTSIDE),
+        ("..", Reason.IMAGE_OUTSIDE),
+    ],
+)
+def test_what_is_not_there_or_not_inside_is_rejected(image_dir: Path, path: str, reason: Reason) -> None:
+    assert reason_of(ImageChecker(image_dir, "exists"), path) is reason
+
+
+def test_a_folder_that_is_a_link_out_is_not_listed(image_dir: Path) -> None:
+    assert reason_of(ImageChecker(image_dir, "exists"), "linked/secret.png") is Reason.IMAGE_MISSING
+
+
+def test_decode_finds_what_exists_does_not(image_dir: Path) -> None:
+    for name in ("broken.jpg", "empty.jpg"):
+        ImageChecker(image_dir, "exists").check(name)
+        assert reason_of(ImageChecker(image_dir, "decode"), name) is Reason.IMAGE_UNREADABLE
+
+
+def test_none_checks_the_path_alone(image_dir: Path) -> None:
+    checker = ImageChecker(None, "none")
+    checker.check("anything.png")
+    assert reason_of(checker, "../anything.png") is Reason.IMAGE_OUTSIDE
+
+
+def test_a_folder_is_listed_once(image_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(path), scandir(path))[1])
+    checker = ImageChecker(image_dir, "exists")
+    for _ in range(3):
+        checker.check("sub/b.png")
+        reason_of(checker, "sub/c.png")
+    assert len(listed) == 1
+
+
+def test_an_image_without_an_image_folder_is_a_mistake_of_the_config() -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.image_dir is missing"):
+        ImageChecker(None, "exists").check("a.png")
+
+
+def test_an_image_folder_that_is_not_there_is_refused(make_config: ConfigMaker, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        require_image_dir(make_config(dataset__image_dir=str(tmp_path / "nope")).dataset)
+    require_image_dir(make_config(dataset__image_dir=str(tmp_path / "nope"), dataset__check_images="none").dataset)
+
+
+@needs_shared("images")
+def test_every_odd_image_decodes_or_is_rejected_with_words() -> None:
+    root = shared_folder("images")
+    checker = ImageChecker(root, "decode")
+    outcomes = Counter[str]()
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in (".json", "") or not path.is_file():
+            continue
+        outcomes[_outcome(checker, path.relative_to(root).as_posix())] += 1
+    assert outcomes["decodes"] > 100
+    assert outcomes["rejected"] >= 10
+    assert outcomes["rejected without words"] == 0
+
+
+def _outcome(checker: ImageChecker, path: str) -> str:
+    try:
+        checker.check(path)
+    except Rejected as rejected:
+        known = rejected.reason is Reason.IMAGE_UNREADABLE and path in rejected.detail
+        return "rejected" if known else "rejected without words"
+    return "decodes"
