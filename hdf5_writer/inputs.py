@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import zlib
@@ -210,19 +209,16 @@ def _blocks(path: Path, file: InputFile, unpacked: Path) -> Iterator[bytes]:
             raw = stack.enter_context(path.open("rb"))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-        stream: BinaryIO = raw
-        copy = None
-        if file.is_compressed:
-            stream = (
-                igzip.open(raw, "rb")
-                if path.name.endswith(".gz")
-                else zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            )
-            copy = stack.enter_context(unpacked.open("wb"))
+        if path.name.endswith(".gz"):
+            gunzipped: BinaryIO = igzip.open(raw, "rb")
+            blocks = _read_blocks(gunzipped)
+        else:
+            blocks = _read_blocks(raw) if not file.is_compressed else _unzstd(raw)
+        copy = stack.enter_context(unpacked.open("wb")) if file.is_compressed else None
         while True:
             try:
-                block = stream.read(_BLOCK)
-            except (OSError, EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+                block = next(blocks, b"")
+            except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
                 raise ConfigError(
                     f"{path}: cannot be read to its end ({' '.join(str(error).split())}); replace the file"
                 ) from None
@@ -231,6 +227,28 @@ def _blocks(path: Path, file: InputFile, unpacked: Path) -> Iterator[bytes]:
             if copy is not None:
                 copy.write(block)
             yield block
+
+
+def _read_blocks(stream: BinaryIO) -> Iterator[bytes]:
+    while block := stream.read(_BLOCK):
+        yield block
+
+
+def _unzstd(stream: BinaryIO) -> Iterator[bytes]:
+    """All frames of a zstd stream. The library's own reader takes a stream that breaks off for one that ends."""
+    decompressor = zstandard.ZstdDecompressor()
+    frame = None
+    while data := stream.read(1 << 17):
+        while data:
+            frame = frame or decompressor.decompressobj()
+            block = frame.decompress(data)
+            data = frame.unused_data
+            if frame.eof:
+                frame = None
+            if block:
+                yield block
+    if frame is not None:
+        raise EOFError("it breaks off inside a zstd frame")
 
 
 class Line(NamedTuple):

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hdf5_writer import inputs as inputs_module
+from hdf5_writer.inputs import InputChangedError, RecordReader, build_index, find_inputs
+from hdf5_writer.layout import OutputLayout
+from preprocess.config import ConfigError
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> OutputLayout:
+    found = OutputLayout(tmp_path / "out")
+    found.work.mkdir(parents=True)
+    return found
+
+
+def index(folder: Path, layout: OutputLayout, limit: int | None = None) -> RecordReader:
+    files, _ = find_inputs(folder, layout.root)
+    counted, _ = build_index(folder, files, layout, limit)
+    return RecordReader(folder, counted, layout)
+
+
+def read_all(reader: RecordReader) -> list[tuple[int, int, bytes]]:
+    count = int(reader._ends[-1])
+    return [(file, number, data.strip()) for file, number, data in reader.read(np.arange(count))]
+
+
+LINES = st.lists(
+    st.sampled_from([b"", b" ", b"\t \r", b'{"a": 1}', b" {}", b"x", b"\r", b"y\r", b"\x0c", b"\xff", b"\xef\xbb\xbf"]),
+    max_size=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(files=st.lists(st.tuples(LINES, st.booleans(), st.booleans()), min_size=1, max_size=3), block=st.integers(1, 9))
+def test_every_line_that_is_not_blank_is_a_record(
+    tmp_path: Path, files: list[tuple[list[bytes], bool, bool]], block: int
+) -> None:
+    folder, layout = tmp_path / "data", OutputLayout(tmp_path / "out")
+    folder.mkdir(exist_ok=True)
+    layout.work.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    expected = []
+    for number, (lines, bom, newline) in enumerate(files):
+        data = b"\n".join(lines) + b"\n" * newline
+        (folder / f"{number}.jsonl").write_bytes(b"\xef\xbb\xbf" * bom + data)
+        lines = (b"\xef\xbb\xbf" * bom + data).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        expected += [(number, at, line.strip()) for at, line in enumerate(lines, 1) if line.strip(b" \t\r\n")]
+    original, inputs_module._BLOCK = inputs_module._BLOCK, block
+    try:
+        if block >= 3:  # the byte order mark must be in the first block
+            assert read_all(index(folder, layout)) == expected
+    finally:
+        inputs_module._BLOCK = original
+
+
+def test_compressed_inputs_read_as_what_they_hold(tmp_path: Path, layout: OutputLayout) -> None:
+    data = b'{"a": 1}\n\n{"b": "\xc3\xbc"}'
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(data)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(data[:10]) + gzip.compress(data[10:]))
+    compress = zstandard.ZstdCompressor().compress
+    (folder / "c.jsonl.zst").write_bytes(compress(data[:10]) + compress(data[10:]))
+    found = read_all(index(folder, layout))
+    assert found == [(f, n, d) for f in range(3) for n, d in ((1, b'{"a": 1}'), (3, b'{"b": "\xc3\xbc"}'))]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["truncated", "cut behind its first frame", "garbage", "garbage at its end"])
+def test_a_damaged_compressed_input_is_refused_by_name(
+    tmp_path: Path, layout: OutputLayout, suffix: str, kind: str
+) -> None:
+    data = os.urandom(3000)
+    packed = gzip.compress(data) if suffix == ".gz" else zstandard.ZstdCompressor(write_checksum=True).compress(data)
+    (tmp_path / "data").mkdir()
+    content = {
+        "truncated": packed[:-900],
+        "cut behind its first frame": packed + packed[:-900],
+        "garbage": b"nothing",
+        "garbage at its end": packed + b"nothing",
+    }
+    (tmp_path / "data" / f"a.jsonl{suffix}").write_bytes(content[kind])
+    with pytest.raises(ConfigError, match=rf"a\.jsonl{suffix}: cannot be read to its end"):
+        index(tmp_path / "data", layout)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 7])
+def test_a_limit_takes_the_first_records(tmp_path: Path, layout: OutputLayout, limit: int) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(b"1\n\n2\n3\n")
+    (folder / "b.jsonl").write_bytes(b"4\n5\n")
+    (folder / "c.jsonl").write_bytes(b"6\n")
+    found = [data for _, _, data in read_all(index(folder, layout, limit))]
+    assert found == [b"1", b"2", b"3", b"4", b"5", b"6"][:limit]
+
+
+def test_inputs_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
+    for name in (
+        "b.jsonl",
+        "a/z.jsonl.gz",
+        "a/c.jsonl.zst",
+        "a/notes.txt",
+        ".hidden.jsonl",
+        ".git/x.jsonl",
+        "out/r.jsonl",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    files, others = find_inputs(tmp_path, tmp_path / "out")
+    assert [file.path for file in files] == ["a/c.jsonl.zst", "a/z.jsonl.gz", "b.jsonl"]
+    assert others == ["a/notes.txt"]
+
+
+def test_one_file_is_an_input_too(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text("{}")
+    files, _ = find_inputs(tmp_path / "one.jsonl", tmp_path / "out")
+    assert [(file.path, file.bytes) for file in files] == [("one.jsonl", 2)]
+
+
+def test_what_is_no_jsonl_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        find_inputs(tmp_path / "nope", tmp_path / "out")
+    with pytest.raises(ConfigError, match="found no input file"):
+        find_inputs(tmp_path, tmp_path / "out")
+    (tmp_path / "data.json").write_text("[]")
+    for where in (tmp_path, tmp_path / "data.json"):
+        with pytest.raises(ConfigError, match=rf"data\.json is JSON.*convert_json2jsonl --input_dir {tmp_path}"):
+            find_inputs(where, tmp_path / "out")
+
+
+def test_a_file_changed_after_planning_is_refused_by_name(tmp_path: Path, layout: OutputLayout) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(b"1\n2\n")
+    reader = index(folder, layout)
+    os.utime(folder / "a.jsonl", ns=(1, 1))
+    with pytest.raises(InputChangedError, match=r"a\.jsonl: was changed"):
+        read_all(reader)
+    (folder / "a.jsonl").unlink()
+    with pytest.raises(InputChangedError, match=r"a\.jsonl: was removed"):
+        read_all(reader)

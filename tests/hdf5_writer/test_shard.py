@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from hdf5_writer.schema import DATASETS, SchemaError, check_version
+from hdf5_writer.shard import ShardBuilder
+from preprocess.features import RowLayout
+from preprocess.rejects import Rejected
+from preprocess.tokens import TokenSequence
+
+LAYOUT = RowLayout(max_sequence_length=40, num_patches=4, image_start_idx=2, pad_id=0, truncate=True)
+
+
+def sequence(row: int) -> TokenSequence:
+    length = 5 + row % 30
+    ids = np.arange(row * 100, row * 100 + length, dtype=np.int32) + 1
+    return TokenSequence(ids, [(4, length)], None if row % 3 == 0 else 2)
+
+
+def build(rows: int) -> bytes:
+    builder = ShardBuilder(LAYOUT, {"schema_version": "1.0", "pad_id": 0})
+    for row in range(rows):
+        builder.add(sequence(row), None if row % 3 == 0 else f"ü/{row}.png", row % 2, row + 1)
+    assert builder.counts.rows == rows
+    return builder.finish()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 128, 200])
+def test_any_hdf5_library_reads_back_the_rows(rows: int) -> None:
+    with h5py.File(io.BytesIO(build(rows)), "r") as file:
+        assert set(file) == set(DATASETS)
+        assert file.attrs["n_examples"] == rows
+        for name, spec in DATASETS.items():
+            assert file[name].shape == spec.shape(rows, 40)
+            if spec.dtype != "path":
+                assert file[name].dtype == np.dtype(spec.dtype)
+        ids, lengths = file["text_input_ids"][:], file["modality_lengths"][:]
+        for row in range(rows):
+            expected = sequence(row)
+            used = len(expected.ids) + 4 - 1
+            assert ids[row, :2].tolist() == expected.ids[:2].tolist()
+            assert ids[row, 6:used].tolist() == expected.ids[2:-1].tolist()
+            assert lengths[row] == (used if row % 3 else -(used - 4))
+            assert file["image_paths"][row, 0].decode() == (f"ü/{row}.png" if row % 3 else "")
+        assert file["source_line"][:].tolist() == list(range(1, rows + 1))
+        assert file["source_file"][:].tolist() == [row % 2 for row in range(rows)]
+
+
+def test_only_filters_that_every_hdf5_library_has_are_used() -> None:
+    with h5py.File(io.BytesIO(build(70)), "r") as file:
+        for name in DATASETS:
+            plist = file[name].id.get_create_plist()
+            codes = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+            assert codes <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
+            assert h5py.h5z.FILTER_DEFLATE in codes
+        assert file["image_paths"].dtype == np.dtype("S9")  # "ü/67.png" in UTF-8
+        assert h5py.check_string_dtype(file["image_paths"].dtype).encoding == "utf-8"
+
+
+def test_the_bytes_are_a_function_of_the_rows() -> None:
+    assert build(130) == build(130)
+    assert build(130) != build(129)
+
+
+def test_a_rejected_row_leaves_no_trace() -> None:
+    def shard(with_reject: bool) -> bytes:
+        builder = ShardBuilder(LAYOUT, {})
+        builder.add(sequence(1), "a.png", 0, 1)
+        if with_reject:
+            with pytest.raises(Rejected):
+                builder.add(TokenSequence(np.array([1, 2, 3], dtype=np.int32), [], 2), "b.png", 0, 2)
+        builder.add(sequence(2), "c.png", 0, 3)
+        return builder.finish()
+
+    assert shard(with_reject=True) == shard(with_reject=False)
+
+
+def test_hdf5_itself_refuses_a_damaged_chunk() -> None:
+    image = build(70)
+    with h5py.File(io.BytesIO(image), "r") as file:
+        wanted: dict[str, Any] = {name: file[name][:] for name in DATASETS}
+        chunks = [
+            (name, info.byte_offset + at)
+            for name in DATASETS
+            for info in [file[name].id.get_chunk_info(0)]
+            for at in (2, info.size // 2, info.size - 1)
+        ]
+    for name, offset in chunks:
+        damaged = bytearray(image)
+        damaged[offset] ^= 0x10
+        with h5py.File(io.BytesIO(bytes(damaged)), "r") as file:
+            try:
+                found = file[name][:]
+            except OSError:
+                continue
+        # Bits that the compressed stream does not use may flip without harm; wrong rows may not come of it.
+        assert np.array_equal(found, wanted[name]), (name, offset)
+
+
+def test_counts_add_up() -> None:
+    builder = ShardBuilder(LAYOUT, {})
+    for row in range(90):
+        builder.add(sequence(row), None, 0, row + 1)
+    counts = builder.counts
+    image = builder.finish()
+    with h5py.File(io.BytesIO(image), "r") as file:
+        attended = int((file["key_padding_mask"][:] == 0).sum())
+        assert counts.text_tokens + 4 * counts.rows_with_image == attended
+        assert counts.supervised == int(file["loss_mask"][:].sum())
+        assert counts.rows_with_image == int((file["modality_lengths"][:] > 0).sum())
+        assert sum(counts.lengths.values()) == 90
+
+
+@pytest.mark.parametrize("found", ["2.0", "0.9", None, "x", 7])
+def test_another_major_version_is_refused(found: object) -> None:
+    with pytest.raises(SchemaError, match=r"file\.h5"):
+        check_version(found, "file.h5")
+
+
+def test_a_newer_minor_version_is_read() -> None:
+    check_version("1.99", "file.h5")
