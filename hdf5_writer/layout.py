@@ -34,6 +34,16 @@ class OutputLayout:
         return self.root / "rejects.jsonl"
 
     @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.root / "report.html"
+
+    @property
+    def rows_page(self) -> Path:
+        """The page of rows that `inspect_hdf5` writes."""
+        return self.root / "rows.html"
+
+    @property
     def work(self) -> Path:
         """The hidden folder."""
         return self.root / ".work"

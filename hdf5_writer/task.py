@@ -13,6 +13,7 @@ import orjson
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, TokenizerFacts, read_plan
 from hdf5_writer.publish import publish, seal
+from hdf5_writer.report_facts import TaskFacts, fingerprints_every
 from hdf5_writer.schema import SCHEMA_VERSION
 from hdf5_writer.shard import ShardBuilder, sha256
 from preprocess.config import Config, ConfigError
@@ -106,8 +107,8 @@ def row_layout(config: Config, tokenizer: TokenizerFacts) -> RowLayout:
     )
 
 
-def run_task(root: str, digest: str, task: int) -> TaskDone:
-    """Make one shard and its receipt in an output folder whose plan has this digest.
+def run_task(root: str, fingerprint: str, task: int) -> TaskDone:
+    """Make one shard and its receipt in an output folder whose plan has this fingerprint.
 
     Raises:
         ConfigError: a record needs what the config does not give.
@@ -115,20 +116,20 @@ def run_task(root: str, digest: str, task: int) -> TaskDone:
         OSError: no space, no permission, …
         RuntimeError: the plan is another one, or a fault of the program, naming file and line.
     """
-    return _runner(root, digest).run(task)
+    return _runner(root, fingerprint).run(task)
 
 
 @functools.lru_cache(maxsize=1)
-def _runner(root: str, digest: str) -> _TaskRunner:
-    return _TaskRunner(OutputLayout(Path(root)), digest)
+def _runner(root: str, fingerprint: str) -> _TaskRunner:
+    return _TaskRunner(OutputLayout(Path(root)), fingerprint)
 
 
 class _TaskRunner:
     """Everything that is loaded once in a worker."""
 
-    def __init__(self, layout: OutputLayout, digest: str) -> None:
+    def __init__(self, layout: OutputLayout, fingerprint: str) -> None:
         plan = read_plan(layout)
-        if plan.digest != digest:
+        if plan.fingerprint != fingerprint:
             raise RuntimeError(f"{layout.plan}: is another plan than the one this run was started with")
         self._layout, self._plan = layout, plan
         self._stages = Stages(plan.config, load_tokenizer(plan.config.processor.tokenizer_type))
@@ -143,13 +144,21 @@ class _TaskRunner:
         builder = ShardBuilder(self._row_layout, shard_attributes(plan))
         rejects: list[tuple[int, int, dict[str, Any]]] = []
         moved = skipped = 0
+        facts = TaskFacts(self._row_layout, fingerprints_every(plan.records))
         lines = self._reader.read(plan.task_records(task))
+        facts.lap("read")
         for line in lines:
             record: dict[str, Any] = {}
             try:
                 record = parse_record(line.data)
+                facts.lap("parse")
                 conversation = stages.read(record)
-                builder.add(stages.encode(conversation), conversation.image, line.file, line.number)
+                facts.lap("validate")
+                sequence = stages.encode(conversation)
+                facts.lap("encode")
+                builder.add(sequence, conversation.image, line.file, line.number)
+                facts.add(sequence, conversation.image)
+                facts.lap("rows")
             except Rejected as reject:
                 entry = {
                     "file": plan.inputs[line.file].path,
@@ -172,6 +181,7 @@ class _TaskRunner:
         publish(shard, [image])
         if shard.read_bytes() != image:
             raise OSError(f"{shard}: the disk gives back other bytes than were written")
+        facts.lap("write")
         counts = dataclasses.asdict(builder.counts)
         counts["lengths"] = sorted(builder.counts.lengths.items())
         receipt = {
@@ -181,6 +191,7 @@ class _TaskRunner:
             "shard": {"name": shard.name, "bytes": len(image), "sha256": sha256(image)},
             "counts": {**counts, "images_moved": moved, "first_turns_skipped": skipped},
             "rejects": [entry for _, _, entry in sorted(rejects, key=lambda reject: reject[:2])],
+            "report": facts.to_json(),
             "seconds": round(time.perf_counter() - began, 3),
         }
         publish(self._layout.receipt(task), [seal(receipt)])
