@@ -1,0 +1,105 @@
+"""Images of a dataset in bounded memory: how many, the most used, and what a sample of the files looks like."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.images import ImageChecker
+from preprocess.rejects import Reason, Rejected
+
+_MOST_PATHS = 50_000
+_SAMPLE = 200
+
+
+class ImageTally:
+    """Counts paths, exactly up to a number of distinct ones, then by two well-known approximations.
+
+    Distinct paths are estimated from those whose CRC-32 a growing power of two divides; the most used ones are
+    counted by keeping the larger half whenever the table is full.
+    """
+
+    def __init__(self, most_paths: int = _MOST_PATHS) -> None:
+        self._most = most_paths
+        self._sampled: Counter[bytes] = Counter()
+        self._frequent: Counter[bytes] = Counter()
+        self.every = 1
+        self.frequent_is_exact = True
+
+    def add(self, paths: Iterable[bytes]) -> None:
+        """Count the paths of some rows; empty ones (text-only rows) do not count."""
+        found = Counter(paths)
+        found.pop(b"", None)
+        for path, rows in found.items():
+            if self.every == 1 or zlib.crc32(path) % self.every == 0:
+                self._sampled[path] += rows
+        while len(self._sampled) > self._most:
+            self.every *= 2
+            self._sampled = Counter(
+                {path: rows for path, rows in self._sampled.items() if zlib.crc32(path) % self.every == 0}
+            )
+        self._frequent.update(found)
+        if len(self._frequent) > 2 * self._most:
+            self._frequent = Counter(dict(self._ranked(self._most)))
+            self.frequent_is_exact = False
+
+    @property
+    def distinct(self) -> int:
+        """Distinct paths; an estimate where `every` is not 1."""
+        return len(self._sampled) * self.every
+
+    def most_used(self, number: int) -> list[tuple[str, int]]:
+        """(path, rows) of the paths that stand in more than one row; rows are at least so many where not exact."""
+        return [(path.decode(), rows) for path, rows in self._ranked(number) if rows > 1]
+
+    def sample(self, number: int = _SAMPLE) -> list[str]:
+        """Some distinct paths: the same ones for the same paths, whatever their order."""
+        return [path.decode() for _, path in heapq.nsmallest(number, ((zlib.crc32(p), p) for p in self._sampled))]
+
+    def _ranked(self, number: int) -> list[tuple[bytes, int]]:
+        return heapq.nsmallest(number, self._frequent.items(), key=lambda item: (-item[1], item[0]))
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """What the headers of some image files say.
+
+    Attributes:
+        sizes: (width, height) in pixels of those that could be read.
+        missing, unreadable: paths of those that are not there, or whose header says nothing.
+    """
+
+    sizes: list[tuple[int, int]]
+    missing: list[str]
+    unreadable: list[str]
+
+    @property
+    def looked_at(self) -> int:
+        """Files."""
+        return len(self.sizes) + len(self.missing) + len(self.unreadable)
+
+
+def look_at_images(image_dir: Path, paths: Iterable[str]) -> ImageSample:
+    """Read the headers of some images, never outside the image folder."""
+    from PIL import Image
+
+    checker = ImageChecker(image_dir, "exists")
+    sample = ImageSample([], [], [])
+    for path in paths:
+        try:
+            checker.check(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(os.path.join(os.path.realpath(image_dir), path)) as image:
+                    sample.sizes.append(image.size)
+        except Rejected as reject:
+            (sample.missing if reject.reason is Reason.IMAGE_MISSING else sample.unreadable).append(path)
+        except Exception:  # Pillow's plugins raise whatever a broken file leads them to
+            sample.unreadable.append(path)
+    return sample

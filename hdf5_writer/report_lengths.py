@@ -1,0 +1,123 @@
+"""Lengths of rows, and what another maximum sequence length would make of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LENGTHS_TO_TRY = (512, 1024, 2048, 4096, 8192)
+# Attention costs as much as the linear layers of a decoder block at 6 times the hidden size (4·n·h against 24·h² per
+# token and block); 4096 is that of a 7B Llama.
+ATTENTION_EQUALS_LINEAR = 6 * 4096
+
+_Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Rows by the positions they use, the dummy slots of a text-only row among them.
+
+    Attributes:
+        with_image, text_only: shape (max_sequence_length + 1,), int64; element i counts rows that use i positions.
+        num_patches: image slots in every row.
+        image_start_idx: position of the first slot.
+    """
+
+    with_image: _Counts
+    text_only: _Counts
+    num_patches: int
+    image_start_idx: int
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Positions in a row."""
+        return len(self.with_image) - 1
+
+    @property
+    def used(self) -> _Counts:
+        """All rows by used positions."""
+        return self.with_image + self.text_only
+
+    @property
+    def text_tokens(self) -> _Counts:
+        """All rows by tokens of text; element i counts rows of i tokens."""
+        return self.used[self.num_patches :]
+
+    def add(self, modality_lengths: npt.NDArray[np.int32]) -> None:
+        """Count the rows of a shard."""
+        lengths = modality_lengths.astype(np.int64)
+        size = len(self.with_image)
+        self.with_image[:] += np.bincount(lengths[lengths > 0], minlength=size)
+        self.text_only[:] += np.bincount(self.num_patches - lengths[lengths < 0], minlength=size)
+
+
+def empty_lengths(max_sequence_length: int, num_patches: int, image_start_idx: int) -> Lengths:
+    """No rows yet."""
+    zeros = np.zeros((2, max_sequence_length + 1), dtype=np.int64)
+    return Lengths(zeros[0], zeros[1], num_patches, image_start_idx)
+
+
+@dataclass(frozen=True)
+class OtherLength:
+    """The same rows at another maximum sequence length.
+
+    Attributes:
+        max_sequence_length: the length.
+        is_current: it is that of the dataset.
+        fits: the image and one token fit into it; otherwise all numbers are 0.
+        rows_cut: rows that use more positions.
+        padding_share: of all positions, those that are not attended; a text-only row's dummy slots are among them.
+        speed: rows per second of training, as a multiple of what they are now.
+    """
+
+    max_sequence_length: int
+    is_current: bool
+    fits: bool
+    rows_cut: int
+    padding_share: float
+    speed: float
+
+
+def other_lengths(lengths: Lengths) -> list[OtherLength]:
+    """The rows at 512 … 8192 and at the length they have, ascending."""
+    current = lengths.max_sequence_length
+    return [at_length(lengths, length) for length in sorted({*LENGTHS_TO_TRY, current})]
+
+
+def at_length(lengths: Lengths, length: int) -> OtherLength:
+    """The rows at one other length.
+
+    Rows that the dataset has cut already count with the length they were cut to: how long they were is not on disk.
+    """
+    current = lengths.max_sequence_length
+    is_current = length == current
+    if length < lengths.image_start_idx + lengths.num_patches + 1:
+        return OtherLength(length, is_current, False, 0, 0.0, 0.0)
+    used = np.arange(current + 1)
+    kept = np.minimum(used, length)
+    rows = int(lengths.used.sum())
+    attended = int(kept @ lengths.with_image + (kept - lengths.num_patches) @ lengths.text_only)
+    return OtherLength(
+        max_sequence_length=length,
+        is_current=is_current,
+        fits=True,
+        rows_cut=int(lengths.used[length + 1 :].sum()),
+        padding_share=1 - attended / (rows * length) if rows else 0.0,
+        speed=training_cost(current) / training_cost(length),
+    )
+
+
+def training_cost(length: int) -> float:
+    """Work of one row of so many positions, in the unit of the linear layers for one position."""
+    return length * (1 + length / ATTENTION_EQUALS_LINEAR)
+
+
+def quantiles(histogram: _Counts, shares: tuple[float, ...]) -> list[int]:
+    """For each share, the smallest value that so large a share of the rows does not exceed; empty without rows."""
+    total = int(histogram.sum())
+    if not total:
+        return []
+    below = np.cumsum(histogram)
+    return [int(np.searchsorted(below, max(1, int(np.ceil(share * total))))) for share in shares]

@@ -1,0 +1,152 @@
+"""Plots of the report as inline SVG that follows the colours of the page, light or dark.
+
+matplotlib takes half a second to import, so this module is imported only when a report is written.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
+
+# Colours that stand for those of the style sheet, put in their place after drawing.
+_INK, _LINE, _FILL, _MARK = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {_INK: "var(--muted)", _LINE: "var(--line)", _FILL: "var(--bar)", _MARK: "var(--mark)"}
+_MOST_BARS = 48
+_FEW_VALUES = 12
+# Narrow, so that labels keep a readable size on a phone.
+_INCHES = (4.4, 2.1)
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 11.0,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _INK,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def histogram(name: str, rows: npt.NDArray[np.int64], xlabel: str, mark: int | None = None) -> Markup:
+    """Rows by a whole number.
+
+    Args:
+        name: of the plot, unique in the page.
+        rows: element i counts rows of the value i.
+        xlabel: what the value is.
+        mark: a value to draw a line at, such as max_sequence_length.
+    """
+    counts, edges = binned(rows)
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(counts, edges, fill=True, color=_FILL)
+        if edges[-1] - edges[0] <= _FEW_VALUES:
+            axes.xaxis.set_major_locator(MultipleLocator(1))
+        if mark is not None:
+            axes.axvline(mark, color=_MARK, linewidth=1.2, linestyle=(0, (4, 2)))
+
+    return _svg(name, draw, xlabel)
+
+
+def binned(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Counts by value → counts and edges of at most about fifty bins of one round width, over the values that occur."""
+    values = np.flatnonzero(rows)
+    if not len(values):
+        return np.zeros(1, dtype=np.int64), np.array([-0.5, 0.5])
+    low, high = int(values[0]), int(values[-1])
+    width = 1
+    for step in (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 512, 1024, 2**24):
+        width = step
+        if (high - low + 1) / step <= _MOST_BARS:
+            break
+    first = low // width * width
+    bins = (high - first) // width + 1
+    padded = np.zeros(bins * width, dtype=np.int64)
+    inside = rows[first : high + 1]
+    padded[: len(inside)] = inside
+    return padded.reshape(bins, width).sum(axis=1), first - 0.5 + width * np.arange(bins + 1)
+
+
+def measurements(name: str, values: Sequence[float], xlabel: str) -> Markup:
+    """A histogram of measured values."""
+    counts, edges = np.histogram(values, bins=24)
+    return _svg(name, lambda axes: axes.stairs(counts, edges, fill=True, color=_FILL), xlabel)
+
+
+def scatter(name: str, points: Sequence[tuple[int, int]], xlabel: str) -> Markup:
+    """One dot a pair, both axes from 0."""
+
+    def draw(axes: Axes) -> None:
+        distinct = sorted(set(points))
+        axes.plot([x for x, _ in distinct], [y for _, y in distinct], "o", color=_FILL, markersize=4, alpha=0.7)
+        axes.set_xlim(left=0)
+
+    return _svg(name, draw, xlabel)
+
+
+def lengths_plot(name: str, lengths: Sequence[int], cut: Sequence[float], padding: Sequence[float]) -> Markup:
+    """Shares of rows cut and of padding by maximum sequence length."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(range(len(lengths)), padding, "o-", color=_FILL, markersize=4)
+        axes.plot(range(len(lengths)), cut, "s--", color=_MARK, markersize=4)
+        axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+
+    return _svg(name, draw, "max_sequence_length", shares=True)
+
+
+def _svg(name: str, draw: Callable[[Axes], object], xlabel: str, *, shares: bool = False) -> Markup:
+    with rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        figure = Figure(figsize=_INCHES)
+        FigureCanvasSVG(figure)
+        axes = figure.add_axes((0.13, 0.235, 0.85, 0.72))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        if not shares:
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_formatter(FuncFormatter(_short))
+        draw(axes)
+        if not shares:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel(xlabel, labelpad=2)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Markup(_for_page(buffer.getvalue(), name))
+
+
+def _short(value: float, _: object) -> str:
+    """12,000 as 12k: axis labels have little room."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _for_page(svg: str, name: str) -> str:
+    """Only the drawing: colours and font of the page, no identifiers that another plot could have too."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", svg, flags=re.DOTALL)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|StepPatch)_\d+"', "", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r' font-family: [^;"]*;?', "", svg)
+    svg = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{name}">', svg, count=1
+    )
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return re.sub(r">\s+<", "><", svg)

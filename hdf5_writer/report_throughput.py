@@ -1,0 +1,72 @@
+"""Where the time of a run went: by stage and by worker, from the receipts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+# In the order of the work; the names are those that `task` laps by.
+STAGES = {
+    "read": "read lines",
+    "parse": "parse JSON",
+    "validate": "validate, check image",
+    "encode": "render and tokenize",
+    "rows": "rows, compression",
+    "write": "write and read back",
+}
+
+
+@dataclass
+class WorkerTotals:
+    """What one worker process did."""
+
+    tasks: int = 0
+    records: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Records per second of work."""
+        return self.records / max(self.seconds, 1e-9)
+
+
+@dataclass
+class Throughput:
+    """Sums over receipts."""
+
+    stages: Counter[str] = field(default_factory=Counter)
+    workers: defaultdict[int, WorkerTotals] = field(default_factory=lambda: defaultdict(WorkerTotals))
+    records: int = 0
+    _spans: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, receipt: dict[str, Any]) -> None:
+        """Count a task."""
+        facts = receipt["report"]
+        for stage, seconds in facts["stages"].items():
+            self.stages[stage] += seconds
+        worker = self.workers[facts["worker"]]
+        worker.tasks += 1
+        worker.records += receipt["read"]
+        worker.seconds += receipt["seconds"]
+        self.records += receipt["read"]
+        self._spans.append((facts["began"], facts["began"] + receipt["seconds"]))
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time in which at least one task was under way; pauses between two runs do not count."""
+        busy, until = 0.0, float("-inf")
+        for began, ended in sorted(self._spans):
+            busy += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+        return busy
+
+    @property
+    def rate(self) -> float:
+        """Records per second, start of processes left out."""
+        return self.records / max(self.busy_seconds, 1e-9)
+
+    def stage_rows(self) -> list[tuple[str, float, float]]:
+        """(stage in words, seconds over all workers, share)."""
+        total = sum(self.stages.values()) or 1.0
+        return [(words, self.stages[stage], self.stages[stage] / total) for stage, words in STAGES.items()]
