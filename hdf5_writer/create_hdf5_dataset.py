@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
 
 from hdf5_writer import __version__
+from hdf5_writer.layout import OutputLayout
 from preprocess.config import ConfigError, load_config
 
 DONE, FAILED, WRONG_INPUT, TOO_MANY_REJECTS = 0, 1, 2, 3
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        return _run(options)
+        return _run(options, shlex.join(["create_hdf5_dataset", *(sys.argv[1:] if arguments is None else arguments)]))
     except ConfigError as error:
         return _fail(WRONG_INPUT, str(error))
     except _Interrupted as interrupt:
@@ -94,7 +96,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, command: str) -> int:
     config = load_config(options.config, options.overrides)
     if options.dry_run:
         from hdf5_writer.dry_run import describe_plan
@@ -114,8 +116,27 @@ def _run(options: argparse.Namespace) -> int:
         return _fail(FAILED, f"{error}: {ranges}; everything else is done")
     if outcome.already_done:
         print("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
-    print(summary_table(outcome.params, outcome.read, progress.seconds))
+    print(summary_table(outcome.params, outcome.read, progress.seconds), flush=True)
+    _report(OutputLayout(config.setup.output_dir), command, keep=outcome.already_done)
     return _judge(outcome.params["counts"], config.setup.max_reject_fraction, str(config.setup.output_dir))
+
+
+def _report(layout: OutputLayout, command: str, *, keep: bool) -> None:
+    """Write `report.html`; `keep` one that is there already."""
+    if not (keep and layout.report.exists()):
+        from hdf5_writer.report import write_report
+
+        try:
+            write_report(layout, command)
+        except Exception as error:  # the dataset is whole and verified: a page about it must not fail the run
+            said = " ".join(str(error).split())
+            print(
+                f"create_hdf5_dataset: warning: {layout.report} could not be written ({type(error).__name__}: {said}); "
+                "the dataset itself is complete: run the same command again for the page",
+                file=sys.stderr,
+            )
+            return
+    print(f"report: {layout.report}")
 
 
 def _judge(counts: dict[str, int], allowed: float, output_dir: str) -> int:

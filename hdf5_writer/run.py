@@ -91,6 +91,7 @@ def create_dataset(
         if tasks:
             # No data_params.json beside shards that are not all there.
             layout.data_params.unlink(missing_ok=True)
+            layout.report.unlink(missing_ok=True)
         progress.planned(plan, plan.tasks - len(tasks))
         read = 0
 
@@ -121,7 +122,8 @@ def _make_folders(layout: OutputLayout) -> None:
 
 def _remove_output(layout: OutputLayout) -> None:
     """Remove what runs write, and nothing else that may be in the folder."""
-    for path in [layout.data_params, layout.rejects, *layout.shards(), *layout.temporaries()]:
+    pages = (layout.report, layout.rows_page)
+    for path in [layout.data_params, layout.rejects, *pages, *layout.shards(), *layout.temporaries()]:
         path.unlink(missing_ok=True)
     for path in layout.work.iterdir():
         if path == layout.lock:
