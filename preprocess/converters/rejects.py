@@ -1,0 +1,41 @@
+"""The closed list of reasons for which a source record becomes no conversation, and the exception that carries one."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(str, Enum):
+    """Why a source record was rejected; the value is what `*.rejects.jsonl` shows."""
+
+    # The record as the file holds it.
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    LONE_SURROGATE = "lone_surrogate"
+    NOT_AN_OBJECT = "not_an_object"
+    WRONG_COLUMNS = "wrong_columns"
+    # Its fields.
+    NO_ID = "no_id"
+    NO_QUESTION = "no_question"
+    NO_ANSWER = "no_answer"
+    NO_CAPTION = "no_caption"
+    IMAGE_TOKEN_IN_TEXT = "image_token_in_text"
+    # Multiple choice.
+    NO_OPTIONS = "no_options"
+    LABEL_NOT_AN_OPTION = "label_not_an_option"
+    LABEL_PAST_OPTIONS = "label_past_options"
+    # The image.
+    NO_IMAGE = "no_image"
+    SEVERAL_PAIRS = "several_pairs"
+    IMAGE_OUTSIDE_PREFIX = "image_outside_prefix"
+    IMAGE_NAME_TAKEN = "image_name_taken"
+    IMAGE_DOES_NOT_DECODE = "image_does_not_decode"
+
+
+class Rejected(Exception):
+    """A source record that no conversation is made of; `detail` says what was found."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
