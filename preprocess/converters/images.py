@@ -1,0 +1,84 @@
+"""Images that come inside the source records, written out with the bytes they came with."""
+
+from __future__ import annotations
+
+import warnings
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+
+from preprocess.converters.atomic import write_whole
+from preprocess.converters.canonical import ImageFile
+from preprocess.converters.errors import InputError
+from preprocess.converters.rejects import Reason, Rejected
+from preprocess.rejects import shorten
+
+
+class ImageStore:
+    """Writes the images of one job. Two records may share an image; two images may not share a name."""
+
+    def __init__(self, folder: Path, *, overwrite: bool) -> None:
+        self._folder = folder
+        self._overwrite = overwrite
+        self._digests: dict[str, bytes] = {}
+
+    @property
+    def count(self) -> int:
+        """How many different images were stored."""
+        return len(self._digests)
+
+    def store(self, image: ImageFile) -> None:
+        """Write one image, unless it is there already.
+
+        Raises:
+            Rejected: IMAGE_DOES_NOT_DECODE, IMAGE_NAME_TAKEN (by another image of this job).
+            InputError: a file with other content stands there, and it is not to be overwritten.
+        """
+        digest = blake2b(image.data, digest_size=16).digest()
+        known = self._digests.get(image.path)
+        if known == digest:
+            return
+        if known is not None:
+            raise Rejected(Reason.IMAGE_NAME_TAKEN, f"another image is already called {shorten(image.path, 200)}")
+        check_decodes(image.data)
+        target = self._folder / image.path
+        if not _holds(target, image.data):
+            if target.exists() and not self._overwrite:
+                raise InputError(
+                    f"{target} exists with other content; use another --output_image_dir, or --overwrite to replace it"
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, image.data)
+        self._digests[image.path] = digest
+
+
+def check_decodes(data: bytes) -> str:
+    """Decode a whole image as training will, to RGB.
+
+    Returns:
+        The name of its format, such as `JPEG`.
+
+    Raises:
+        Rejected: IMAGE_DOES_NOT_DECODE, with what Pillow said.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)
+            with Image.open(BytesIO(data)) as image:
+                image.convert("RGB").load()
+                return image.format or "unknown"
+    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+        said = " ".join(str(error).split())
+        # Pillow puts the address of the buffer into its message; a reject is the same in every run.
+        said = "cannot identify the format" if "cannot identify" in said else said
+        raise Rejected(Reason.IMAGE_DOES_NOT_DECODE, f"{type(error).__name__}: {said[:200]}") from None
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False

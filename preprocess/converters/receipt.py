@@ -1,0 +1,103 @@
+"""The receipt beside a finished output: from which inputs and with which arguments it was made, and what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Records of one output; `read` is `written` plus all of `rejected`, which counts by reason."""
+
+    read: int = 0
+    written: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    images: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        reasons = sorted({*self.rejected, *other.rejected})
+        rejected = {reason: self.rejected.get(reason, 0) + other.rejected.get(reason, 0) for reason in reasons}
+        return Counts(self.read + other.read, self.written + other.written, rejected, self.images + other.images)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What decides the bytes of an output: the settings, and every input by its path, size and time of change.
+
+    The time tells a corrected file of the same length from the one that was read, without reading it again.
+    """
+
+    settings: Mapping[str, str | int]
+    inputs: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, str | int], inputs: Sequence[Path], root: Path) -> Origin:
+        """Look at the inputs as they are now; their paths are kept relative to `root`."""
+        stats = [(path.relative_to(root).as_posix(), path.stat()) for path in inputs]
+        return cls(dict(settings), {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats})
+
+    def difference(self, now: Origin) -> str | None:
+        """In words, the first thing that differs; None if nothing does."""
+        for name in sorted({*self.settings, *now.settings}):
+            before, after = self.settings.get(name), now.settings.get(name)
+            if before != after:
+                return f"{name} was {before!r} and is {after!r} now"
+        for name in sorted({*self.inputs, *now.inputs}):
+            if name not in now.inputs:
+                return f"{name} was an input and is none now"
+            if name not in self.inputs:
+                return f"{name} is an input now and was none"
+            (size, changed), (new_size, new_changed) = self.inputs[name], now.inputs[name]
+            if size != new_size:
+                return f"{name} had {size:,} bytes and has {new_size:,} now"
+            if changed != new_changed:
+                return f"{name} has been changed or copied since"
+        return None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Written last but one: the output is renamed into place after it, so that an output with its receipt is whole."""
+
+    origin: Origin
+    counts: Counts
+    # In bytes. Without rejects there is no such file.
+    output_size: int
+    rejects_size: int
+
+    def to_bytes(self) -> bytes:
+        """As JSON that a person can read."""
+        document = {
+            "format": FORMAT,
+            "settings": dict(self.origin.settings),
+            "counts": {
+                "read": self.counts.read,
+                "written": self.counts.written,
+                "rejected": dict(self.counts.rejected),
+                "images": self.counts.images,
+            },
+            "output_size": self.output_size,
+            "rejects_size": self.rejects_size,
+            "inputs": {name: list(stat) for name, stat in self.origin.inputs.items()},
+        }
+        return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+    @classmethod
+    def read(cls, path: Path) -> Receipt | None:
+        """The receipt at `path`; None where there is none, or none that this version can read."""
+        try:
+            document: dict[str, Any] = orjson.loads(path.read_bytes())
+            if document["format"] != FORMAT:
+                return None
+            inputs = {name: (size, changed) for name, (size, changed) in document["inputs"].items()}
+            origin = Origin(document["settings"], inputs)
+            return cls(origin, Counts(**document["counts"]), document["output_size"], document["rejects_size"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
