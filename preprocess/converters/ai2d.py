@@ -1,0 +1,113 @@
+"""AI2D: multiple-choice questions about diagrams, one JSON file per image.
+
+Reads <question_dir>/<image>.png.json as AI2D publishes them:
+  {"imageName": "2185.png", "questions": {<question>: {"abcLabel": bool, "answerTexts": [..], "correctAnswer": 0,
+  "questionId": "2185.png-0"}}}
+Writes ai2d.jsonl: a record per question, files in the order of their names, questions in the order of the file.
+The options are listed with letters and the answer is the letter, also where the options are themselves letters of the
+diagram (abcLabel). Images are expected under ai2d/images/ in the parent image folder.
+
+AI2D's test questions stand among the others: take the files of the ids in ai2d_test_ids.csv out of the folder first
+if you are going to evaluate on them.
+"""
+
+# Format: https://allenai.org/data/diagrams; Kembhavi et al., "A Diagram Is Worth A Dozen Images", arXiv:1603.07396.
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from preprocess.converters.canonical import (
+    LETTERS,
+    Example,
+    an_object,
+    identifier,
+    image_path,
+    multiple_choice,
+    text,
+)
+from preprocess.converters.dataset import Dataset, add_output_jsonl_dir, filling
+from preprocess.converters.job import Job
+from preprocess.converters.rejects import Reason, Rejected
+from preprocess.converters.sources import Source, folder, nothing_found
+
+
+def convert(source: Source) -> Example:
+    """One question: `value` is (name of the image, question, what the file says of it)."""
+    image_name, question, entry = source.value
+    entry = an_object(entry)
+    options = entry.get("answerTexts")
+    if not isinstance(options, list) or not options:
+        raise Rejected(Reason.NO_OPTIONS, "answerTexts has no options")
+    correct = entry.get("correctAnswer")
+    if not isinstance(correct, int) or isinstance(correct, bool):
+        raise Rejected(Reason.NO_ANSWER, f"correctAnswer is {correct!r}, expected the number of an option")
+    if not 0 <= correct < len(options):
+        raise Rejected(Reason.LABEL_PAST_OPTIONS, f"correctAnswer is {correct}, and there are {len(options)} options")
+    human = multiple_choice(
+        text(question, "the question", Reason.NO_QUESTION),
+        [text(option, "an option", Reason.NO_OPTIONS) for option in options],
+    )
+    return Example(
+        id=f"ai2d_{identifier(entry.get('questionId'), 'questionId')}",
+        image=f"ai2d/images/{image_path(image_name, 'imageName')}",
+        human=human,
+        gpt=LETTERS[correct],
+    )
+
+
+def questions(files: list[Path]) -> Iterator[Source]:
+    """The questions of all files; a file that is no such JSON is one reject."""
+    for path in files:
+        try:
+            document: Any = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        except orjson.JSONDecodeError as error:
+            yield Source(path.name, "file", 0, Rejected(Reason.NOT_JSON, str(error)))
+            continue
+        entries = document.get("questions") if isinstance(document, dict) else None
+        if not isinstance(entries, dict):
+            rejected = Rejected(Reason.NOT_AN_OBJECT, 'there is no object "questions" in the file')
+            yield Source(path.name, "file", 0, rejected)
+            continue
+        for number, (question, entry) in enumerate(entries.items()):
+            yield Source(path.name, f"question {number}", number, (document.get("imageName"), question, entry))
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--question_dir", type=Path, required=True, help="AI2D's folder questions/")
+    add_output_jsonl_dir(parser)
+
+
+def _plan(arguments: argparse.Namespace) -> list[Job]:
+    root = folder(arguments.question_dir, "--question_dir")
+    # categories.json lies one folder above: only names of the form <image>.<suffix>.json are questions.
+    files = sorted(
+        (path for path in root.glob("*.*.json") if not path.name.startswith(".")), key=lambda path: path.name
+    )
+    if not files:
+        raise nothing_found("--question_dir", root, "files called <image>.png.json", "questions", "ai2d/questions")
+    return [
+        Job(
+            output=arguments.output_jsonl_dir / "ai2d.jsonl",
+            inputs=tuple(files),
+            input_root=root,
+            settings=DATASET.settings(),
+            fill=filling(partial(questions, files), convert),
+        )
+    ]
+
+
+DATASET = Dataset(
+    name="ai2d",
+    version=1,
+    help="AI2D: multiple-choice questions about diagrams",
+    description=__doc__,
+    add_arguments=_add_arguments,
+    plan=_plan,
+)

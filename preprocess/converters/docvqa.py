@@ -1,0 +1,60 @@
+"""The two DocVQA datasets publish a file per split, in two editions, with a list of right answers per question."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from preprocess.converters.canonical import Example
+from preprocess.converters.dataset import Dataset, filling, output_folder
+from preprocess.converters.job import Job
+from preprocess.converters.sources import elements, folder, nothing_found
+
+WITH_QUESTION_TYPES = "_withQT"
+
+
+def plan(
+    arguments: argparse.Namespace,
+    *,
+    dataset: Dataset,
+    pattern: re.Pattern[str],
+    expected: str,
+    instead: tuple[str, ...],
+    convert: Callable[..., Example],
+) -> list[Job]:
+    """One job per split.
+
+    Args:
+        arguments: of the command.
+        dataset: for the settings.
+        pattern: names of files; its first group is the split.
+        expected: an example of such a name, for the error.
+        instead: sub-folders the user may have meant.
+        convert: called with the source record and `split`.
+    """
+    root = folder(arguments.dataset_folder, "--dataset_folder")
+    editions: dict[str, list[Path]] = {}
+    for path in sorted(root.glob("*.json"), key=lambda path: path.name):
+        if match := pattern.fullmatch(path.name):
+            editions.setdefault(match[1], []).append(path)
+    if not editions:
+        raise nothing_found("--dataset_folder", root, f"{expected} or another split", *instead)
+    jobs = []
+    for split, paths in sorted(editions.items()):
+        # The edition with question types holds the same questions.
+        path = max(paths, key=lambda path: (WITH_QUESTION_TYPES in path.name, path.name))
+        left_out = ", ".join(other.name for other in paths if other != path)
+        jobs.append(
+            Job(
+                output=output_folder(arguments) / split / f"{path.stem}.jsonl",
+                inputs=(path,),
+                input_root=root,
+                settings=dataset.settings(),
+                fill=filling(partial(elements, path, key="data"), partial(convert, split=split)),
+                note=f"{left_out} was not read: the same questions as {path.name}" if left_out else "",
+            )
+        )
+    return jobs
