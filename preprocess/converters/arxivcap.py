@@ -1,0 +1,84 @@
+"""ArxivCap: figures of scientific papers with their captions.
+
+Reads <input_dir>/arXiv_src_YYMM_NNN.parquet, a row per paper with
+  caption_images: [{"caption", "cil_pairs": [{"sub_caption", "image_file": "<folder>/<name>.jpg",
+  "image": {"bytes"}, "image_ocr"}]}]
+--parquet_range A B takes the files with A <= NNN < B.
+Writes <name of the Parquet file>.jsonl and the images, as <output_image_dir>/<folder>/<name>.jpg, with the bytes they
+came with. Figures with one image and a caption are used: the caption is the answer to one of LLaVA's eleven
+instructions for a brief description, picked by --seed and the id of the record. Rejected: several images in a figure,
+no caption, an image that does not decode or whose path leaves its folder.
+Needs pyarrow: pip install 'llava-hdf5[parquet]'
+"""
+
+# Format: https://huggingface.co/datasets/MMInstruction/ArxivCap; Li et al., "Multimodal ArXiv", arXiv:2403.00231, whose
+# task "single-figure captioning" this is.
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from preprocess.converters import parquet
+from preprocess.converters.canonical import IMAGE_TOKEN, Example, ImageFile, an_object, image_path, text
+from preprocess.converters.dataset import Dataset
+from preprocess.converters.instructions import BRIEF_DESCRIPTION, choose
+from preprocess.converters.job import Job
+from preprocess.converters.rejects import Reason, Rejected
+from preprocess.converters.sources import Source
+
+_NAME = re.compile(r"arXiv_src_[0-9]{4}_([0-9]{3,})\.parquet")
+
+
+def convert(source: Source, *, image_prefix: str, seed: int) -> Example:
+    """One figure."""
+    figure = an_object(source.value)
+    pairs = figure.get("cil_pairs") or []
+    if len(pairs) > 1:
+        raise Rejected(Reason.SEVERAL_PAIRS, f"the figure has {len(pairs)} images, expected one")
+    caption = text(figure.get("caption"), "caption", Reason.NO_CAPTION)
+    if not pairs:
+        raise Rejected(Reason.NO_IMAGE, "the figure has no image")
+    data = (pairs[0].get("image") or {}).get("bytes")
+    if not data:
+        raise Rejected(Reason.NO_IMAGE, "the image has no bytes")
+    path = image_path(pairs[0].get("image_file"), "image_file")
+    record_id = f"arxivcap_{path.rpartition('.')[0] or path}"
+    instruction = choose(BRIEF_DESCRIPTION, seed=seed, record_id=record_id, purpose="instruction")
+    return Example(
+        id=record_id,
+        image=f"{image_prefix}/{path}",
+        human=f"{IMAGE_TOKEN}\n{instruction}",
+        gpt=caption,
+        image_file=ImageFile(path, data),
+    )
+
+
+def figures(path: Path) -> Iterator[Source]:
+    """The figures of all papers in a file."""
+    for number, row in parquet.rows(path, ["caption_images"]):
+        for place, figure in enumerate(row["caption_images"] or []):
+            yield Source(path.name, f"row {number}, figure {place}", number, figure)
+
+
+def _plan(arguments: argparse.Namespace) -> list[Job]:
+    convert_figure = partial(convert, image_prefix=parquet.prefix(arguments), seed=arguments.seed)
+    return [
+        parquet.job(arguments, path, DATASET, partial(figures, path), convert_figure)
+        for path in parquet.files_in_range(arguments, _NAME, "arXiv_src_YYMM_NNN.parquet")
+    ]
+
+
+DATASET = Dataset(
+    name="arxivcap",
+    version=1,
+    help="ArxivCap: figures of papers with captions, from Parquet",
+    description=__doc__,
+    add_arguments=partial(
+        parquet.add_arguments, numbered="the NNN of arXiv_src_YYMM_NNN.parquet", image_prefix="ArxivCap/images"
+    ),
+    plan=_plan,
+)

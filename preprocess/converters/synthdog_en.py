@@ -1,0 +1,93 @@
+"""SynthDoG-EN: rendered pages of text, to be read out.
+
+Reads <input_dir>/train-000NN-of-00084-<hash>.parquet, a row per page with
+  image: {"bytes", "path"}, ground_truth: '{"gt_parse": {"text_sequence": "..."}}'
+--parquet_range A B takes the files with A <= NN < B.
+Writes <name of the Parquet file>.jsonl and the images, as <output_image_dir>/train-000NN/<row>.jpg, with the bytes they
+came with. The text of the page is the answer to one of LLaVA's eleven instructions for a brief description, picked by
+--seed and the id of the record. Rejected: no text, an image that does not decode.
+Needs pyarrow: pip install 'llava-hdf5[parquet]'
+"""
+
+# Format: https://huggingface.co/datasets/naver-clova-ix/synthdog-en; Kim et al., "OCR-free Document Understanding
+# Transformer", arXiv:2111.15664.
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import orjson
+
+from preprocess.converters import parquet
+from preprocess.converters.canonical import IMAGE_TOKEN, Example, ImageFile, an_object, text
+from preprocess.converters.dataset import Dataset
+from preprocess.converters.instructions import BRIEF_DESCRIPTION, choose
+from preprocess.converters.job import Job
+from preprocess.converters.rejects import Reason, Rejected
+from preprocess.converters.sources import Source
+
+_NAME = re.compile(r"train-([0-9]{5})-of-[0-9]{5}.*\.parquet")
+_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
+
+
+def convert(source: Source, *, shard: str, image_prefix: str, seed: int) -> Example:
+    """One page."""
+    row = an_object(source.value)
+    answer = text(_text_sequence(row.get("ground_truth")), "gt_parse.text_sequence", Reason.NO_ANSWER)
+    data = (row.get("image") or {}).get("bytes")
+    if not data:
+        raise Rejected(Reason.NO_IMAGE, "the image has no bytes")
+    suffix = next((name for start, name in _SUFFIXES.items() if data.startswith(start)), ".img")
+    path = f"{shard}/{source.number:06d}{suffix}"
+    record_id = f"synthdog_en_{shard}_{source.number:06d}"
+    instruction = choose(BRIEF_DESCRIPTION, seed=seed, record_id=record_id, purpose="instruction")
+    return Example(
+        id=record_id,
+        image=f"{image_prefix}/{path}",
+        human=f"{IMAGE_TOKEN}\n{instruction}",
+        gpt=answer,
+        image_file=ImageFile(path, data),
+    )
+
+
+def pages(path: Path) -> Iterator[Source]:
+    """The rows of a file."""
+    for number, row in parquet.rows(path, ["image", "ground_truth"]):
+        yield Source(path.name, f"row {number}", number, row)
+
+
+def _text_sequence(ground_truth: object) -> object:
+    if not isinstance(ground_truth, str):
+        raise Rejected(Reason.NO_ANSWER, "ground_truth is missing")
+    try:
+        document = orjson.loads(ground_truth)
+    except orjson.JSONDecodeError as error:
+        raise Rejected(Reason.NOT_JSON, f"ground_truth: {error}") from None
+    parsed = document.get("gt_parse") if isinstance(document, dict) else None
+    return parsed.get("text_sequence") if isinstance(parsed, dict) else None
+
+
+def _plan(arguments: argparse.Namespace) -> list[Job]:
+    prefix = parquet.prefix(arguments)
+    jobs = []
+    for path in parquet.files_in_range(arguments, _NAME, "train-000NN-of-00084-<hash>.parquet"):
+        shard = path.name[: len("train-00000")]
+        convert_page = partial(convert, shard=shard, image_prefix=prefix, seed=arguments.seed)
+        jobs.append(parquet.job(arguments, path, DATASET, partial(pages, path), convert_page))
+    return jobs
+
+
+DATASET = Dataset(
+    name="synthdog_en",
+    version=1,
+    help="SynthDoG-EN: rendered pages of text, from Parquet",
+    description=__doc__,
+    add_arguments=partial(
+        parquet.add_arguments, numbered="the NN of train-000NN-of-00084-*.parquet", image_prefix="synthdog-en/images"
+    ),
+    plan=_plan,
+)
