@@ -1,0 +1,99 @@
+"""Turns JSON files into JSONL: one line for each element of the array at the top of a file.
+
+Reads every .json file in --input_dir and the folders below it, in the order of their paths; hidden files and folders
+are left out. Writes the same folders with .jsonl files to <input_dir>_to_jsonl, or to --output_dir.
+Each record keeps what it says exactly: numbers as written, text and escapes as written, the order of keys, keys that
+stand twice. Only line breaks and the blanks around them are taken out. Every record is checked to be valid JSON.
+A file may begin with a UTF-8 byte order mark. An object at the top, a file that ends early, NaN or Infinity, a comma
+too many or anything else that is not JSON ends the command with the file and the byte; that file has no output then.
+Files are read in blocks, not memory-mapped: memory grows with the largest record, not with the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+
+from preprocess.converters.dataset import Dataset
+from preprocess.converters.errors import InputError
+from preprocess.converters.job import Job, Sink
+from preprocess.converters.json_array import read_array
+from preprocess.converters.sources import folder, nothing_found
+
+
+def one_line(record: bytes) -> bytes:
+    """A valid JSON text in one line.
+
+    A line break inside a string is written as an escape, so every raw one is between tokens, and so are the blanks
+    beside it.
+    """
+    if b"\n" in record or b"\r" in record:
+        return b"".join(map(bytes.strip, record.splitlines()))
+    return record
+
+
+def fill(path: Path, sink: Sink) -> None:
+    """Write the elements of the array in a file, one a line."""
+    for batch in read_array(path, keep_values=False):
+        lines = [*map(one_line, batch.raw), b""]
+        sink.write(b"\n".join(lines), len(batch.raw))
+
+
+def json_files(root: Path) -> list[Path]:
+    """Every .json file in a folder and below, sorted by path; links to folders are followed, each folder once."""
+    found: list[Path] = []
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = (name for name in files if name.lower().endswith(".json") and not name.startswith("."))
+        found.extend(Path(parent, name) for name in names)
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input_dir", type=Path, required=True, help="folder with the .json files")
+    parser.add_argument("--output_dir", type=Path, help="folder for the .jsonl files; default: <input_dir>_to_jsonl")
+
+
+def _plan(arguments: argparse.Namespace) -> list[Job]:
+    root = folder(arguments.input_dir, "--input_dir")
+    output_dir = arguments.output_dir
+    if output_dir is None:
+        named = Path(os.path.abspath(root))
+        output_dir = named.with_name(f"{named.name}_to_jsonl")
+    paths = json_files(root)
+    if not paths:
+        already = "; its .jsonl files need no conversion" if any(root.rglob("*.jsonl")) else ""
+        raise InputError(f"{nothing_found('--input_dir', root, '.json files in it or below')}{already}")
+    outputs = {path: output_dir / path.relative_to(root).with_suffix(".jsonl") for path in paths}
+    by_output = {output: path for path, output in outputs.items()}
+    for path, output in outputs.items():
+        if by_output[output] != path:
+            raise InputError(f"{path} and {by_output[output]} would both become {output}; rename one of them")
+    return [
+        Job(
+            output=outputs[path],
+            inputs=(path,),
+            input_root=root,
+            settings=DATASET.settings(),
+            fill=partial(fill, path),
+        )
+        for path in paths
+    ]
+
+
+DATASET = Dataset(
+    name="convert_json2jsonl",
+    version=1,
+    help="any JSON files holding a list of records, to JSONL",
+    description=__doc__,
+    add_arguments=_add_arguments,
+    plan=_plan,
+)

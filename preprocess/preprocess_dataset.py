@@ -1,0 +1,107 @@
+"""Command line of the converters: source datasets → JSONL conversations.
+
+Exit codes: 0 done (or nothing to do), 1 failed (disk full, interrupted), 2 wrong arguments or inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from preprocess.converters.dataset import Dataset
+from preprocess.converters.errors import InputError
+from preprocess.converters.job import Job, check, run
+from preprocess.converters.json2jsonl import DATASET as JSON2JSONL
+from preprocess.converters.receipt import Counts
+from preprocess.converters.registry import DATASETS
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+_SHARED_HELP = """
+Beside each X.jsonl stand X.rejects.jsonl, if records were dropped: {"file", "position", "reason", "detail"} each; and
+X.jsonl.receipt, which says from what it was made. The same command over a finished output does nothing, one that was
+interrupted begins the unfinished file again, and one with other inputs or arguments is refused without --overwrite.
+Exit codes: 0 done, 1 failed, 2 wrong arguments or inputs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`preprocess_dataset`: one sub-command per source dataset."""
+    parser = argparse.ArgumentParser(
+        prog="preprocess_dataset",
+        description="Convert a source dataset of LLaVA's two phases to JSONL conversations.",
+        epilog="'preprocess_dataset COMMAND -h' says what a command reads and writes.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for dataset in DATASETS:
+        command = commands.add_parser(
+            dataset.name,
+            help=dataset.help,
+            description=dataset.description + _SHARED_HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        _declare(command, dataset)
+    parsed = parser.parse_args(arguments)
+    return _convert(parsed.dataset, parsed, f"{parser.prog} {parsed.command}")
+
+
+def convert_json2jsonl_main(arguments: Sequence[str] | None = None) -> int:
+    """`convert_json2jsonl`, the same as `preprocess_dataset convert_json2jsonl`."""
+    parser = argparse.ArgumentParser(
+        prog="convert_json2jsonl",
+        description=JSON2JSONL.description + _SHARED_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _declare(parser, JSON2JSONL)
+    return _convert(JSON2JSONL, parser.parse_args(arguments), parser.prog)
+
+
+def _declare(parser: argparse.ArgumentParser, dataset: Dataset) -> None:
+    dataset.add_arguments(parser)
+    parser.add_argument("--overwrite", action="store_true", help="write outputs again that are there already")
+    parser.set_defaults(dataset=dataset)
+
+
+def _convert(dataset: Dataset, arguments: argparse.Namespace, command: str) -> int:
+    try:
+        jobs = dataset.plan(arguments)
+        # All of them first: a command that is refused has written nothing.
+        finished = [check(job, overwrite=arguments.overwrite) for job in jobs]
+        total = Counts()
+        for job, earlier in zip(jobs, finished, strict=True):
+            counts = run(job, overwrite=arguments.overwrite) if earlier is None else earlier
+            print(_summary(job, counts, "wrote" if earlier is None else "finished earlier, nothing to do:"), flush=True)
+            total += counts
+    except InputError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{command}: {where}{error.strerror or error}; finished outputs stay, run it again", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted; finished outputs stay, run it again to go on", file=sys.stderr)
+        return FAILED
+    if len(jobs) > 1:
+        print(f"{len(jobs)} files: {_counted(total)}")
+    return DONE
+
+
+def _summary(job: Job, counts: Counts, done: str) -> str:
+    rejects = "".join(f"\n  {number:,} {reason}" for reason, number in counts.rejected.items())
+    listed = f"\n  listed in {job.rejects}:{rejects}" if rejects else ""
+    note = f"\n  {job.note}" if job.note else ""
+    return f"{done} {job.output}: {_counted(counts)}{listed}{note}"
+
+
+def _counted(counts: Counts) -> str:
+    images = f", {counts.images:,} images" if counts.images else ""
+    rejected = sum(counts.rejected.values())
+    return f"{counts.read:,} read = {counts.written:,} written + {rejected:,} rejected{images}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
