@@ -1,0 +1,49 @@
+"""One rank's part of every global batch, as the batch sampler of a torch `DataLoader`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.utils.data import Sampler
+
+from loaders.global_batches import GlobalBatches
+
+
+class RankBatchSampler(Sampler[list[int]]):
+    """Yields, for each global batch, the rows of one rank: a contiguous part, so the parts in rank order are the batch.
+
+    A row that only fills up the last batch is given as `~row` (negative); `LlavaH5Dataset` gives it with its loss off.
+
+    Attributes:
+        epoch: the epoch the next iteration runs over.
+        start: the batch it begins at; then 0 again.
+    """
+
+    def __init__(self, batches: GlobalBatches, *, rank: int, world_size: int) -> None:
+        """`batches.size` must be a multiple of `world_size`."""
+        self._batches = batches
+        self._rank = rank
+        self._rows = batches.size // world_size
+        self.epoch = 0
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start, self.start = self.start, 0
+        return self._iterate(self.epoch, start)
+
+    def _iterate(self, epoch: int, start: int) -> Iterator[list[int]]:
+        first = self._rank * self._rows
+        for number in range(start, self._batches.count(epoch)):
+            batch = self._batches.batch(epoch, number)
+            rows = batch.rows.copy()
+            rows[len(rows) - batch.repeats :] = ~rows[len(rows) - batch.repeats :]
+            yield rows[first : first + self._rows].tolist()
+
+    def __len__(self) -> int:
+        """Batches in the whole epoch."""
+        return self._batches.count(self.epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; another one than the present begins at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0

@@ -1,0 +1,260 @@
+"""`create_dataloader`: shards and images → batches, in an order that ranks, workers and restarts do not change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch.utils.data import DataLoader
+
+from loaders.batch_sampler import RankBatchSampler
+from loaders.collate import Batch, Sample
+from loaders.data_dir import DataDirError
+from loaders.dataset import Folders, LlavaH5Dataset, OnImageError
+from loaders.global_batches import ConsecutiveBatches, GlobalBatches
+from loaders.grouping import ModalityBatches
+from loaders.images import AspectRatio
+from loaders.mixture import MixtureOrder
+from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
+
+
+class LlavaDataLoader(DataLoader[Sample]):
+    """A torch `DataLoader` whose place can be saved and restored. Made by `create_dataloader`.
+
+    Every iteration runs over one epoch and then moves on to the next; one that is broken off begins its epoch again,
+    unless `load_state_dict` says where to go on.
+
+    Attributes:
+        failed_images: images that failed and were left blank, in the batches handed out so far by this rank.
+    """
+
+    # What accelerate asks of a loader it need not wrap: `prepare` leaves the ranks' shares as they are, and
+    # `save_state` and `load_state` keep the place.
+    _is_accelerate_prepared = True
+    use_stateful_dataloader = True
+
+    batch_sampler: RankBatchSampler
+    dataset: LlavaH5Dataset
+
+    def __init__(self, dataset: LlavaH5Dataset, batch_sampler: RankBatchSampler, order: dict[str, Any], **options: Any):
+        """`order`: plain JSON that decides the order; a state is only taken back where it is the same."""
+        super().__init__(dataset, batch_sampler=batch_sampler, **options)
+        self.failed_images = 0
+        self._order = order
+        self._handed = 0
+        self._resumes = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is running, or that the next iteration runs over."""
+        return self.batch_sampler.epoch
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """The batches of the epoch, from where `load_state_dict` left it or from the first."""
+        sampler = self.batch_sampler
+        if not self._resumes:
+            self._handed = 0
+        self._resumes = False
+        sampler.start = self._handed
+        return self._hand_out(super().__iter__())
+
+    def _hand_out(self, batches: Iterator[Any]) -> Iterator[Batch]:
+        for batch in batches:
+            self._handed += 1
+            self.failed_images += batch.failed_images
+            yield batch
+        self.batch_sampler.set_epoch(self.epoch + 1)
+        self._handed = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; the present one keeps its place, so it is safe after a resume."""
+        if epoch != self.epoch:
+            self.batch_sampler.set_epoch(epoch)
+            self._handed, self._resumes = 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the consumer is: counts batches handed out, not prefetched ones. Plain JSON, under 1 KB.
+
+        The same on every rank, whatever their number: it counts global batches.
+        """
+        epoch, batch = self.epoch, self._handed
+        if batch and batch >= len(self):
+            epoch, batch = epoch + 1, 0
+        return {"version": 1, "epoch": epoch, "batch": batch, **self._order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the batch that was handed out last when the state was taken, with any number of ranks.
+
+        Raises:
+            ValueError: the state is of another loader: other data, seed, global batch size, …
+        """
+        for key, ours in {"version": 1, **self._order}.items():
+            if state.get(key) != ours:
+                raise ValueError(
+                    f"the state has {key} {state.get(key)!r}, this loader {ours!r}: its batches are others; "
+                    "make the loader as it was, or start without the state"
+                )
+        self.batch_sampler.set_epoch(state["epoch"])
+        self._handed, self._resumes = state["batch"], True
+
+
+def create_dataloader(
+    data_dir: Folders | None = None,
+    img_data_dir: Folders | None = None,
+    batch_size: int = 16,
+    *,
+    mixture: Sequence[tuple[str | Path, float]] | None = None,
+    image_aspect_ratio: AspectRatio = "square",
+    image_dtype: torch.dtype = torch.float16,
+    on_image_error: OnImageError = "raise",
+    shuffle: bool = True,
+    shuffle_seed: int = 0,
+    shuffle_window: int = 32,
+    drop_last: bool = True,
+    group_by_modality: bool = False,
+    trim_to: int | None = None,
+    ignore_index: int | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    num_workers: int = 0,
+    prefetch_factor: int | None = None,
+    persistent_workers: bool = False,
+    pin_memory: bool = False,
+    multiprocessing_context: Any = None,
+    open_files: int = 16,
+    verify: bool = False,
+) -> LlavaDataLoader:
+    """Make a loader over one or several datasets.
+
+    Args:
+        data_dir: a folder that `create_hdf5_dataset` wrote, or several.
+        img_data_dir: the folder that image paths are relative to, or one for each dataset; None reads no images.
+        batch_size: rows for one rank; the global batch has batch_size * world_size.
+        mixture: [(folder, weight), …] instead of `data_dir`: see `loaders.mixture.MixtureOrder`.
+        image_aspect_ratio: "square" or "pad": see `loaders.images.ImageTransform`.
+        image_dtype: of `image_data`: float16, bfloat16 or float32.
+        on_image_error: "raise", or "blank": zeros, image slots masked, loss off, counted in `failed_images`.
+        shuffle: mix rows, anew in every epoch; otherwise they come as they are stored.
+        shuffle_seed: names the order.
+        shuffle_window: blocks of 64 rows that are mixed with each other, and kept decoded in each process
+            (640 bytes for each row and 64 positions).
+        drop_last: leave out the rows at the end of an epoch that do not fill a global batch. False fills it up with
+            rows of the same batch whose `loss_mask` is 0, so that every row counts once.
+        group_by_modality: global batches are all-image or all-text, of like lengths.
+        trim_to: cut a batch to its longest row, rounded up to a multiple of this; None keeps the fixed length.
+        ignore_index: what labels without loss become, -100 for a cross-entropy; None leaves them as stored.
+        rank, world_size: by default those of `torch.distributed`, else 0 of 1.
+        num_workers, prefetch_factor, persistent_workers, pin_memory, multiprocessing_context: as of `DataLoader`.
+        open_files: shard files kept open in each process.
+        verify: compare the sha256 of each shard before a process first reads it.
+
+    Raises:
+        DataDirError: a folder is no whole dataset, or they disagree.
+        ValueError: an argument is none of those it may be, or there are fewer rows than one global batch.
+    """
+    rank, world_size = _place(rank, world_size)
+    if (data_dir is None) == (mixture is None):
+        raise ValueError("give either data_dir or mixture=[(folder, weight), …]")
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("shuffle_window", shuffle_window, 1),
+        ("num_workers", num_workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
+    folders: Folders = [folder for folder, _ in mixture] if mixture is not None else data_dir or []
+    dataset = LlavaH5Dataset(
+        folders,
+        img_data_dir,
+        image_aspect_ratio=image_aspect_ratio,
+        image_dtype=image_dtype,
+        on_image_error=on_image_error,
+        cache_blocks=shuffle_window * (len(mixture) if mixture is not None else 1),
+        open_files=open_files,
+        verify=verify,
+    )
+    weights = None if mixture is None else [weight for _, weight in mixture]
+    window = shuffle_window if shuffle else None
+    order = _row_order(dataset, weights, window, shuffle_seed)
+    size = batch_size * world_size
+    batches: GlobalBatches
+    if group_by_modality:
+        lengths = dataset.modality_lengths
+        batches = ModalityBatches(order, lengths, size, drop_last=drop_last, shuffle=shuffle, seed=shuffle_seed)
+    else:
+        batches = ConsecutiveBatches(order, size, drop_last=drop_last)
+    if not batches.count(0):
+        raise ValueError(
+            f"{dataset.data_dirs[0].root}: {order.rows} rows do not fill one global batch of {size} "
+            f"(batch_size {batch_size} x world_size {world_size}); give a smaller batch_size or drop_last=False"
+        )
+    described = {
+        "data": _digest([d.config_digest, [[s.rows, s.sha256] for s in d.shards]] for d in dataset.data_dirs),
+        "weights": None if weights is None else _digest(weights),
+        "global_batch_size": size,
+        "shuffle_seed": shuffle_seed if shuffle else None,
+        "shuffle_window": window,
+        "drop_last": drop_last,
+        "group_by_modality": group_by_modality,
+    }
+    return LlavaDataLoader(
+        dataset,
+        RankBatchSampler(batches, rank=rank, world_size=world_size),
+        described,
+        collate_fn=dataset.collator(trim_to=trim_to, ignore_index=ignore_index),
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor,
+        persistent_workers=persistent_workers,
+        pin_memory=pin_memory,
+        multiprocessing_context=multiprocessing_context,
+    )
+
+
+def _row_order(dataset: LlavaH5Dataset, weights: Sequence[float] | None, window: int | None, seed: int) -> RowOrder:
+    """All rows as one sequence, or each dataset as its own for a mixture."""
+    blocks = [dataset.blocks(number) for number in range(len(dataset.data_dirs))]
+    if weights is None:
+        joined = ([start for starts, _ in blocks for start in starts], [size for _, sizes in blocks for size in sizes])
+        if window is None:
+            return SequentialOrder(0, len(dataset))
+        return BlockShuffle(*joined, window=window, seed=seed)
+    orders: list[RowOrder] = []
+    first = 0
+    for number, (data_dir, (starts, sizes)) in enumerate(zip(dataset.data_dirs, blocks, strict=True)):
+        if not data_dir.rows:
+            raise DataDirError(f"{data_dir.root}: has no rows, which a mixture cannot draw from; leave it out")
+        if window is None:
+            orders.append(SequentialOrder(first, data_dir.rows))
+        else:
+            # Seeded by its place too: the same folder twice must not come twice in the same order.
+            orders.append(BlockShuffle(starts, sizes, window=window, seed=seed * len(blocks) + number))
+        first += data_dir.rows
+    return MixtureOrder(orders, weights)
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and world size, as given or as torch.distributed knows them."""
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"rank is {rank} and world_size {world_size}; give both or neither")
+    if rank is None or world_size is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise ValueError(
+                f"the environment has WORLD_SIZE {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised, "
+                "so every rank would read the same rows; initialise it first, or give rank and world_size"
+            )
+        return 0, 1
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank} of world_size {world_size}, expected 0 <= rank < world_size")
+    return rank, world_size
+
+
+def _digest(document: Any) -> str:
+    """Enough of a sha256 to tell two datasets apart, short enough for a state."""
+    return hashlib.sha256(orjson.dumps(list(document))).hexdigest()[:16]

@@ -1,0 +1,213 @@
+"""The rows of one or several datasets, with their images, as a map-style torch dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from loaders.collate import Collator, Sample
+from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
+from loaders.images import AspectRatio, ImageError, ImageTransform, read_image
+from loaders.shard_reader import BLOCK_ROWS, Block, ShardReader
+
+OnImageError = Literal["raise", "blank"]
+Folders = str | Path | Sequence[str | Path]
+_log = logging.getLogger(__name__)
+
+
+class LlavaH5Dataset(Dataset[Sample]):
+    """Rows of datasets written by `create_hdf5_dataset`, one dataset after the other, shard after shard.
+
+    A sample has the keys of a batch without its first axis: `text_input_ids`, `labels` (max_sequence_length,) int32,
+    `loss_mask`, `key_padding_mask` (max_sequence_length,) uint8, all read-only numpy arrays; `has_image` bool;
+    `image_data` (3, image_size, image_size) where `img_data_dir` is given; and for the collator `used_length` (the
+    position behind the last one attended) and `image_failed`.
+
+    Files are opened when the first row is asked for, in whatever process asks.
+    """
+
+    def __init__(
+        self,
+        data_dirs: Folders,
+        img_data_dir: Folders | None = None,
+        *,
+        image_aspect_ratio: AspectRatio = "square",
+        image_dtype: torch.dtype = torch.float16,
+        on_image_error: OnImageError = "raise",
+        cache_blocks: int = 32,
+        open_files: int = 16,
+        verify: bool = False,
+    ) -> None:
+        """Check the folders; reads no rows.
+
+        Args:
+            data_dirs: a folder, or several whose rows can stand in one batch.
+            img_data_dir: the folder that `image_paths` are relative to, or one for each of `data_dirs`; None reads
+                no images, and samples have no `image_data`.
+            image_aspect_ratio, image_dtype: see `loaders.images.ImageTransform`.
+            on_image_error: "raise", or "blank": zeros, image slots masked, loss off, `has_image` False.
+            cache_blocks: decoded blocks (of 64 rows) that are kept in each process.
+            open_files: shard files kept open in each process.
+            verify: compare the sha256 of each shard before a process first reads it.
+
+        Raises:
+            DataDirError: a folder is no whole dataset, or disagrees with the first.
+            ValueError: an argument is none of those it may be.
+        """
+        if on_image_error not in get_args(OnImageError):
+            raise ValueError(f"on_image_error is {on_image_error!r}, expected 'raise' or 'blank'")
+        if cache_blocks < 1 or open_files < 1:
+            raise ValueError(f"cache_blocks is {cache_blocks} and open_files {open_files}, expected at least 1")
+        folders = _as_list(data_dirs)
+        if not folders:
+            raise DataDirError("no data dir is given; give a folder that create_hdf5_dataset wrote")
+        self.data_dirs: tuple[DataDir, ...] = tuple(read_data_dir(folder) for folder in folders)
+        require_alike(self.data_dirs)
+        self._image_dirs = None if img_data_dir is None else _image_dirs(img_data_dir, self.data_dirs)
+        first = self.data_dirs[0]
+        self._transform = ImageTransform(first.image_size, image_aspect_ratio, image_dtype)
+        self._blank_failures = on_image_error == "blank"
+        self._image_slots = slice(first.image_start_idx, first.image_start_idx + first.num_patches)
+        shards = [shard for data_dir in self.data_dirs for shard in data_dir.shards]
+        self._dir_of_shard = [number for number, dir_ in enumerate(self.data_dirs) for _ in dir_.shards]
+        self._shard_rows = [shard.rows for shard in shards]
+        self._starts = np.concatenate(([0], np.cumsum(self._shard_rows, dtype=np.int64)))
+        self._reader = ShardReader(shards, cache_blocks=cache_blocks, open_files=open_files, verify=verify)
+        self._modality_lengths: npt.NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        """Rows in all dirs."""
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> Sample:
+        """One sample; `~row` (a negative number) gives it with its loss off."""
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
+        """Several samples, each block of the shards read once.
+
+        Raises:
+            IndexError: no such row.
+            ImageError: an image cannot be read, with the row's source file and line.
+            loaders.shard_reader.ShardError: a shard is damaged.
+        """
+        numbers = np.asarray(rows, dtype=np.int64)
+        numbers = np.where(numbers < 0, ~numbers, numbers)
+        if numbers.size and int(numbers.max()) >= len(self):
+            raise IndexError(f"row {numbers.max()} is asked for, but there are {len(self)} rows")
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        blocks, places = np.divmod(numbers - self._starts[shards], BLOCK_ROWS)
+        samples: list[Sample | None] = [None] * len(rows)
+        # Rows of one block together: it is looked up, and perhaps read, once.
+        for i in np.lexsort((blocks, shards)).tolist():
+            shard, block_number, place = int(shards[i]), int(blocks[i]), int(places[i])
+            block = self._reader.block(shard, block_number)
+            samples[i] = self._sample(block, shard, block_number * BLOCK_ROWS + place, place, loss_off=rows[i] < 0)
+        return samples  # type: ignore[return-value]
+
+    @property
+    def modality_lengths(self) -> npt.NDArray[np.int32]:
+        """Positions attended of every row, (rows,) int32: positive with an image, negative for text only."""
+        if self._modality_lengths is None:
+            columns = [
+                self._reader.column(shard, "modality_lengths", 0, rows) for shard, rows in enumerate(self._shard_rows)
+            ]
+            self._modality_lengths = np.concatenate(columns).astype(np.int32, copy=False)
+        return self._modality_lengths
+
+    def collator(self, *, trim_to: int | None = None, ignore_index: int | None = None) -> Collator:
+        """The collator for samples of this dataset; see `loaders.collate.Collator`."""
+        return Collator(
+            max_sequence_length=self.data_dirs[0].max_sequence_length,
+            image_end=self._image_slots.stop,
+            trim_to=trim_to,
+            ignore_index=ignore_index,
+        )
+
+    def blocks(self, data_dir: int) -> tuple[list[int], list[int]]:
+        """First rows and sizes of the blocks of one of `data_dirs`: what is read at once, never across shards."""
+        starts: list[int] = []
+        sizes: list[int] = []
+        for shard, rows in enumerate(self._shard_rows):
+            if self._dir_of_shard[shard] == data_dir:
+                first = int(self._starts[shard])
+                starts += range(first, first + rows, BLOCK_ROWS)
+                sizes += [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
+        return starts, sizes
+
+    def source(self, row: int) -> tuple[str, int]:
+        """Input file and line, from 1, that a row was made of."""
+        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._source(shard, row - int(self._starts[shard]))
+
+    def _source(self, shard: int, row: int) -> tuple[str, int]:
+        file = int(self._reader.column(shard, "source_file", row, row + 1)[0])
+        line = int(self._reader.column(shard, "source_line", row, row + 1)[0])
+        return self.data_dirs[self._dir_of_shard[shard]].inputs[file], line
+
+    def _sample(self, block: Block, shard: int, row: int, place: int, *, loss_off: bool) -> Sample:
+        length = int(block.modality_lengths[place])
+        has_image = length > 0
+        slots = self._image_slots
+        sample: Sample = {
+            "text_input_ids": block.text_input_ids[place],
+            "labels": block.labels[place],
+            "loss_mask": block.loss_mask[place],
+            "key_padding_mask": block.key_padding_mask[place],
+            "has_image": has_image,
+            "used_length": length if has_image else slots.stop - slots.start - length,
+            "image_failed": False,
+        }
+        if self._image_dirs is not None:
+            image = self._image(block, shard, row, place) if has_image else None
+            if has_image and image is None:
+                sample["key_padding_mask"] = sample["key_padding_mask"].copy()
+                sample["key_padding_mask"][slots] = 1
+                sample["has_image"], sample["image_failed"], loss_off = False, True, True
+            sample["image_data"] = self._transform.blank() if image is None else image
+        if loss_off:
+            sample["loss_mask"] = np.zeros_like(sample["loss_mask"])
+        return sample
+
+    def _image(self, block: Block, shard: int, row: int, place: int) -> torch.Tensor | None:
+        """The image of a row; None where it fails and failures are left blank."""
+        assert self._image_dirs is not None
+        stored: bytes = block.image_paths[place]
+        path = stored.decode()
+        try:
+            if path.startswith("/") or ".." in path.split("/"):
+                raise ImageError("the path leads out of the folder")
+            return read_image(self._image_dirs[self._dir_of_shard[shard]] / path, self._transform)
+        except ImageError as error:
+            file, line = self._source(shard, row)
+            said = (
+                f"image {path} in {self._image_dirs[self._dir_of_shard[shard]]}, of {file}, line {line}, "
+                f"cannot be read ({error})"
+            )
+            if self._blank_failures:
+                _log.warning("%s; the row is left blank", said)
+                return None
+            raise ImageError(f'{said}; restore the file, or give on_image_error="blank" to train without it') from None
+
+
+def _as_list(folders: Folders) -> list[str | Path]:
+    return [folders] if isinstance(folders, (str, Path)) else list(folders)
+
+
+def _image_dirs(img_data_dir: Folders, data_dirs: Sequence[DataDir]) -> list[Path]:
+    folders = [Path(folder).expanduser() for folder in _as_list(img_data_dir)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataDirError(f"img_data_dir {folder}: no such folder; give the one that image paths are relative to")
+    if len(folders) not in (1, len(data_dirs)):
+        raise DataDirError(
+            f"img_data_dir has {len(folders)} folders for {len(data_dirs)} data dirs; give one for all, or one for each"
+        )
+    return folders * len(data_dirs) if len(folders) == 1 else folders

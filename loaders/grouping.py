@@ -1,0 +1,85 @@
+"""Global batches of one modality and of like lengths, after LLaVA's length-grouped sampler."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.global_batches import GlobalBatch, fill_up
+from loaders.row_order import RowOrder, Rows, keyed_hashes
+
+# Rows sorted by length together, in global batches, as in Hugging Face's LengthGroupedSampler.
+_BATCHES_PER_SEGMENT = 50
+
+
+class ModalityBatches:
+    """Each batch is all-image or all-text, and its rows are neighbours in length.
+
+    In spirit `get_modality_length_grouped_indices` of haotian-liu/LLaVA, llava/train/llava_trainer.py: rows are
+    taken in the epoch's order, separately with and without an image; a segment of them is sorted by length and cut
+    into batches; the batches are then mixed. Other than there, no batch mixes modalities at the end of the epoch,
+    and batches are mixed near to where their rows stand in the order, so that blocks read for one serve the next.
+    """
+
+    def __init__(
+        self,
+        order: RowOrder,
+        modality_lengths: npt.NDArray[np.int32],
+        size: int,
+        *,
+        drop_last: bool,
+        shuffle: bool,
+        seed: int,
+    ) -> None:
+        """Set up over an order.
+
+        Args:
+            order: rows that are numbers into `modality_lengths`.
+            modality_lengths: (rows,) int32, positive with an image, negative for text only.
+            size: global batch size.
+            drop_last: leave out what does not fill a batch, at most one for each modality; otherwise fill it up.
+            shuffle: mix the batches; otherwise they stand in the order of their segments.
+            seed: any integer.
+        """
+        self.size = size
+        self._order = order
+        self._lengths = modality_lengths
+        self._drop_last = drop_last
+        self._shuffle = shuffle
+        self._seed = seed
+        self._plan = lru_cache(maxsize=2)(self._plan_epoch)
+
+    def count(self, epoch: int) -> int:
+        """See `GlobalBatches.count`; with a mixture it can differ from epoch to epoch."""
+        return len(self._plan(epoch))
+
+    def batch(self, epoch: int, number: int) -> GlobalBatch:
+        """See `GlobalBatches.batch`."""
+        return fill_up(self._plan(epoch)[number], self.size)
+
+    def _plan_epoch(self, epoch: int) -> list[Rows]:
+        rows = self._order.take(epoch, 0, self._order.rows)
+        lengths = self._lengths[rows]
+        batches: list[Rows] = []
+        spans: list[tuple[int, int]] = []
+        for with_image in (True, False):
+            places = np.flatnonzero((lengths > 0) == with_image)
+            if self._drop_last:
+                places = places[: len(places) // self.size * self.size]
+            for start in range(0, len(places), self.size * _BATCHES_PER_SEGMENT):
+                segment = places[start : start + self.size * _BATCHES_PER_SEGMENT]
+                # Longest first, as the authors have it: what does not fit into memory shows at once.
+                by_length = segment[np.argsort(-np.abs(lengths[segment]), kind="stable")]
+                cuts = range(0, len(segment), self.size)
+                batches += [rows[by_length[cut : cut + self.size]] for cut in cuts]
+                spans += [(int(segment[0]), int(segment[-1]))] * len(cuts)
+        if not batches:
+            return []
+        first, last = np.array(spans, dtype=np.float64).T
+        where = first
+        if self._shuffle:
+            fractions = keyed_hashes(len(batches), "modality batches", self._seed, epoch) / 2.0**64
+            where = first + fractions * (last - first)
+        return [batches[number] for number in np.argsort(where, kind="stable")]

@@ -1,0 +1,292 @@
+"""The lazy twin of the shards: tokenizes when a sample is asked for, as LLaVA's own training code does.
+
+Names, arguments and shapes are those of haotian-liu/LLaVA, llava/train/train.py; what decides ids and labels are the
+stages of `preprocess`, the same that write the shards. For debugging, small data, and people who come from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from loaders.images import AspectRatio, ImageTransform, read_image
+from preprocess.config import DatasetConfig
+from preprocess.conversation import RecordKeys, read_conversation
+from preprocess.conversation import read_image as image_of
+from preprocess.images import ImageChecker
+from preprocess.records import UTF8_BOM, parse_record
+from preprocess.rejects import Rejected
+from preprocess.templates import renderer_for
+from preprocess.tokenizer import Tokenizer, load_tokenizer
+from preprocess.tokens import Encoder
+
+IGNORE_INDEX = -100
+IMAGE_TOKEN_INDEX = -200
+# The authors' short name for their default template.
+_VERSIONS = {"v1": "vicuna_v1"}
+# transformers writes 1e30 where a tokenizer has no limit.
+_NO_LIMIT = 1 << 31
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """What `LazySupervisedDataset` reads of its `data_args`; any object with these attributes will do.
+
+    Attributes:
+        data_path: only for `make_supervised_data_module`.
+        version: the template, a `system_prompt_style` (the authors keep it in their model arguments).
+        image_folder: images are relative to it; None reads no images.
+        image_aspect_ratio: "square" or "pad".
+        is_multimodal: a text-only sample gets an image of zeros.
+        image_processor: a transformers image processor, which is then called; None is CLIP's at `image_size`.
+        image_size: edge of the image where there is no processor.
+    """
+
+    data_path: str | Path = ""
+    version: str = "vicuna_v1"
+    image_folder: str | Path | None = None
+    image_aspect_ratio: AspectRatio = "square"
+    is_multimodal: bool = False
+    image_processor: Any = None
+    image_size: int = 336
+
+
+class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
+    """Samples of a `.json` (one array) or `.jsonl` file: `input_ids`, `labels` (length,) int64, `image` (3, H, W).
+
+    The image stands in `input_ids` as one -200; labels without loss are -100 and are not shifted. `image` is there
+    for a record with an image when `image_folder` is given, and as zeros for the others when `is_multimodal`.
+    """
+
+    def __init__(self, data_path: str | Path, tokenizer: Any, data_args: Any) -> None:
+        """Read the records; nothing is tokenized yet.
+
+        Args:
+            data_path: the file.
+            tokenizer: a `preprocess.tokenizer.Tokenizer`, a folder or Hugging Face name, or a transformers tokenizer
+                whose `name_or_path` is one.
+            data_args: see `DataArguments`.
+
+        Raises:
+            ValueError: the file is no JSON array, or tokenizer or template are wrong (`ConfigError`).
+            OSError: it cannot be read.
+        """
+        self._path = Path(data_path)
+        self._records = _read_records(self._path)
+        self._tokenizer = _TokenizerFacts.of(tokenizer)
+        self._encoder = Encoder(self._tokenizer.tokenizer)
+        version = getattr(data_args, "version", "vicuna_v1")
+        self._renderer = renderer_for(DatasetConfig(system_prompt_style=_VERSIONS.get(version, version)))
+        folder = getattr(data_args, "image_folder", None)
+        self._folder = None if folder is None else Path(folder)
+        self._checker = ImageChecker(self._folder, "none" if folder is None else "exists")
+        self._is_multimodal = bool(getattr(data_args, "is_multimodal", False))
+        self._images = _ImageReader(
+            getattr(data_args, "image_processor", None),
+            getattr(data_args, "image_aspect_ratio", "square"),
+            getattr(data_args, "image_size", 336),
+        )
+
+    def __len__(self) -> int:
+        """Records, also those that would be rejected."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One sample.
+
+        Raises:
+            ValueError: the record would be rejected by `create_hdf5_dataset`, with its place and the reason.
+        """
+        where, data = self._records[index]
+        try:
+            conversation = read_conversation(_parsed(data), RecordKeys(), only_one_round=self._renderer.drops_question)
+            if conversation.image is not None:
+                self._checker.check(conversation.image)
+        except Rejected as reject:
+            raise ValueError(
+                f"{self._path}, {where}: {reject}; create_hdf5_dataset leaves such records out and lists them"
+            ) from None
+        sequence = self._encoder.encode(self._renderer.render(conversation))
+        ids = sequence.ids.astype(np.int64)
+        labels = np.full_like(ids, IGNORE_INDEX)
+        for start, end in sequence.supervised:
+            labels[start:end] = ids[start:end]
+        if sequence.image_at is not None:
+            ids = np.insert(ids, sequence.image_at, IMAGE_TOKEN_INDEX)
+            labels = np.insert(labels, sequence.image_at, IGNORE_INDEX)
+        elif self._tokenizer.max_length is not None:
+            # The authors' tokenizer call cuts text-only records; with an image only the collator does.
+            ids, labels = ids[: self._tokenizer.max_length], labels[: self._tokenizer.max_length]
+        sample = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+        if conversation.image is None:
+            if self._is_multimodal:
+                sample["image"] = self._images.blank()
+        elif self._folder is not None:
+            sample["image"] = self._images.read(self._folder / conversation.image)
+        return sample
+
+    @property
+    def lengths(self) -> list[int]:
+        """Words of each record, and 128 for an image: the authors' estimate."""
+        return [words + 128 * with_image for words, with_image in self._word_counts()]
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """Words of each record, negative without an image: the authors' estimate for grouping."""
+        return [words if with_image else -words for words, with_image in self._word_counts()]
+
+    def _word_counts(self) -> list[tuple[int, bool]]:
+        counts = []
+        for where, data in self._records:
+            try:
+                record = _parsed(data)
+                words = sum(len(turn["value"].split()) for turn in record["conversations"])
+                counts.append((words, image_of(record.get("image"), "image") is not None))
+            except (Rejected, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{self._path}, {where}: is no conversation ({error}); correct or remove it") from None
+        return counts
+
+
+class DataCollatorForSupervisedDataset:
+    """Pads samples to the longest: `input_ids`, `labels` (B, T) int64, `attention_mask` (B, T) bool, `images`.
+
+    Other than the authors', the mask follows from lengths and not from the pad id, which can stand in a text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """`tokenizer`: as of `LazySupervisedDataset`; its `model_max_length`, if any, cuts the batch."""
+        self._tokenizer = _TokenizerFacts.of(tokenizer)
+
+    def __call__(self, instances: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """Make a batch; `images` is (B, 3, H, W), or a list where sizes differ.
+
+        Raises:
+            ValueError: some samples have an image and some have none.
+        """
+        limit = self._tokenizer.max_length
+        ids = [instance["input_ids"][:limit] for instance in instances]
+        pad = torch.nn.utils.rnn.pad_sequence
+        batch: dict[str, Any] = {
+            "input_ids": pad(ids, batch_first=True, padding_value=self._tokenizer.pad_id),
+            "labels": pad(
+                [instance["labels"][:limit] for instance in instances], batch_first=True, padding_value=IGNORE_INDEX
+            ),
+            "attention_mask": pad([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True),
+        }
+        images = [instance["image"] for instance in instances if "image" in instance]
+        if images:
+            if len(images) < len(instances):
+                raise ValueError(
+                    f"{len(instances) - len(images)} of {len(instances)} samples have no image; "
+                    "set is_multimodal of the data arguments, so that they get one of zeros"
+                )
+            alike = all(image.shape == images[0].shape for image in images)
+            batch["images"] = torch.stack(images) if alike else images
+        return batch
+
+
+def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
+    """`train_dataset`, `eval_dataset` (None) and `data_collator`, as keyword arguments of a Hugging Face `Trainer`."""
+    facts = _TokenizerFacts.of(tokenizer)
+    return {
+        "train_dataset": LazySupervisedDataset(data_args.data_path, facts, data_args),
+        "eval_dataset": None,
+        "data_collator": DataCollatorForSupervisedDataset(facts),
+    }
+
+
+@dataclass(frozen=True)
+class _TokenizerFacts:
+    """A tokenizer of `preprocess`, with what a transformers one adds: its own pad id and length limit."""
+
+    tokenizer: Tokenizer
+    pad_id: int
+    max_length: int | None = None
+
+    @staticmethod
+    def of(given: Any) -> _TokenizerFacts:
+        if isinstance(given, _TokenizerFacts):
+            return given
+        if isinstance(given, Tokenizer):
+            return _TokenizerFacts(given, given.pad_id)
+        if isinstance(given, (str, Path)):
+            return _TokenizerFacts.of(load_tokenizer(str(given)))
+        name = getattr(given, "name_or_path", "")
+        if not name:
+            raise ValueError(
+                f"tokenizer is a {type(given).__name__} without name_or_path; give the folder it was loaded from"
+            )
+        loaded = load_tokenizer(name)
+        if given.eos_token_id != loaded.eos_id:
+            raise ValueError(
+                f"tokenizer has eos_token_id {given.eos_token_id}, but the one in {name} has {loaded.eos_id}; "
+                "give the folder that holds what you mean"
+            )
+        pad_id, limit = given.pad_token_id, given.model_max_length
+        return _TokenizerFacts(
+            loaded, loaded.pad_id if pad_id is None else pad_id, int(limit) if limit < _NO_LIMIT else None
+        )
+
+
+class _ImageReader:
+    """The image of a sample, by the authors' steps with a processor, or by ours without."""
+
+    def __init__(self, processor: Any, aspect_ratio: AspectRatio, image_size: int) -> None:
+        self._processor = processor
+        self._aspect_ratio = aspect_ratio
+        self._transform = ImageTransform(image_size, aspect_ratio, torch.float32)
+
+    def read(self, path: Path) -> torch.Tensor:
+        if self._processor is None:
+            return read_image(path, self._transform)
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        if self._aspect_ratio == "pad":
+            image = _expand2square(image, tuple(int(x * 255) for x in self._processor.image_mean))
+        pixels: torch.Tensor = self._processor.preprocess(image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def blank(self) -> torch.Tensor:
+        if self._processor is None:
+            return self._transform.blank()
+        size = self._processor.crop_size
+        return torch.zeros(3, size["height"], size["width"])
+
+
+def _expand2square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """haotian-liu/LLaVA, llava/mm_utils.py: bars of a colour on both sides of the shorter edge."""
+    width, height = image.size
+    if width == height:
+        return image
+    edge = max(width, height)
+    square = Image.new(image.mode, (edge, edge), colour)
+    square.paste(image, ((edge - width) // 2, (edge - height) // 2))
+    return square
+
+
+def _read_records(path: Path) -> list[tuple[str, Any]]:
+    """Where each record stands, and the record: parsed for `.json`, the bytes of its line for JSONL."""
+    data = path.read_bytes().removeprefix(UTF8_BOM)
+    if path.suffix != ".json":
+        lines = enumerate(data.split(b"\n"), start=1)
+        return [(f"line {number}", line) for number, line in lines if line.strip()]
+    try:
+        records = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path}: is not valid JSON ({error}); a file of one record a line is called .jsonl") from None
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: holds a JSON {type(records).__name__}, expected an array of records")
+    return [(f"record {number}", record) for number, record in enumerate(records, start=1)]
+
+
+def _parsed(data: Any) -> dict[str, Any]:
+    record: dict[str, Any] = parse_record(data if isinstance(data, bytes) else orjson.dumps(data))
+    return record

@@ -1,0 +1,83 @@
+"""Several datasets in given shares: which comes at a position is arithmetic, so any position can be resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from loaders.row_order import RowOrder, Rows
+
+_BITS = 24
+
+
+class MixtureOrder:
+    """Interleaves orders by weight.
+
+    After any number of rows every source has had its share, to within a row for each source. A source that runs out
+    begins its own next pass, in a new order; a source with a small weight goes on in the next epoch where it
+    stopped. An epoch has as many rows as all sources together.
+
+    At each step one source is split off from those that follow: of the first n rows it has floor(n * share + 1/2),
+    with the share as a fraction of 2**24. Counts are therefore known without walking there.
+    """
+
+    def __init__(self, orders: Sequence[RowOrder], weights: Sequence[float]) -> None:
+        """`weights`: one positive number per order; only their ratios count.
+
+        Raises:
+            ValueError: a weight is not positive, or too small beside the others to be told from none.
+        """
+        self._orders = list(orders)
+        self.rows = sum(order.rows for order in orders)
+        for weight in weights:
+            if not (math.isfinite(weight) and weight > 0):
+                raise ValueError(f"mixture has the weight {weight}, expected a positive number; or leave it out")
+        self._shares = []
+        for number, weight in enumerate(weights[:-1]):
+            share = round((1 << _BITS) * weight / math.fsum(weights[number:]))
+            if not 0 < share < 1 << _BITS:
+                raise ValueError(
+                    f"mixture has the weights {list(weights)}, too far apart: the smallest would never be drawn; "
+                    "leave it out or raise it"
+                )
+            self._shares.append(share)
+
+    def take(self, epoch: int, start: int, stop: int) -> Rows:
+        """See `RowOrder.take`."""
+        rows = np.empty(stop - start, dtype=np.int64)
+        left = np.arange(stop - start)  # places not given to a source yet
+        first = epoch * self.rows + start
+        count = stop - start
+        for number, order in enumerate(self._orders):
+            if number < len(self._shares):
+                share = self._shares[number]
+                taken = _counts(np.arange(first, first + count + 1), share)
+                mine = taken[1:] > taken[:-1]
+                begin, drawn = int(taken[0]), int(taken[-1] - taken[0])
+            else:
+                mine = np.ones(count, dtype=bool)
+                begin, drawn = first, count
+            rows[left[mine]] = _stream(order, begin, begin + drawn)
+            left = left[~mine]
+            first, count = first - begin, count - drawn
+        return rows
+
+
+def _counts(n: Rows, share: int) -> Rows:
+    """floor(n * share / 2**24 + 1/2) without overflow."""
+    high, low = n >> _BITS, n & ((1 << _BITS) - 1)
+    counts: Rows = high * share + ((low * share + (1 << (_BITS - 1))) >> _BITS)
+    return counts
+
+
+def _stream(order: RowOrder, start: int, stop: int) -> Rows:
+    """Elements of the passes of an order, one after the other."""
+    parts = [np.zeros(0, dtype=np.int64)]
+    while start < stop:
+        number, offset = divmod(start, order.rows)
+        end = min(order.rows, offset + stop - start)
+        parts.append(order.take(number, offset, end))
+        start += end - offset
+    return np.concatenate(parts)
