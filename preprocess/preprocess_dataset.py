@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dataset.name,
             help=dataset.help,
             description=dataset.description + _SHARED_HELP,
+            epilog=f"example: {parser.prog} {dataset.name} {dataset.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -52,6 +53,7 @@ def convert_json2jsonl_main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="convert_json2jsonl",
         description=JSON2JSONL.description + _SHARED_HELP,
+        epilog=f"example: convert_json2jsonl {JSON2JSONL.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -87,12 +89,15 @@ def _convert(dataset: Dataset, arguments: argparse.Namespace, command: str) -> i
         return FAILED
     if len(jobs) > 1:
         print(f"{len(jobs)} files: {_counted(total)}")
+    if total.read and not total.written:
+        print(f"{command}: not one record could be used; the rejects say why, is it the right input?", file=sys.stderr)
+        return WRONG_INPUT
     return DONE
 
 
 def _summary(job: Job, counts: Counts, done: str) -> str:
-    rejects = "".join(f"\n  {number:,} {reason}" for reason, number in counts.rejected.items())
-    listed = f"\n  listed in {job.rejects}:{rejects}" if rejects else ""
+    rejects = ", ".join(f"{number:,} {reason}" for reason, number in counts.rejected.items())
+    listed = f"\n  rejected: {rejects}; listed in {job.rejects}" if rejects else ""
     note = f"\n  {job.note}" if job.note else ""
     return f"{done} {job.output}: {_counted(counts)}{listed}{note}"
 

@@ -108,6 +108,7 @@ DATASET = Dataset(
     version=1,
     help="AI2D: multiple-choice questions about diagrams",
     description=__doc__,
+    example="--question_dir data/ai2d/questions --output_jsonl_dir data/ai2d/ai2d_llava_jsonl",
     add_arguments=_add_arguments,
     plan=_plan,
 )

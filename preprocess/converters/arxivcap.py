@@ -77,6 +77,8 @@ DATASET = Dataset(
     version=1,
     help="ArxivCap: figures of papers with captions, from Parquet",
     description=__doc__,
+    example="--input_dir data/ArxivCap/data --output_jsonl_dir data/ArxivCap/llava_jsonl "
+    "--output_image_dir data/ArxivCap/images --image_prefix ArxivCap/images --parquet_range 3 11",
     add_arguments=partial(
         parquet.add_arguments, numbered="the NNN of arXiv_src_YYMM_NNN.parquet", image_prefix="ArxivCap/images"
     ),

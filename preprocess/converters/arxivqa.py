@@ -87,6 +87,7 @@ DATASET = Dataset(
     version=1,
     help="ArxivQA: multiple-choice questions about figures of papers",
     description=__doc__,
+    example="--input_file data/ArxivQA/arxivqa.jsonl --output_jsonl_dir data/ArxivQA/llava_jsonl",
     add_arguments=_add_arguments,
     plan=_plan,
 )

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from glob import escape
 from io import FileIO
 from pathlib import Path
 
 
-def partial_path(path: Path) -> Path:
-    """A hidden name beside `path` that no other process has."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+def partial_path(path: Path, writer: str = "") -> Path:
+    """A hidden name beside `path` for the one who writes it; without `writer`, one that nobody else has."""
+    return path.with_name(f".{path.name}.{writer or secrets.token_hex(4)}.partial")
 
 
-@contextmanager
-def writing_aside(path: Path) -> Iterator[tuple[FileIO, Path]]:
-    """A new file beside `path`, taken away again unless the block renames it."""
-    aside = partial_path(path)
+def write_whole(path: Path, data: bytes, writer: str = "") -> None:
+    """Write aside, flush to the disk, rename.
+
+    With `writer`, what a killed run of the same writer left aside is written over; without, it stays until
+    `remove_partials`.
+    """
+    aside = partial_path(path, writer)
     try:
-        with open(aside, "xb", buffering=0) as file:
-            yield file, aside
+        with open(aside, "wb", buffering=0) as file:
+            write_all(file, data)
+            os.fsync(file.fileno())
+        os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write aside, flush to the disk, rename."""
-    with writing_aside(path) as (file, aside):
-        write_all(file, data)
-        os.fsync(file.fileno())
-        os.replace(aside, path)
 
 
 def write_all(file: FileIO, data: bytes) -> None:

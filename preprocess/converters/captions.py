@@ -161,6 +161,8 @@ DATASET = Dataset(
     version=1,
     help="images with captions (COCO, CC3M, ...) as conversations for phase 1",
     description=__doc__,
+    example="--input data/coco/annotations/captions_train2017.json --format coco "
+    "--image_prefix coco/train2017 --output_jsonl_dir data/coco/llava_jsonl",
     add_arguments=_add_arguments,
     plan=_plan,
 )

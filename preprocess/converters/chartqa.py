@@ -64,6 +64,7 @@ DATASET = Dataset(
     version=1,
     help="ChartQA: questions about charts",
     description=__doc__,
+    example="--dataset_folder data/ChartQA_Dataset",
     add_arguments=partial(
         add_dataset_folder, what="the folder with train/, val/ and test/ (in ChartQA's zip: 'ChartQA Dataset')"
     ),

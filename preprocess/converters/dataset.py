@@ -22,6 +22,7 @@ class Dataset:
         version: raised whenever the same input gives other output, so that an older output is not taken for finished.
         help: one line for the list of commands.
         description: what is read and what is written, for the command's own help.
+        example: the arguments of a typical call.
         add_arguments: declares the command's arguments.
         plan: arguments → the outputs to write; raises InputError for arguments or inputs that cannot be.
     """
@@ -30,6 +31,7 @@ class Dataset:
     version: int
     help: str
     description: str
+    example: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     plan: Callable[[argparse.Namespace], list[Job]]
 

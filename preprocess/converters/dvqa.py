@@ -56,6 +56,7 @@ DATASET = Dataset(
     version=1,
     help="DVQA: questions about bar charts",
     description=__doc__,
+    example="--dataset_folder data/DVQA/qa",
     add_arguments=partial(add_dataset_folder, what="the folder with train_qa.json and so on (DVQA's qa/)"),
     plan=_plan,
 )

@@ -15,10 +15,18 @@ from preprocess.rejects import shorten
 
 
 class ImageStore:
-    """Writes the images of one job. Two records may share an image; two images may not share a name."""
+    """Writes the images of one job. Two records may share an image; two images may not share a name.
 
-    def __init__(self, folder: Path, *, overwrite: bool) -> None:
+    Args:
+        folder: that their paths are relative to.
+        overwrite: whether to replace a file of other content.
+        writer: names the job, in the names of unfinished files: looking for them in a folder of a million images
+            would take longer than to write one.
+    """
+
+    def __init__(self, folder: Path, *, overwrite: bool, writer: str) -> None:
         self._folder = folder
+        self._writer = writer
         self._overwrite = overwrite
         self._digests: dict[str, bytes] = {}
 
@@ -48,7 +56,7 @@ class ImageStore:
                     f"{target} exists with other content; use another --output_image_dir, or --overwrite to replace it"
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, image.data)
+            write_whole(target, image.data, self._writer)
         self._digests[image.path] = digest
 
 

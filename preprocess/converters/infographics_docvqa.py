@@ -37,6 +37,7 @@ DATASET: Dataset = Dataset(
     version=1,
     help="InfographicsVQA: questions about infographics",
     description=__doc__,
+    example="--dataset_folder data/DocVQA/Infographicsvqa/qa",
     add_arguments=partial(add_dataset_folder, what="the folder with infographicsVQA_train_v1.0.json and so on"),
     plan=lambda arguments: docvqa.plan(
         arguments,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import FileIO
 from pathlib import Path
 
@@ -161,8 +162,7 @@ def run(job: Job, *, overwrite: bool) -> Counts:
     _make_folders(job)
     try:
         with open(output, "xb", buffering=0) as file, open(rejects, "xb", buffering=0) as rejects_file:
-            images = None if job.image_dir is None else ImageStore(job.image_dir, overwrite=overwrite)
-            sink = Sink(file, rejects_file, images)
+            sink = Sink(file, rejects_file, _image_store(job, overwrite=overwrite))
             job.fill(sink)
             counts = sink.finish()
             output_size, rejects_size = file.tell(), rejects_file.tell()
@@ -174,6 +174,7 @@ def run(job: Job, *, overwrite: bool) -> Counts:
             os.replace(rejects, job.rejects)
         else:
             job.rejects.unlink(missing_ok=True)
+            rejects.unlink()
         write_whole(job.receipt, Receipt(origin, counts, output_size, rejects_size).to_bytes())
         os.replace(output, job.output)
         sync_folder(job.output.parent)
@@ -181,6 +182,13 @@ def run(job: Job, *, overwrite: bool) -> Counts:
         output.unlink(missing_ok=True)
         rejects.unlink(missing_ok=True)
     return counts
+
+
+def _image_store(job: Job, *, overwrite: bool) -> ImageStore | None:
+    if job.image_dir is None:
+        return None
+    writer = blake2b(os.fsencode(job.output.absolute()), digest_size=4).hexdigest()
+    return ImageStore(job.image_dir, overwrite=overwrite, writer=writer)
 
 
 def _make_folders(job: Job) -> None:

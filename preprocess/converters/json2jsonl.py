@@ -94,6 +94,7 @@ DATASET = Dataset(
     version=1,
     help="any JSON files holding a list of records, to JSONL",
     description=__doc__,
+    example="--input_dir data/LLaVA-Pretrain",
     add_arguments=_add_arguments,
     plan=_plan,
 )

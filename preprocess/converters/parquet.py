@@ -34,7 +34,9 @@ def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[st
                 raise InputError(f"{path} has no column {missing[0]!r}, only {', '.join(available)}")
             number = 0
             for group in range(file.num_row_groups):
-                for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=list(column_names)):
+                for batch in file.iter_batches(
+                    batch_size=ROWS, row_groups=[group], columns=list(column_names), use_threads=False
+                ):
                     for row in batch.to_pylist():
                         yield number, row
                         number += 1

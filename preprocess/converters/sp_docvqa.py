@@ -38,6 +38,7 @@ DATASET: Dataset = Dataset(
     version=1,
     help="SP-DocVQA: questions about scanned documents",
     description=__doc__,
+    example="--dataset_folder data/DocVQA/sp_docvqa/qa",
     add_arguments=partial(add_dataset_folder, what="the folder with train_v1.0_withQT.json and so on"),
     plan=lambda arguments: docvqa.plan(
         arguments,

@@ -86,6 +86,8 @@ DATASET = Dataset(
     version=1,
     help="SynthDoG-EN: rendered pages of text, from Parquet",
     description=__doc__,
+    example="--input_dir data/synthdog-en/data --output_jsonl_dir data/synthdog-en/llava_jsonl "
+    "--output_image_dir data/synthdog-en/images --image_prefix synthdog-en/images --parquet_range 3 11",
     add_arguments=partial(
         parquet.add_arguments, numbered="the NN of train-000NN-of-00084-*.parquet", image_prefix="synthdog-en/images"
     ),

@@ -51,6 +51,7 @@ def test_the_help_of_a_command_says_what_it_reads_and_writes(preprocess, tmp_pat
     assert "Reads " in result.out
     assert "Writes " in result.out
     assert "Exit codes" in result.out
+    assert f"example: preprocess_dataset {command} --" in result.out
 
 
 def test_without_a_command_or_with_a_wrong_one_nothing_is_done(preprocess, tmp_path):

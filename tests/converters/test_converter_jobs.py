@@ -2,11 +2,11 @@ import json
 import os
 import re
 import shutil
-import signal
 
 import pytest
+from interruption import contents, killed_at
 
-from preprocess.converters import atomic, job
+from preprocess.converters import job
 from preprocess.preprocess_dataset import main
 
 ENTRIES = [{"question_id": i, "question": "q", "answer": "a" if i % 3 else "", "image": "x.png"} for i in range(100)]
@@ -24,10 +24,6 @@ def dvqa(preprocess, tmp_path, write_json):
     run.folder = folder
     run.out = folder / "llava_jsonl"
     return run
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_same_input_gives_the_same_bytes(dvqa):
@@ -64,7 +60,17 @@ def test_rejects_name_file_place_reason_and_detail(dvqa):
         "reason": "no_answer",
         "detail": "answer is empty",
     }
-    assert f"listed in {dvqa.out / 'train/train_qa.rejects.jsonl'}:\n  34 no_answer" in result.out
+    assert f"rejected: 34 no_answer; listed in {dvqa.out / 'train/train_qa.rejects.jsonl'}\n" in result.out
+
+
+def test_an_input_without_one_usable_record_is_a_wrong_input(dvqa, write_json):
+    write_json(dvqa.folder / "train_qa.json", [[], 1])
+    write_json(dvqa.folder / "val_easy_qa.json", [])
+    result = dvqa()
+    assert result.code == 2
+    assert "not one record could be used" in result.err
+    assert result.reasons == [("element 0", "not_an_object"), ("element 1", "not_an_object")]
+    assert dvqa().code == 2
 
 
 def touch(path):
@@ -136,27 +142,6 @@ def test_rejects_of_an_older_output_do_not_outlive_it(dvqa, write_json):
     result = dvqa("--overwrite")
     assert not (dvqa.out / "train/train_qa.rejects.jsonl").exists()
     assert len(result.records) == 1 + 6
-
-
-def killed_at(step, arguments):
-    """Run the command in a process that kills itself before that write, flush or rename; True if it came so far."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    left = [step]
-
-    def dying(action):
-        def act(*arguments, **options):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return action(*arguments, **options)
-
-        return act
-
-    os.replace, os.fsync, os.unlink = dying(os.replace), dying(os.fsync), dying(os.unlink)
-    atomic.write_all = job.write_all = dying(atomic.write_all)
-    os._exit(main(arguments))
 
 
 def test_killed_at_any_instant_it_leaves_nothing_that_looks_finished_and_goes_on(dvqa):

@@ -36,14 +36,14 @@ def test_a_truncated_file_is_an_error_with_the_byte_and_leaves_no_output(preproc
 
 def test_questions_stream(preprocess, tmp_path, write_json):
     entry = {"question": "Which bar is the longest one? " * 5, "answer": "two", "image": "bar.png", "question_id": 0}
-    path = write_json(tmp_path / "train_qa.json", [entry] * 100_000)
+    path = write_json(tmp_path / "train_qa.json", [entry] * 40_000)
     tracemalloc.start()
     result = preprocess("dvqa", "--dataset_folder", tmp_path, into=tmp_path / "nothing")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "100,000 read = 100,000 written" in result.out
-    assert path.stat().st_size > 20 << 20
-    assert peak < 6 << 20
+    assert "40,000 read = 40,000 written" in result.out
+    assert path.stat().st_size > 8 << 20
+    assert peak < 5 << 20
 
 
 @with_real_excerpts

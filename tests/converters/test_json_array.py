@@ -63,7 +63,7 @@ def read(path, **options):
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(text=written_array(), block=st.sampled_from([4, 7, 64, 1 << 17]), bom=st.booleans())
 def test_each_line_says_exactly_what_its_element_says(tmp_path, monkeypatch, text, block, bom):

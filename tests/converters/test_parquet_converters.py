@@ -1,8 +1,10 @@
 import builtins
 import json
+import shutil
 from collections import Counter
 
 import pytest
+from interruption import contents, killed_at
 from real_excerpts import SHARED, with_real_excerpts
 
 from preprocess.converters.errors import InputError
@@ -145,6 +147,29 @@ def test_an_image_of_other_content_is_not_replaced_unasked(run, tmp_path, image_
     assert target.read_bytes() == b"mine"
     assert synthdog(run, "--overwrite").code == 0
     assert target.read_bytes() == image_bytes("red")
+
+
+def test_killed_at_any_instant_it_goes_on_and_leaves_nothing_beside_the_images(run, tmp_path, image_bytes):
+    pages = [page(image_bytes(colour)) for colour in ("red", "green", "blue")]
+    write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", pages)
+    synthdog(run)
+    out, images = tmp_path / "jsonl", tmp_path / "images"
+    whole, whole_images = contents(out), contents(images)
+    assert len(whole_images) == 3
+    arguments = ["synthdog_en", "--input_dir", str(tmp_path / "data"), "--output_jsonl_dir", str(out)]
+    arguments += ["--output_image_dir", str(images), "--image_prefix", "synthdog-en/images"]
+    for step in range(1, 100):
+        shutil.rmtree(out)
+        shutil.rmtree(images)
+        if not killed_at(step, arguments):
+            break
+        assert {name: data for name, data in contents(images).items() if name in whole_images}.items() <= (
+            whole_images.items()
+        )
+        assert synthdog(run).code == 0
+        assert contents(images) == whole_images
+        assert contents(out) == whole, (step, set(contents(out)) ^ set(whole))
+    assert 12 < step < 99
 
 
 def test_another_image_folder_is_not_taken_for_finished(run, tmp_path, image_bytes):

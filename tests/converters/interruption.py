@@ -1,0 +1,32 @@
+"""A command that is killed half-way, and what it leaves."""
+
+import os
+import signal
+
+from preprocess.converters import atomic, job
+from preprocess.preprocess_dataset import main
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def killed_at(step, arguments):
+    """Run the command in a process that kills itself before that write, flush or rename; True if it came so far."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    left = [step]
+
+    def dying(action):
+        def act(*arguments, **options):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return action(*arguments, **options)
+
+        return act
+
+    os.replace, os.fsync, os.unlink = dying(os.replace), dying(os.fsync), dying(os.unlink)
+    atomic.write_all = job.write_all = dying(atomic.write_all)
+    os._exit(main(arguments))
