@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing.connection import wait as wait_for_handles
@@ -46,22 +46,16 @@ def run_tasks(
         on_done: called in this thread for each finished task.
 
     Raises:
-        TasksFailedError: tasks that killed their worker MOST_DEATHS times; after all others are done.
+        TasksFailedError: tasks that killed a worker of their own MOST_DEATHS times; after all others are done.
         Exception: the first one that a task raised; tasks under way are waited for, the rest not begun.
     """
-    waiting, deaths = deque(tasks), Counter[int]()
+    waiting = deque(tasks)
     failed: list[int] = []
     while waiting:
-        suspects = _run_until_broken(waiting, run, make_executor, workers, on_done)
-        deaths.update(suspects)
-        for task in suspects:
-            while True:
-                if not _run_until_broken(deque([task]), run, make_executor, 1, on_done):
-                    break
-                deaths[task] += 1
-                if deaths[task] >= MOST_DEATHS:
-                    failed.append(task)
-                    break
+        for task in _run_until_broken(waiting, run, make_executor, workers, on_done):
+            tries = range(MOST_DEATHS)
+            if all(_run_until_broken(deque([task]), run, make_executor, 1, on_done) for _ in tries):
+                failed.append(task)
     if failed:
         raise TasksFailedError(sorted(failed))
 

@@ -78,6 +78,11 @@ class Plan:
             }
         )
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over all of the plan, folders and file times too: names this run's plan to its workers."""
+        return digest_of(self.to_json())
+
     def task_records(self, task: int) -> npt.NDArray[np.int64]:
         """Numbers of the records of a task, in the order of its rows."""
         setup = self.config.setup

@@ -103,7 +103,7 @@ def create_dataset(
         try:
             workers = min(config.setup.processes or len(os.sched_getaffinity(0)), len(tasks))
             if tasks:
-                run = functools.partial(run_task, str(layout.root), plan.digest)
+                run = functools.partial(run_task, str(layout.root), plan.fingerprint)
                 run_tasks(tasks, run, make_executor, workers, on_done)
         finally:
             progress.close()
@@ -164,12 +164,10 @@ def _finished(config: Config, limit: int | None, layout: OutputLayout, files: li
         return None
     try:
         params = unseal(layout.data_params)
-        for task, shard in enumerate(params["shards"]):
-            if layout.shard(task, plan.tasks).stat().st_size != shard["bytes"] or not layout.receipt(task).exists():
-                return None
     except (FileNotFoundError, DamagedError):
         return None
-    return params if params["config_digest"] == plan.digest and layout.rejects.exists() else None
+    done = params["config_digest"] == plan.digest and layout.rejects.exists() and not unfinished_tasks(layout, plan)
+    return params if done else None
 
 
 def _refuse(layout: OutputLayout, found: list[str]) -> None:

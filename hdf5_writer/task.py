@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import orjson
-
+from hdf5_writer.inputs import Line
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, TokenizerFacts, read_plan
 from hdf5_writer.publish import publish, seal
@@ -27,6 +27,9 @@ from preprocess.tokenizer import Tokenizer, load_tokenizer
 from preprocess.tokens import Encoder, TokenSequence
 
 _LONGEST_ID = 200
+_AT_A_TIME = 64
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class TaskDone(NamedTuple):
@@ -140,62 +143,84 @@ class _TaskRunner:
 
     def run(self, task: int) -> TaskDone:
         began = time.perf_counter()
-        plan, stages = self._plan, self._stages
-        builder = ShardBuilder(self._row_layout, shard_attributes(plan))
-        rejects: list[tuple[int, int, dict[str, Any]]] = []
-        moved = skipped = 0
-        facts = TaskFacts(self._row_layout, fingerprints_every(plan.records))
+        plan = self._plan
+        work = _Work(plan, self._stages, self._row_layout)
         lines = self._reader.read(plan.task_records(task))
-        facts.lap("read")
-        for line in lines:
-            record: dict[str, Any] = {}
-            try:
-                record = parse_record(line.data)
-                facts.lap("parse")
-                conversation = stages.read(record)
-                facts.lap("validate")
-                sequence = stages.encode(conversation)
-                facts.lap("encode")
-                builder.add(sequence, conversation.image, line.file, line.number)
-                facts.add(sequence, conversation.image)
-                facts.lap("rows")
-            except Rejected as reject:
-                entry = {
-                    "file": plan.inputs[line.file].path,
-                    "line": line.number,
-                    "id": _shown_id(record),
-                    "reason": reject.reason.value,
-                    "detail": reject.detail,
-                }
-                rejects.append((line.file, line.number, entry))
-                continue
-            except Exception as error:
-                where = f"{plan.inputs[line.file].path}, line {line.number}"
-                if isinstance(error, ConfigError):
-                    raise ConfigError(f"{where}: {error}") from None
-                raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
-            moved += conversation.image_moved
-            skipped += conversation.first_turn_skipped
-        image = builder.finish()
+        work.facts.lap("read")
+        for start in range(0, len(lines), _AT_A_TIME):
+            work.add(lines[start : start + _AT_A_TIME])
+        image = work.builder.finish()
         shard = self._layout.shard(task, plan.tasks)
         publish(shard, [image])
         if shard.read_bytes() != image:
             raise OSError(f"{shard}: the disk gives back other bytes than were written")
-        facts.lap("write")
-        counts = dataclasses.asdict(builder.counts)
-        counts["lengths"] = sorted(builder.counts.lengths.items())
+        work.facts.lap("write")
+        counts = dataclasses.asdict(work.builder.counts)
+        counts["lengths"] = sorted(work.builder.counts.lengths.items())
         receipt = {
             "task": task,
             "plan": plan.digest,
             "read": len(lines),
             "shard": {"name": shard.name, "bytes": len(image), "sha256": sha256(image)},
-            "counts": {**counts, "images_moved": moved, "first_turns_skipped": skipped},
-            "rejects": [entry for _, _, entry in sorted(rejects, key=lambda reject: reject[:2])],
-            "report": facts.to_json(),
+            "counts": {**counts, "images_moved": work.moved, "first_turns_skipped": work.skipped},
+            "rejects": [entry for _, _, entry in sorted(work.rejects, key=lambda reject: reject[:2])],
+            "report": work.facts.to_json(),
             "seconds": round(time.perf_counter() - began, 3),
         }
         publish(self._layout.receipt(task), [seal(receipt)])
-        return TaskDone(task, len(lines), builder.counts.rows)
+        return TaskDone(task, len(lines), work.builder.counts.rows)
+
+
+class _Work:
+    """A shard in the making: records go through the stages some at a time, so that the time of each is known."""
+
+    def __init__(self, plan: Plan, stages: Stages, layout: RowLayout) -> None:
+        self.builder = ShardBuilder(layout, shard_attributes(plan))
+        self.facts = TaskFacts(layout, fingerprints_every(plan.records))
+        self.rejects: list[tuple[int, int, dict[str, Any]]] = []
+        self.moved = self.skipped = 0
+        self._plan, self._stages = plan, stages
+
+    def add(self, lines: list[Line]) -> None:
+        """Make a row or a reject of each line."""
+        stages = self._stages
+        records = self._pass("parse", parse_record, [(line, line.data) for line in lines])
+        conversations = self._pass("validate", stages.read, records)
+        sequences = self._pass("encode", lambda found: (found, stages.encode(found)), conversations)
+        self._pass("rows", self._add_row, [(line, (line, *found)) for line, found in sequences])
+
+    def _pass(self, stage: str, work: Callable[[_In], _Out], items: list[tuple[Line, _In]]) -> list[tuple[Line, _Out]]:
+        """What a stage makes of each item; those it rejects are noted."""
+        passed = []
+        for line, item in items:
+            try:
+                passed.append((line, work(item)))
+            except Rejected as reject:
+                self._note(line, reject)
+            except Exception as error:
+                where = f"{self._plan.inputs[line.file].path}, line {line.number}"
+                if isinstance(error, ConfigError):
+                    raise ConfigError(f"{where}: {error}") from None
+                raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
+        self.facts.lap(stage)
+        return passed
+
+    def _add_row(self, row: tuple[Line, Conversation, TokenSequence]) -> None:
+        line, conversation, sequence = row
+        self.builder.add(sequence, conversation.image, line.file, line.number)
+        self.facts.add(sequence, conversation.image)
+        self.moved += conversation.image_moved
+        self.skipped += conversation.first_turn_skipped
+
+    def _note(self, line: Line, reject: Rejected) -> None:
+        entry = {
+            "file": self._plan.inputs[line.file].path,
+            "line": line.number,
+            "id": _shown_id(line.data),
+            "reason": reject.reason.value,
+            "detail": reject.detail,
+        }
+        self.rejects.append((line.file, line.number, entry))
 
 
 def shard_attributes(plan: Plan) -> dict[str, int | str]:
@@ -215,12 +240,10 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
     }
 
 
-def _shown_id(record: dict[str, Any]) -> str | int | None:
-    found = record_id(record)
-    if isinstance(found, str):
-        return found[:_LONGEST_ID]
+def _shown_id(data: bytes) -> str | int | None:
+    """The id of a rejected record, where it can be read."""
     try:
-        orjson.dumps(found)
-    except orjson.JSONEncodeError:  # beyond 64 bits
-        return str(found)
-    return found
+        found = record_id(parse_record(data))
+    except Rejected:
+        return None
+    return found[:_LONGEST_ID] if isinstance(found, str) else found

@@ -45,8 +45,6 @@ class Rejected(Exception):
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
-        # Set by the stage that knows it, so that a reject can name the record by its own id.
-        self.record_id: str | int | None = None
 
 
 def shorten(text: str, limit: int = 80) -> str:

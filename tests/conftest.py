@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hdf5_writer.plan import Plan
+from hdf5_writer.run import Outcome, create_dataset
+from hdf5_writer.task import TaskDone
 from preprocess.config import Config, build_config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -62,3 +67,45 @@ def make_config(tmp_path: Path) -> ConfigMaker:
         return build_config(values, "test", tmp_path)
 
     return make
+
+
+class InlineExecutor(Executor):
+    """Runs a task when it is submitted, in this process."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+class SilentProgress:
+    """Satisfies `hdf5_writer.run.Progress` and remembers."""
+
+    def __init__(self) -> None:
+        self.done_before = 0
+        self.finished: list[int] = []
+
+    def planned(self, plan: Plan, done: int) -> None:
+        self.done_before = done
+
+    def advance(self, task: TaskDone) -> None:
+        self.finished.append(task.task)
+
+    def close(self) -> None: ...
+
+
+def create(config: Config, **options: Any) -> Outcome:
+    """Write a dataset in this process."""
+    return create_dataset(config, SilentProgress(), make_executor=InlineExecutor, **options)
+
+
+def output_digests(root: Path) -> dict[str, str]:
+    """sha256 of every public file of an output folder; the report shows times and the command, so it differs."""
+    files = [path for path in root.iterdir() if path.is_file() and path.name != "report.html"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,1 @@
+"""Measurements users can run; see docs/benchmarks.md."""

@@ -1,0 +1,256 @@
+"""The installed commands, as a user drives them: exit codes, sentences, kills, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import QUICKSTART, needs_shared, output_digests, shared_folder, turn_pair, write_jsonl
+
+COMMAND = [sys.executable, "-m", "hdf5_writer.create_hdf5_dataset", "--config", "quickstart.yaml"]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def assert_one_sentence(result: subprocess.CompletedProcess[str]) -> str:
+    """No traceback, and the last line of stderr says it all."""
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("create_hdf5_dataset: ")
+    return last
+
+
+def test_the_example_is_written_and_summed_up(tmp_path: Path) -> None:
+    result = run(cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    params = json.loads((tmp_path / "quickstart_output" / "data_params.json").read_text())
+    table = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in result.stdout.splitlines())
+    assert table["read"] == str(params["counts"]["read"]) == "55"
+    assert table["image_start_idx"] == str(params["image_start_idx"])
+    assert {"written", "rejected", "text tokens", "supervised tokens", "padding", "rows/s", "shards"} <= set(table)
+    assert "55 records → 3 shard(s)" in result.stderr
+    assert "\r" not in result.stderr, "no progress bar where stderr is no terminal"
+    again = run(cwd=tmp_path)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+
+
+def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path) -> None:
+    digests = []
+    for processes in (1, 2, 5):
+        out = tmp_path / str(processes)
+        result = run(
+            f"setup.processes={processes}", f"setup.output_dir={out}", "setup.samples_per_shard=6", cwd=tmp_path
+        )
+        assert result.returncode == 0, result.stderr
+        digests.append({name: digest for name, digest in output_digests(out).items() if name != "data_params.json"})
+    assert len(digests[0]) == 11
+    assert digests[0] == digests[1] == digests[2]
+
+
+def test_the_same_bytes_after_kills_of_the_whole_group(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "in" / "a.jsonl",
+        [{"conversations": turn_pair(f"Question {i}? " * 20, f"Answer {i}. " * 40)} for i in range(4000)]
+        + [{"conversations": []}],
+    )
+    arguments = [f"setup.input_dir={tmp_path / 'in'}", "setup.output_dir=out", "setup.samples_per_shard=200"]
+    places = {}
+    for place in ("undisturbed", "killed"):
+        places[place] = tmp_path / place
+        places[place].mkdir()
+    began = time.monotonic()
+    assert run(*arguments, cwd=places["undisturbed"]).returncode == 0
+    takes = time.monotonic() - began
+    choose, out = random.Random(0), places["killed"] / "out"
+    finished_between = []
+    for _ in range(5):
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=places["killed"],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(choose.uniform(0.3, 1) * takes * 0.8)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        finished_between.append(len(list(out.glob("examples-*.h5"))))
+    assert run(*arguments, cwd=places["killed"]).returncode == 0
+    assert output_digests(out) == output_digests(places["undisturbed"] / "out")
+    assert not list(out.rglob("*.tmp"))
+    verified = subprocess.run([sys.executable, "-m", "hdf5_writer.verify_hdf5_dataset", str(out)], check=False)
+    assert verified.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A " * 300)} for _ in range(20_000)])
+    process = subprocess.Popen(
+        [*COMMAND, f"setup.input_dir={tmp_path / 'a.jsonl'}", "setup.samples_per_shard=100", "setup.processes=2"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    out = tmp_path / "quickstart_output"
+    while not list(out.glob("examples-*.h5")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "run the same command again to go on" in stderr
+    assert "Traceback" not in stderr
+    deadline = time.monotonic() + 30
+    while _group_lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _group_lives(process.pid)
+    assert not (out / "data_params.json").exists()
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["processor.max_sequence_lenght=5"], "did you mean processor.max_sequence_length?"),
+        (["setup.processes=many"], "setup.processes is 'many'"),
+        (["setup.input_dir=/no/such"], "no such file or folder"),
+        (["setup.output_dir=/proc/nope"], "cannot be made or written"),
+        (["processor.tokenizer_type=./nope"], "no such folder"),
+        (["dataset.image_dir=./nope"], "no such folder"),
+        (["dataset.system_prompt_style=vicuna"], "did you mean vicuna_v1?"),
+        (["processor.max_sequence_length=600"], "need at least"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_2(tmp_path: Path, arguments: list[str], words: str) -> None:
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in assert_one_sentence(result)
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+@needs_shared("tokenizers")
+@pytest.mark.parametrize("name", ["broken-html", "broken-lfs-pointer", "config-without-model"])
+def test_a_broken_tokenizer_is_exit_2(tmp_path: Path, name: str) -> None:
+    result = run(f"processor.tokenizer_type={shared_folder('tokenizers') / name}", cwd=tmp_path)
+    assert result.returncode == 2
+    assert name in assert_one_sentence(result)
+
+
+def test_an_output_of_another_plan_is_exit_2_and_overwrite_writes_it_anew(tmp_path: Path) -> None:
+    assert run(cwd=tmp_path).returncode == 0
+    result = run("setup.seed=1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "setup.seed was 0, is 1" in assert_one_sentence(result)
+    assert run("setup.seed=1", "--overwrite", cwd=tmp_path).returncode == 0
+
+
+def test_too_many_rejects_are_exit_3_with_the_dataset_finished(tmp_path: Path) -> None:
+    good = {"conversations": turn_pair("Q", "A")}
+    write_jsonl(tmp_path / "a.jsonl", [*[good] * 18, {}, {}])
+    arguments = [f"setup.input_dir={tmp_path / 'a.jsonl'}"]
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 3
+    assert "2 of 20 records were rejected (10.0%)" in assert_one_sentence(result)
+    assert (tmp_path / "quickstart_output" / "data_params.json").exists()
+    assert run(*arguments, "setup.max_reject_fraction=0.1", cwd=tmp_path).returncode == 0
+
+
+def test_a_disk_without_space_is_exit_1_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "none", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        result = run("setup.samples_per_shard=6", cwd=small)
+        assert result.returncode == 1
+        assert re.search(r"quickstart_output/.*: No space left on device", assert_one_sentence(result))
+        assert not list(small.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
+        assert run("setup.samples_per_shard=6", cwd=small).returncode == 0
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        assert run("setup.samples_per_shard=6", cwd=elsewhere).returncode == 0
+        assert output_digests(small / "quickstart_output") == output_digests(elsewhere / "quickstart_output")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_dry_run_prints_the_plan_and_the_first_record_and_writes_nothing(tmp_path: Path) -> None:
+    result = run("--dry-run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "55 records → 3 shard(s)" in result.stdout
+    assert re.search(r"conversations\.jsonl, line 1 with image shapes/0001\.png", result.stdout)
+    lines = result.stdout.splitlines()
+    assert re.fullmatch(r" +0 +1 +'<s>'", lines[7]), lines[7]
+    assert any("576 image slots" in line for line in lines)
+    supervised = [line for line in lines if " yes " in line]
+    assert supervised[-1].endswith("'</s>'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
+    result = run("--limit", "7", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "7 records → 1 shard(s)" in result.stderr
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x"])
+def test_a_limit_that_is_no_number_is_exit_2(tmp_path: Path, limit: str) -> None:
+    result = run("--limit", limit, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "is no number of records" in result.stderr
+
+
+def test_help_is_enough_to_use_it(tmp_path: Path) -> None:
+    result = run("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for words in ("--config", "section.key=value", "--dry-run", "--limit", "--overwrite", "Exit codes"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize("name", ["create_hdf5_dataset", "verify_hdf5_dataset"])
+def test_commands_are_installed_with_and_without_py(name: str) -> None:
+    scripts = Path(sys.executable).parent
+    assert (scripts / name).exists()
+    assert (scripts / f"{name}.py").exists()
+
+
+def test_torch_is_never_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # an import of it would now fail
+        "from hdf5_writer.create_hdf5_dataset import main\n"
+        f"code = main(['--config', 'quickstart.yaml', 'setup.output_dir={tmp_path / 'out'}', '--dry-run'])\n"
+        "assert 'transformers' not in sys.modules, 'slow to import, and not needed'\n"
+        "sys.exit(code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_blanks_and_other_scripts_in_paths_are_fine(tmp_path: Path) -> None:
+    place = tmp_path / "a place with blanks, ümläuts and 漢字"
+    place.mkdir()
+    write_jsonl(place / "ein gabe.jsonl", [{"image": "shapes/0001.png", "conversations": turn_pair("<image>Q", "A")}])
+    result = run(f"setup.input_dir={place}", f"setup.output_dir={place / 'aus gabe'}", cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert (QUICKSTART / "images" / "shapes" / "0001.png").exists()

@@ -1,0 +1,389 @@
+"""From records to a finished folder: rejects, resume, refusals. In one process; test_commands drives the real thing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from conftest import (
+    QUICKSTART,
+    ConfigMaker,
+    InlineExecutor,
+    SilentProgress,
+    create,
+    needs_shared,
+    output_digests,
+    shared_folder,
+    turn_pair,
+    write_jsonl,
+)
+
+from hdf5_writer import publish as publish_module
+from hdf5_writer.inputs import InputChangedError
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.lock import locked
+from hdf5_writer.plan import OtherPlanError
+from hdf5_writer.run import create_dataset
+from hdf5_writer.verify import verify_dataset
+from preprocess.config import ConfigError
+from preprocess.rejects import Reason
+
+IMAGE = "shapes/0001.png"
+
+
+def image_record(question: str = "<image>\nWhat?", answer: str = "A shape.") -> dict[str, Any]:
+    return {"image": IMAGE, "conversations": turn_pair(question, answer)}
+
+
+def text_record(number: int) -> dict[str, Any]:
+    return {"id": f"t{number}", "conversations": turn_pair(f"Question {number}?", f"Answer {number}.")}
+
+
+def rejects_of(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+# One line for every reason, as it may stand in a file.
+REJECTED_LINES: dict[Reason, bytes] = {
+    Reason.NOT_UTF8: b'{"conversations": "\xff"}',
+    Reason.NOT_JSON: b'{"conversations": ',
+    Reason.NOT_AN_OBJECT: b"[1, 2]",
+}
+REJECTED_RECORDS: dict[Reason, Any] = {
+    Reason.NO_TURNS: {"conversations": []},
+    Reason.BAD_TURN: {"conversations": ["Q", "A"]},
+    Reason.UNKNOWN_ROLE: {"conversations": [{"from": "user", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+    Reason.ROLE_ORDER: {"conversations": [{"from": "human", "value": "Q"}, {"from": "human", "value": "A"}]},
+    Reason.ODD_TURNS: {"conversations": [*turn_pair("Q", "A"), {"from": "human", "value": "Q"}]},
+    Reason.EMPTY_QUESTION: {"conversations": turn_pair("", "A")},
+    Reason.EMPTY_ANSWER: {"conversations": turn_pair("Q", "")},
+    Reason.IMAGE_NOT_A_PATH: {"image": 3, "conversations": turn_pair("<image>Q", "A")},
+    Reason.MORE_THAN_ONE_IMAGE: {"image": [IMAGE, IMAGE], "conversations": turn_pair("<image>Q", "A")},
+    Reason.IMAGE_WITHOUT_TOKEN: {"image": IMAGE, "conversations": turn_pair("Q", "A")},
+    Reason.TOKEN_WITHOUT_IMAGE: {"conversations": turn_pair("<image>Q", "A")},
+    Reason.TOKEN_OUTSIDE_FIRST_TURN: {"image": IMAGE, "conversations": turn_pair("<image>Q", "<image>")},
+    Reason.IMAGE_OUTSIDE: {"image": "../x.png", "conversations": turn_pair("<image>Q", "A")},
+    Reason.IMAGE_MISSING: {"image": "gone.png", "conversations": turn_pair("<image>Q", "A")},
+    Reason.IMAGE_UNREADABLE: {"image": "broken.png", "conversations": turn_pair("<image>Q", "A")},
+    Reason.TOO_LONG: {"conversations": turn_pair("Q", "A " * 500)},
+}
+
+
+def test_every_reason_is_reached_and_named_with_file_and_line(make_config: ConfigMaker, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "shapes").mkdir(parents=True)
+    (images / IMAGE).write_bytes((QUICKSTART / "images" / IMAGE).read_bytes())
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    lines = {**REJECTED_LINES, **{reason: json.dumps(record).encode() for reason, record in REJECTED_RECORDS.items()}}
+    (tmp_path / "in").mkdir()
+    good = json.dumps(image_record()).encode()
+    (tmp_path / "in" / "a.jsonl").write_bytes(b"\n\n".join([good, *lines.values()]) + b"\n")
+    config = make_config(dataset__image_dir=str(images), dataset__check_images="decode", processor__overflow="reject")
+    counts = create(config).params["counts"]
+    found = rejects_of(tmp_path / "out")
+    assert [(entry["file"], entry["line"], entry["reason"]) for entry in found] == [
+        ("a.jsonl", 3 + 2 * number, reason.value) for number, reason in enumerate(lines)
+    ]
+    assert all(entry["detail"] and set(entry) == {"file", "line", "id", "reason", "detail"} for entry in found)
+    assert (counts["read"], counts["written"], counts["rejected"]) == (len(lines) + 1, 1, len(lines))
+    assert verify_dataset(tmp_path / "out").problems == []
+
+
+def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_path: Path) -> None:
+    plain = {"dataset__system_prompt_style": "plain"}
+    write_jsonl(
+        tmp_path / "in" / "a.jsonl",
+        [text_record(0), {**image_record(), "conversations": turn_pair("<image>", "A") * 2}],
+    )
+    create(make_config(**plain))
+    found = {entry["reason"] for entry in rejects_of(tmp_path / "out")}
+    assert found == {Reason.TEXT_ONLY_IN_PLAIN.value, Reason.NOT_ONE_ROUND.value}
+    # Nothing is left to supervise when the question alone fills the row.
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A")}])
+    create(make_config(), overwrite=True)
+    assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.NOTHING_SUPERVISED.value]
+    # SUPERVISED_AT_DUMMY_IMAGE cannot come of the seven templates; test_features reaches it.
+    everywhere = {*REJECTED_LINES, *REJECTED_RECORDS, Reason.TEXT_ONLY_IN_PLAIN, Reason.NOT_ONE_ROUND}
+    assert set(Reason) - everywhere == {Reason.NOTHING_SUPERVISED, Reason.SUPERVISED_AT_DUMMY_IMAGE}
+
+
+@needs_shared("conversations")
+def test_no_record_of_real_files_is_lost(make_config: ConfigMaker, tmp_path: Path) -> None:
+    records = 0
+    for path in sorted(shared_folder("conversations").iterdir()):
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+        records += len(found)
+        write_jsonl(tmp_path / "in" / f"{path.stem}.jsonl", found)
+    params = create(make_config(dataset__check_images="none", setup__samples_per_shard=100)).params
+    counts = params["counts"]
+    assert counts["read"] == records == sum(file["records"] for file in params["inputs"])
+    assert counts["read"] == counts["written"] + counts["rejected"]
+    assert counts["written"] > 100
+    assert len(rejects_of(tmp_path / "out")) == counts["rejected"]
+    assert verify_dataset(tmp_path / "out").problems == []
+
+
+def test_rows_stand_in_the_order_of_the_input_without_shuffle(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "b.jsonl", map(text_record, range(5)))
+    write_jsonl(tmp_path / "in" / "a" / "c.jsonl", map(text_record, range(5, 8)))
+    create(make_config(setup__shuffle=False, setup__samples_per_shard=3))
+    sources = []
+    for shard in sorted((tmp_path / "out").glob("*.h5")):
+        with h5py.File(shard) as file:
+            sources += zip(file["source_file"][:].tolist(), file["source_line"][:].tolist(), strict=True)
+    assert sources == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5)]
+
+
+def test_data_params_say_what_the_shards_hold(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "in" / "a.jsonl", [*map(text_record, range(5)), image_record(), image_record("Q\n<image>"), {}]
+    )
+    config = make_config(setup__samples_per_shard=3)
+    params = create(config).params
+    rows = supervised = attended = with_image = 0
+    for entry in params["shards"]:
+        with h5py.File(tmp_path / "out" / entry["name"]) as file:
+            assert entry["rows"] == file.attrs["n_examples"] == len(file["labels"])
+            rows += entry["rows"]
+            supervised += int(file["loss_mask"][:].sum())
+            attended += int((file["key_padding_mask"][:] == 0).sum())
+            with_image += int((file["modality_lengths"][:] > 0).sum())
+    tokens, counts = params["tokens"], params["counts"]
+    assert (counts["written"], counts["with_image"], counts["text_only"]) == (rows, with_image, rows - with_image)
+    assert (counts["images_moved"], counts["rejected_by_reason"]) == (1, {"no_turns": 1})
+    assert (tokens["supervised"], tokens["total"]) == (supervised, attended)
+    assert tokens["total"] == tokens["text"] + tokens["image"]
+    assert tokens["total"] + tokens["padding"] == rows * config.processor.max_sequence_length
+    assert sum(params["lengths"]["rows"]) == rows
+    assert params["config"] == config.as_json()
+    assert json.loads((tmp_path / "out" / "data_params.json").read_text())["counts"] == counts
+
+
+@pytest.fixture
+def started(make_config: ConfigMaker, tmp_path: Path) -> Any:
+    """A config over 20 records in 5 shards, and the digests of an undisturbed run of it elsewhere."""
+    write_jsonl(tmp_path / "in" / "a.jsonl", [*map(text_record, range(18)), {}, image_record()])
+    options = {"setup__samples_per_shard": 4}
+    create(make_config(**options, setup__output_dir=str(tmp_path / "undisturbed")))
+    config = make_config(**options)
+    return config, {**output_digests(tmp_path / "undisturbed"), "data_params.json": None}
+
+
+def without_params(root: Path) -> dict[str, Any]:
+    # The config inside names the output folder, which differs here.
+    return {**output_digests(root), "data_params.json": None}
+
+
+@pytest.mark.parametrize("survivors", range(5))
+def test_a_run_goes_on_where_another_was_broken_off(started: Any, tmp_path: Path, survivors: int) -> None:
+    config, wanted = started
+
+    class Breaking(InlineExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if args[-1] == survivors:
+                raise KeyboardInterrupt
+            return super().submit(fn, *args, **kwargs)
+
+    with pytest.raises(KeyboardInterrupt):
+        create_dataset(config, SilentProgress(), make_executor=Breaking)
+    assert not (tmp_path / "out" / "data_params.json").exists()
+    progress = SilentProgress()
+    create_dataset(config, progress, make_executor=InlineExecutor)
+    assert progress.done_before == survivors
+    assert progress.finished == list(range(survivors, 5))
+    assert without_params(tmp_path / "out") == wanted
+
+
+def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
+    config, wanted = started
+    assert not create(config).already_done
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.name != "lock"}
+    outcome = create(config)
+    assert outcome.already_done
+    assert outcome.params["counts"]["read"] == 20
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert without_params(tmp_path / "out") == wanted
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda out: OutputLayout(out).shard(2, 5).unlink(),
+        lambda out: OutputLayout(out).shard(2, 5).write_bytes(b"short"),
+        lambda out: OutputLayout(out).receipt(2).unlink(),
+        lambda out: OutputLayout(out).receipt(2).write_bytes(b"{}"),
+        lambda out: OutputLayout(out).data_params.unlink(),
+        lambda out: OutputLayout(out).rejects.unlink(),
+        lambda out: OutputLayout(out).offsets.unlink(),
+        lambda out: (out / ".examples-00000-of-00005.h5.abc.tmp").write_bytes(b"left by a kill"),
+    ],
+)
+def test_what_is_missing_is_made_again(started: Any, tmp_path: Path, harm: Any) -> None:
+    config, wanted = started
+    create(config)
+    harm(tmp_path / "out")
+    create(config)
+    found = without_params(tmp_path / "out")
+    found.pop(".examples-00000-of-00005.h5.abc.tmp", None)
+    assert found == wanted
+    assert verify_dataset(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"setup__seed": 5}, r"setup\.seed was 0, is 5"),
+        ({"processor__max_sequence_length": 300}, r"max_sequence_length was 256, is 300"),
+        ({"dataset__system_prompt_style": "llava_v1"}, "system_prompt_style was vicuna_v1, is llava_v1"),
+        ({"dataset__image_dir": str(QUICKSTART)}, r"dataset\.image_dir was"),
+        ({"processor__tokenizer_type": str(QUICKSTART / "tokenizer_sentencepiece")}, "the files of the tokenizer"),
+    ],
+)
+def test_an_output_folder_of_another_plan_is_refused_with_the_difference(
+    started: Any, make_config: ConfigMaker, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    config, _ = started
+    create(config)
+    before = output_digests(tmp_path / "out")
+    other = make_config(setup__samples_per_shard=4, **change)
+    with pytest.raises(OtherPlanError, match=words):
+        create(other)
+    assert output_digests(tmp_path / "out") == before
+    create(other, overwrite=True)
+    assert verify_dataset(tmp_path / "out").problems == []
+
+
+def test_other_inputs_and_another_limit_are_another_plan(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    create(config)
+    with pytest.raises(OtherPlanError, match="--limit was not given, is 3"):
+        create(config, limit=3)
+    path = tmp_path / "in" / "a.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace("Question 7", "Question 8"))
+    with pytest.raises(OtherPlanError, match=r"the content of the input a\.jsonl was changed"):
+        create(config)
+    path.write_text(text + json.dumps(text_record(99)) + "\n")
+    with pytest.raises(OtherPlanError, match=r"the input a\.jsonl had \d+ bytes, has \d+"):
+        create(config)
+    path.rename(tmp_path / "in" / "b.jsonl")
+    with pytest.raises(OtherPlanError, match=r"the input a\.jsonl is gone; the input b\.jsonl is new"):
+        create(config)
+
+
+def test_new_file_times_alone_are_no_other_plan(started: Any, tmp_path: Path) -> None:
+    config, wanted = started
+    create(config)
+    OutputLayout(tmp_path / "out").shard(1, 5).unlink()
+    os.utime(tmp_path / "in" / "a.jsonl", ns=(1, 1))
+    progress = SilentProgress()
+    create_dataset(config, progress, make_executor=InlineExecutor)
+    assert progress.finished == [1]
+    assert without_params(tmp_path / "out") == wanted
+
+
+def test_a_mistake_that_wrote_nothing_needs_no_overwrite(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [image_record()])
+    with pytest.raises(ConfigError, match=r"a\.jsonl, line 1: .*dataset\.image_dir is missing"):
+        create(make_config(dataset__image_dir=None))
+    assert create(make_config()).params["counts"]["written"] == 1
+
+
+def test_overwrite_removes_only_what_runs_write(started: Any, tmp_path: Path) -> None:
+    config, wanted = started
+    create(config)
+    mine = tmp_path / "out" / "notes.txt"
+    mine.write_text("keep me")
+    (tmp_path / "out" / "examples-00000-of-00099.h5").write_bytes(b"an older run")
+    create(config, overwrite=True)
+    assert mine.read_text() == "keep me"
+    mine.unlink()
+    assert without_params(tmp_path / "out") == wanted
+
+
+def test_a_dataset_without_its_plan_is_not_written_over(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    create(config)
+    OutputLayout(tmp_path / "out").plan.unlink()
+    with pytest.raises(OtherPlanError, match="not the plan it was made by"):
+        create(config)
+
+
+def test_a_disk_without_space_leaves_nothing_half_written(
+    started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, wanted = started
+    real_fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if "examples-00002" in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real_fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish_module.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            create(config)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"examples-00000-of-00005.h5", "examples-00001-of-00005.h5", ".work"}
+    create(config)
+    assert without_params(tmp_path / "out") == wanted
+
+
+def test_an_input_changed_under_the_run_stops_it(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+
+    class Changing(InlineExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if args[-1] == 2:
+                os.utime(tmp_path / "in" / "a.jsonl", ns=(1, 1))
+            return super().submit(fn, *args, **kwargs)
+
+    with pytest.raises(InputChangedError, match=r"a\.jsonl: was changed"):
+        create_dataset(config, SilentProgress(), make_executor=Changing)
+
+
+def test_one_run_at_a_time(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    layout = OutputLayout(tmp_path / "out")
+    layout.work.mkdir(parents=True)
+    with locked(layout.lock), pytest.raises(ConfigError, match=f"another run is writing here.*process {os.getpid()}"):
+        create(config)
+    create(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"processor__max_sequence_length": 90}, "need at least 98"),
+        ({"dataset__image_dir": "/no/such/folder"}, "image_dir /no/such/folder: no such folder"),
+        ({"setup__output_dir": "/proc/nope/out"}, "cannot be made or written"),
+        ({"dataset__system_prompt_style": "vicuna"}, "did you mean vicuna_v1"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(
+    make_config: ConfigMaker, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [text_record(0)])
+    with pytest.raises(ConfigError, match=words):
+        create(make_config(**changes))
+    assert not list(tmp_path.glob("out/*.h5"))
+
+
+def test_inputs_without_a_record_are_refused(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [])
+    with pytest.raises(ConfigError, match="no record in them"):
+        create(make_config())
+
+
+def test_a_shard_may_be_empty(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{}, {}, text_record(1)])
+    params = create(make_config(setup__shuffle=False, setup__samples_per_shard=2)).params
+    assert [shard["rows"] for shard in params["shards"]] == [0, 1]
+    assert verify_dataset(tmp_path / "out").problems == []

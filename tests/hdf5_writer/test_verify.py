@@ -1,0 +1,190 @@
+"""What verify finds, by editing real output."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ConfigMaker, create, turn_pair, write_jsonl
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.verify import verify_dataset
+from hdf5_writer.verify_hdf5_dataset import main
+
+
+@pytest.fixture
+def out(make_config: ConfigMaker, tmp_path: Path) -> OutputLayout:
+    records: list[Any] = [{"conversations": turn_pair(f"Question {i}?", f"Answer {i}.")} for i in range(8)]
+    records += [{"image": "shapes/0001.png", "conversations": turn_pair("<image>\nWhat?", "A shape.")}, {}]
+    write_jsonl(tmp_path / "in" / "a.jsonl", records)
+    create(make_config(setup__samples_per_shard=5, setup__shuffle=False))
+    return OutputLayout(tmp_path / "out")
+
+
+def problems(out: OutputLayout) -> list[str]:
+    return verify_dataset(out.root).problems
+
+
+def edit(path: Path, name: str, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
+    """Change a dataset as someone with h5py would."""
+    with h5py.File(path, "r+") as file:
+        values = file[name][:]
+        change(values)
+        file[name][:] = values
+
+
+def put(*at: Any) -> Callable[[np.ndarray[Any, Any]], None]:
+    *index, value = at
+
+    def change(values: np.ndarray[Any, Any]) -> None:
+        values[tuple(index)] = value
+
+    return change
+
+
+def test_a_dataset_as_written_passes(out: OutputLayout) -> None:
+    summary = verify_dataset(out.root)
+    assert (summary.problems, summary.notes, summary.shards, summary.rows) == ([], [], 2, 9)
+
+
+def test_every_flipped_byte_of_a_shard_is_found(out: OutputLayout) -> None:
+    path = out.shard(0, 2)
+    data = path.read_bytes()
+    for at in np.linspace(0, len(data) - 1, 60).astype(int).tolist():
+        damaged = bytearray(data)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        assert any(f"{path}: its sha256" in problem for problem in problems(out)), at
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, -1])
+def test_a_truncated_file_is_found(out: OutputLayout, size: int) -> None:
+    path = out.shard(1, 2)
+    path.write_bytes(path.read_bytes()[:size])
+    assert any(f"{path}: has " in problem for problem in problems(out))
+
+
+def test_a_missing_shard_is_found(out: OutputLayout) -> None:
+    out.shard(1, 2).unlink()
+    assert problems(out) == [f"{out.shard(1, 2)}: is missing"]
+
+
+def test_a_foreign_shard_is_found(out: OutputLayout) -> None:
+    shutil.copy(out.shard(0, 2), out.shard(0, 3))
+    assert problems(out) == [f"{out.shard(0, 3)}: is a foreign shard: not part of this dataset"]
+
+
+def test_two_shards_that_changed_places_are_found(out: OutputLayout) -> None:
+    first, second = out.shard(0, 2).read_bytes(), out.shard(1, 2).read_bytes()
+    out.shard(0, 2).write_bytes(second)
+    out.shard(1, 2).write_bytes(first)
+    assert any("source_line" in problem or "bytes" in problem or "sha256" in problem for problem in problems(out))
+
+
+# Row 3 of shard 1 is the one with the image: its first slot is at position 33, 64 slots follow.
+EDITS: list[tuple[str, Callable[[np.ndarray[Any, Any]], None], str]] = [
+    ("text_input_ids", put(0, 5, 1800), "text_input_ids has an id outside the vocabulary"),
+    ("text_input_ids", put(0, 5, -1), "text_input_ids has an id outside the vocabulary"),
+    ("labels", put(0, 5, 99999), "labels has an id outside the vocabulary"),
+    ("text_input_ids", put(0, 5, 77), "labels is not text_input_ids one position later"),
+    ("labels", put(0, 5, 77), "labels is not text_input_ids one position later"),
+    ("text_input_ids", put(0, 0, 5), "the row does not begin with BOS"),
+    ("text_input_ids", put(3, 40, 5), "an image slot does not hold pad_id"),
+    ("text_input_ids", put(0, -1, 5), "padding does not hold pad_id"),
+    ("labels", put(0, -1, 5), "padding does not hold pad_id"),
+    ("loss_mask", put(0, 110, 2), "loss_mask has something else than 0 and 1"),
+    ("loss_mask", put(0, -1, 1), "padding is supervised"),
+    ("loss_mask", put(0, 3, 1), "an image slot, or the text before it, is supervised"),
+    ("loss_mask", put(0, 33 + 63, 1), "an image slot, or the text before it, is supervised"),
+    ("loss_mask", put(0, slice(None), 0), "nothing is supervised"),
+    ("key_padding_mask", put(0, 3, 1), "key_padding_mask does not hide exactly"),
+    ("key_padding_mask", put(0, 40, 0), "key_padding_mask does not hide exactly"),
+    ("key_padding_mask", put(3, 40, 1), "key_padding_mask does not hide exactly"),
+    ("modality_lengths", put(0, 9999), "modality_lengths does not fit into the row"),
+    ("modality_lengths", put(0, 0), "modality_lengths does not fit into the row"),
+    ("image_paths", put(3, 0, b""), "image_paths and modality_lengths disagree"),
+    ("image_paths", put(0, 0, b"x.png"), "image_paths and modality_lengths disagree"),
+    ("image_paths", put(3, 0, b"\xff.png"), "image_paths is not UTF-8"),
+    ("source_line", put(0, 1), "source_file and source_line are not those"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"), EDITS, ids=[f"{number}-{edited[0]}" for number, edited in enumerate(EDITS)]
+)
+def test_a_broken_row_is_found_and_named(
+    out: OutputLayout, name: str, change: Callable[[np.ndarray[Any, Any]], None], found: str
+) -> None:
+    edit(out.shard(1, 2), name, change)
+    assert any(found in problem for problem in problems(out))
+
+
+@pytest.mark.parametrize(
+    "name", ["image_start_idx", "schema_version", "tokenizer_digest", "config_digest", "n_examples"]
+)
+def test_a_changed_attribute_is_found(out: OutputLayout, name: str) -> None:
+    with h5py.File(out.shard(0, 2), "r+") as file:
+        file.attrs[name] = "2.0" if name == "schema_version" else 1
+    assert any(name.replace("_", " ") in problem.replace("_", " ") for problem in problems(out))
+
+
+def test_a_missing_or_misshapen_dataset_is_found(out: OutputLayout) -> None:
+    with h5py.File(out.shard(0, 2), "r+") as file:
+        del file["loss_mask"]
+    with h5py.File(out.shard(1, 2), "r+") as file:
+        values = file["labels"][:-1]
+        del file["labels"]
+        file["labels"] = values
+    assert any("dataset loss_mask is missing" in problem for problem in problems(out))
+    assert any("labels has the shape" in problem for problem in problems(out))
+
+
+@pytest.mark.parametrize(
+    "path", ["data_params.json", "rejects.jsonl", ".work/plan.json", ".work/offsets.i64", ".work/receipts/00001.json"]
+)
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_harm_to_any_other_file_is_found(out: OutputLayout, path: str, harm: str) -> None:
+    file = out.root / path
+    data = bytearray(file.read_bytes())
+    if harm == "remove":
+        file.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data if harm == "flip" else data[:-1])
+    assert any(str(file) in problem for problem in problems(out))
+
+
+def test_shards_alone_are_held_against_data_params(out: OutputLayout) -> None:
+    shutil.rmtree(out.work)
+    summary = verify_dataset(out.root)
+    assert summary.problems == []
+    assert len(summary.notes) == 1
+    out.shard(0, 2).unlink()
+    assert problems(out) == [f"{out.shard(0, 2)}: is missing"]
+
+
+def test_the_command_says_what_it_found(out: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(out.root)]) == 0
+    assert "2 shards, 9 rows: every check passed" in capsys.readouterr().out
+    out.shard(0, 2).unlink()
+    assert main([str(out.root)]) == 1
+    assert f"{out.shard(0, 2)}: is missing" in capsys.readouterr().err
+    assert main([str(out.root / "nope")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_counts_that_do_not_add_up_are_found(out: OutputLayout) -> None:
+    from hdf5_writer.publish import seal, unseal
+
+    receipt = unseal(out.receipt(1))
+    receipt["rejects"] = []
+    out.receipt(1).write_bytes(seal(receipt))
+    assert any("do not add up" in problem for problem in problems(out))
+    params = json.loads(out.data_params.read_text())
+    assert params["counts"]["rejected"] == 1

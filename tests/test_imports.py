@@ -1,0 +1,116 @@
+"""Imports point only to the left in the way of the data (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from conftest import CHECKOUT
+
+PACKAGES = ("preprocess", "hdf5_writer", "loaders", "trainer")
+
+# Each stage may import those before it.
+STAGES = [
+    "preprocess.rejects",
+    "preprocess.config",
+    "preprocess.records",
+    "preprocess.conversation",
+    "preprocess.images",
+    "preprocess.templates",
+    "preprocess.tokenizer_backends",
+    "preprocess.tokenizer",
+    "preprocess.tokens",
+    "preprocess.features",
+]
+LEAVES = {"hdf5_writer.schema", "hdf5_writer.layout"}
+NEVER_TORCH = ("preprocess", "hdf5_writer")
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules a file imports, wherever in it; `from package import module` counts as the module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                found.add(inner if _is_module(inner) else module)
+    return found
+
+
+def _is_module(name: str) -> bool:
+    path = CHECKOUT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def is_allowed(importer: str, imported: str) -> bool:
+    package, target = importer.split(".")[0], imported.split(".")[0]
+    if target in ("torch", "torchvision"):
+        return package not in NEVER_TORCH
+    if target not in PACKAGES or imported == package:
+        return True
+    if importer in LEAVES:
+        return False
+    if package == "preprocess":
+        if target != "preprocess":
+            return False
+        if importer in STAGES and imported in STAGES:
+            return STAGES.index(imported) < STAGES.index(importer)
+        return importer not in STAGES
+    if package == "hdf5_writer":
+        return target in ("hdf5_writer", "preprocess")
+    if package == "loaders":
+        if target == "preprocess":
+            return importer == "loaders.lazy"
+        return target == "loaders" or imported in LEAVES
+    return target in ("trainer", "loaders")
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_point_to_the_left(path: Path) -> None:
+    importer = name_of(path)
+    wrong = [imported for imported in sorted(imports_of(path)) if not is_allowed(importer, imported)]
+    assert wrong == [], f"{importer} may not import {', '.join(wrong)}"
+
+
+def test_the_stages_meet_in_one_place() -> None:
+    """Only `task.py` composes them; for one record, `dry_run.py` shows what they do."""
+    composing = {"preprocess.conversation", "preprocess.templates", "preprocess.tokens"}
+    meeting = [name_of(path) for path in modules() if len(composing & imports_of(path)) > 1]
+    assert set(meeting) - set(STAGES) <= {"hdf5_writer.task", "loaders.lazy"}
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("preprocess.config", "preprocess.templates"),
+        ("preprocess.tokens", "hdf5_writer.schema"),
+        ("hdf5_writer.schema", "hdf5_writer.layout"),
+        ("hdf5_writer.task", "loaders"),
+        ("hdf5_writer.task", "torch"),
+        ("loaders.sampler", "hdf5_writer.plan"),
+        ("loaders.sampler", "preprocess.tokens"),
+        ("trainer.run", "hdf5_writer.schema"),
+    ],
+)
+def test_the_rule_refuses(importer: str, imported: str) -> None:
+    assert not is_allowed(importer, imported)
+
+
+def test_modules_stay_short_and_have_names_that_say_something() -> None:
+    for path in modules():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 370, f"{path}: look for the second thing it does"
+        assert path.stem not in ("utils", "util", "common", "helpers", "helper", "misc")
