@@ -106,6 +106,6 @@ def create(config: Config, **options: Any) -> Outcome:
 
 
 def output_digests(root: Path) -> dict[str, str]:
-    """sha256 of every public file of an output folder; the report shows times and the command, so it differs."""
-    files = [path for path in root.iterdir() if path.is_file() and path.name != "report.html"]
+    """sha256 of every file whose bytes are promised: all but the report, which shows times."""
+    files = (path for path in root.iterdir() if path.is_file() and path.name != "report.html")
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
