@@ -1,0 +1,215 @@
+"""`inspect_hdf5 OUTPUT_DIR`: command line only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hdf5_writer import __version__
+from preprocess.config import ConfigError
+
+if TYPE_CHECKING:
+    from hdf5_writer.viewer import Side
+    from hdf5_writer.viewer_dataset import InspectedDataset
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+_MOST_ON_A_PAGE = 500
+_MOST_COMPARED = 2000
+
+_EPILOG = """\
+The page is one file that fetches nothing: open it from disk, or send it to somebody.
+Exit codes: 0 done; 1 a shard cannot be read or the page not be written; 2 wrong arguments or no such row.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except ConfigError as error:
+        return _fail(WRONG_INPUT, str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        return DONE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(
+            FAILED, f"{where}{error.strerror or error}; verify_hdf5_dataset tells what is wrong with a dataset"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="inspect_hdf5",
+        description="Look at rows of a dataset made by create_hdf5_dataset: writes rows.html with images, chats, and "
+        "every token coloured by what it is to the training.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("output_dir", type=Path, help="the setup.output_dir of a run")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--rows", type=_range, metavar="A:B", help="rows A to B-1, over all shards (default 0:20)")
+    which.add_argument("--random", type=_positive, metavar="N", help="N rows drawn at random, see --seed")
+    which.add_argument("--source", type=_source, metavar="FILE:LINE", help="what became of a line of an input")
+    which.add_argument("--image", metavar="PATH", help="rows with this image, as the records name it")
+    which.add_argument("--text-only", action="store_true", help="rows without an image")
+    parser.add_argument("--seed", type=int, default=0, help="for --random (default 0)")
+    parser.add_argument(
+        "--most",
+        type=_positive,
+        default=20,
+        metavar="N",
+        help="rows to show at most for --image, --text-only and --compare (default 20)",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OTHER_DIR",
+        help="show the same source records of another dataset beside these, where they differ; "
+        f"looks at the first {_MOST_COMPARED:,} rows unless rows are chosen",
+    )
+    parser.add_argument("--terminal", action="store_true", help="print the rows as coloured text too")
+    parser.add_argument(
+        "--image-aspect-ratio",
+        choices=("square", "pad"),
+        default="square",
+        help="show images as the model will see them: centre cut out (square), or with bars (pad)",
+    )
+    parser.add_argument("--image-dir", type=Path, metavar="DIR", help="where images are now, if not dataset.image_dir")
+    parser.add_argument("--tokenizer", metavar="NAME", help="where the tokenizer is now, if not where it was")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default OUTPUT_DIR/rows.html)")
+    parser.add_argument("--version", action="version", version=f"llava-hdf5 {__version__}")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from hdf5_writer.viewer import write_comparison_page, write_rows_page
+    from hdf5_writer.viewer_compare import compare_rows
+    from hdf5_writer.viewer_dataset import InspectedDataset
+    from hdf5_writer.viewer_terminal import terminal_rows
+
+    dataset = InspectedDataset(options.output_dir)
+    numbers, selection = _select(dataset, options)
+    output: Path = options.output or dataset.layout.rows_page
+    side = _side(dataset, options, options.tokenizer)
+    if options.compare is None:
+        rows = [dataset.read(number) for number in numbers]
+        write_rows_page(side, rows, selection, output)
+        if options.terminal:
+            for text in terminal_rows(dataset, rows, side.speller):
+                print(text)
+        print(f"{output}: {selection}")
+    else:
+        # The tokenizer of the other dataset may well be another one: --tokenizer speaks of the first alone.
+        other = _side(InspectedDataset(options.compare), options, None)
+        spellers = side.speller, other.speller
+        found = compare_rows(dataset, other.dataset, numbers, spellers, min(options.most, _MOST_ON_A_PAGE))
+        write_comparison_page((side, other), found, selection, output)
+        if options.terminal:
+            for pair in found.pairs:
+                for there, row in ((side, pair.row), (other, pair.other)):
+                    print(*terminal_rows(there.dataset, [row], there.speller))
+        print(f"{output}: {found.compared:,} records compared, {found.differing:,} differ")
+    return DONE
+
+
+def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str | None) -> Side:
+    from hdf5_writer.viewer import Side
+    from hdf5_writer.viewer_spelling import load_speller
+    from hdf5_writer.viewer_thumbnails import Thumbnails
+
+    given = options.image_dir or dataset.params["config"]["dataset"]["image_dir"]
+    image_dir = None if given is None else Path(given).expanduser()
+    speller = load_speller(dataset.params, tokenizer)
+    if speller.note:
+        print(f"inspect_hdf5: {speller.note}", file=sys.stderr)
+    return Side(dataset, speller, Thumbnails(image_dir, options.image_aspect_ratio))
+
+
+def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int], str]:
+    """Row numbers, and what they are in words.
+
+    Raises:
+        ConfigError: no such rows, or more than a page can show.
+    """
+    total = len(dataset)
+    if not total:
+        raise ConfigError(f"{options.output_dir}: the dataset has no rows; see rejects.jsonl there")
+    if options.random is not None:
+        _check_count(options.random, "--random")
+        import numpy as np
+
+        chosen = np.random.default_rng(options.seed).choice(total, min(options.random, total), replace=False)
+        return sorted(chosen.tolist()), f"{len(chosen)} of {total:,} rows, drawn with seed {options.seed}"
+    if options.source is not None:
+        file, line = options.source
+        rows = dataset.find_source(file, line, _MOST_ON_A_PAGE)
+        if not rows:
+            reason = dataset.reject_of(dataset.input_name(file), line)
+            said = f"was rejected ({reason})" if reason else "is no record of this dataset (blank, or past its end)"
+            raise ConfigError(f"--source {file}:{line}: the line {said}; choose another one")
+        return rows, f"{file}, line {line}"
+    if options.image is not None:
+        rows = dataset.find_image(options.image, min(options.most, _MOST_ON_A_PAGE))
+        if not rows:
+            raise ConfigError(f"--image {options.image}: no row has it; give the path as the records name it")
+        return rows, f"{_first(rows)} with the image {options.image}"
+    if options.text_only:
+        rows = dataset.find_text_only(min(options.most, _MOST_ON_A_PAGE))
+        if not rows:
+            raise ConfigError("--text-only: every row of this dataset has an image; leave it out")
+        return rows, f"{_first(rows)} without an image"
+    default = (0, _MOST_COMPARED if options.compare is not None else 20)
+    start, stop = options.rows or default
+    if start >= total:
+        raise ConfigError(f"--rows {start}:{stop}: the dataset has {total:,} rows, 0 to {total - 1}")
+    stop = min(stop, total)
+    if options.compare is None:
+        _check_count(stop - start, "--rows")
+    which = f"rows {start}–{stop - 1}" if stop - start > 1 else f"row {start}"
+    return range(start, stop), f"{which} of {total:,}"
+
+
+def _first(rows: list[int]) -> str:
+    return "the first row" if len(rows) == 1 else f"the first {len(rows)} rows"
+
+
+def _check_count(count: int, option: str) -> None:
+    if count > _MOST_ON_A_PAGE:
+        raise ConfigError(f"{option}: asks for {count:,} rows, a page shows at most {_MOST_ON_A_PAGE}; ask for fewer")
+
+
+def _range(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d*):(\d*)", text)
+    start, stop = (int(found[1] or 0), int(found[2]) if found[2] else sys.maxsize) if found else (0, 0)
+    if start >= stop:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of rows; give A:B with A below B, such as 0:20")
+    return start, stop
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number from 1")
+    return int(text)
+
+
+def _source(text: str) -> tuple[str, int]:
+    file, colon, line = text.rpartition(":")
+    if not colon or not file or not line.isascii() or not line.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no FILE:LINE, such as conversations.jsonl:12")
+    return file, int(line)
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"inspect_hdf5: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

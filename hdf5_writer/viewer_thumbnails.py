@@ -1,0 +1,65 @@
+"""Images of rows as the model will see them, small, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image, ImageOps
+
+from preprocess.images import ImageChecker
+from preprocess.rejects import Rejected
+
+AspectRatio = Literal["square", "pad"]
+# CLIP's mean colour, which the LLaVA authors fill up with (`expand2square`, llava/mm_utils.py).
+_MEAN_COLOUR = (122, 116, 104)
+_SIDE = 168
+
+
+class Thumbnail(NamedTuple):
+    """A picture, or why there is none."""
+
+    uri: str | None
+    problem: str | None
+    size: tuple[int, int] | None
+
+
+class Thumbnails:
+    """Makes thumbnails of the images in one folder, and never of a file outside it."""
+
+    def __init__(self, image_dir: Path | None, aspect_ratio: AspectRatio) -> None:
+        """`aspect_ratio`: `square` cuts out the centre, `pad` adds bars of the mean colour."""
+        self._checker = None if image_dir is None else ImageChecker(image_dir, "exists")
+        self._root = "" if image_dir is None else os.path.realpath(image_dir)
+        self._aspect_ratio = aspect_ratio
+
+    def of(self, path: str) -> Thumbnail:
+        """The thumbnail of a path as a row holds it."""
+        if self._checker is None:
+            return Thumbnail(None, "no image_dir is known; give it by --image-dir", None)
+        try:
+            self._checker.check(path)
+        except Rejected as reject:
+            return Thumbnail(None, f"{reject.reason.value}: {reject.detail}", None)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(os.path.join(self._root, path)) as image:
+                    size = image.size
+                    small = self._as_model_sees(image.convert("RGB"))
+        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+            return Thumbnail(None, f"does not decode: {type(error).__name__}", None)
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=80, optimize=True)
+        return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", None, size)
+
+    def _as_model_sees(self, image: Image.Image) -> Image.Image:
+        box = (_SIDE, _SIDE)
+        if self._aspect_ratio == "pad":
+            return ImageOps.pad(image, box, Image.Resampling.BICUBIC, color=_MEAN_COLOUR)
+        return ImageOps.fit(image, box, Image.Resampling.BICUBIC)
