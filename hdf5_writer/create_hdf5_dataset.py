@@ -136,7 +136,7 @@ def _report(layout: OutputLayout, command: str, *, keep: bool) -> None:
                 file=sys.stderr,
             )
             return
-    print(f"report: {layout.report}")
+    print(f"{'report':<17}  {layout.report}")
 
 
 def _judge(counts: dict[str, int], allowed: float, output_dir: str) -> int:
