@@ -1,0 +1,116 @@
+"""`inspect_hdf5` as it is typed: which rows, which sentence, which exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
+
+from hdf5_writer.inspect_hdf5 import main
+
+
+@pytest.fixture
+def out(tmp_path: Path, make_config: ConfigMaker) -> Path:
+    """The example, and one record that is rejected: line 56."""
+    lines = (QUICKSTART / "phase_2" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    rejected = {"conversations": turn_pair("Q?", "")}
+    write_jsonl(tmp_path / "in" / "sub" / "a.jsonl", [*map(json.loads, lines), rejected])
+    create(make_config(setup__samples_per_shard=20))
+    return tmp_path / "out"
+
+
+def shown(out: Path, *arguments: str) -> list[tuple[int, str]]:
+    """(row, source) of the rows on the page."""
+    assert main([str(out), *arguments]) == 0
+    page = (out / "rows.html").read_text(encoding="utf-8")
+    found = re.findall(r'id="row-(\d+)">\s*<header><h2>[^<]*</h2>\s*<span><code>([^<]*)</code>', page)
+    return [(int(number), source) for number, source in found]
+
+
+def test_rows_are_chosen_by_number_chance_source_image_and_kind(out: Path) -> None:
+    assert [number for number, _ in shown(out)] == list(range(20))
+    assert [number for number, _ in shown(out, "--rows", "18:23")] == [18, 19, 20, 21, 22]
+    assert [number for number, _ in shown(out, "--rows", "50:")] == [50, 51, 52, 53, 54]
+    drawn = [number for number, _ in shown(out, "--random", "7", "--seed", "3")]
+    assert len(set(drawn)) == 7
+    assert drawn == [number for number, _ in shown(out, "--random", "7", "--seed", "3")]
+    assert drawn != [number for number, _ in shown(out, "--random", "7", "--seed", "4")]
+    for name in ("sub/a.jsonl", "/data/in/sub/a.jsonl"):
+        assert [source for _, source in shown(out, "--source", f"{name}:12")] == ["sub/a.jsonl:12"]
+    assert len(shown(out, "--image", "shapes/0012.png")) == 1
+    assert len(shown(out, "--text-only")) == 15
+    assert len(shown(out, "--text-only", "--most", "4")) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--rows", "99:100"], "the dataset has 55 rows, 0 to 54"),
+        (["--rows", "0:501"], ""),
+        (["--random", "501"], "a page shows at most 500"),
+        (["--source", "b.jsonl:1"], "is none of the 1 inputs"),
+        (["--source", "sub/a.jsonl:56"], "was rejected (empty_answer: the answer of round 1 is empty)"),
+        (["--source", "sub/a.jsonl:99"], "blank, or past its end"),
+        (["--image", "no.png"], "no row has it"),
+        (["--compare", "/no/such"], "no such folder"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_sentence(
+    out: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main([str(out), *arguments])
+    said = capsys.readouterr().err
+    if not sentence:  # more than there are is no mistake
+        assert (code, said) == (0, "")
+        return
+    assert code == 2
+    assert sentence in said
+    assert said.startswith("inspect_hdf5: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--rows", "5:2"], ["--rows", "x"], ["--source", "a"], ["--random", "0"]])
+def test_arguments_that_mean_nothing_are_refused(out: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(out), *arguments])
+    assert stopped.value.code == 2
+
+
+def test_a_folder_that_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "this is no finished dataset" in capsys.readouterr().err
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_damaged_shard_is_exit_code_1(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = next(out.glob("examples-00000*"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    assert main([str(out)]) == 1
+    assert "verify_hdf5_dataset" in capsys.readouterr().err
+
+
+def test_without_its_tokenizer_ids_are_shown_and_it_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(out), "--tokenizer", str(out), "--terminal"]) == 0
+    said = capsys.readouterr()
+    assert "Ids only" in said.err
+    assert "Ids only" in (out / "rows.html").read_text(encoding="utf-8")
+    assert re.search(r"\[\d", said.out)
+
+
+def test_the_page_can_go_elsewhere(out: Path, tmp_path: Path) -> None:
+    assert main([str(out), "--output", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").exists()
+    assert not (out / "rows.html").exists()
+    assert main([str(out), "--output", str(tmp_path / "no" / "page.html")]) == 1
+
+
+def test_the_same_rows_make_the_same_page(out: Path, tmp_path: Path) -> None:
+    pages = []
+    for name in ("one.html", "two.html"):
+        assert main([str(out), "--output", str(tmp_path / name)]) == 0
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[0] == pages[1]

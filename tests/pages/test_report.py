@@ -1,0 +1,192 @@
+"""What the report says, against counts made the slow way from the shards, and against datasets really written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
+
+from hdf5_writer import create_hdf5_dataset
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.plan import read_plan
+from hdf5_writer.receipts import all_receipts
+from hdf5_writer.report import write_report
+from hdf5_writer.report_duplicates import find_duplicates
+from hdf5_writer.report_facts import FINGERPRINT, fingerprints_every, read_fingerprints
+from hdf5_writer.report_images import ImageTally, look_at_images
+from hdf5_writer.report_lengths import at_length, empty_lengths, quantiles
+from hdf5_writer.report_plots import binned
+from hdf5_writer.report_throughput import Throughput
+
+
+def example_records() -> list[Any]:
+    lines = (QUICKSTART / "phase_2" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def written(tmp_path: Path, make_config: ConfigMaker) -> OutputLayout:
+    """The example in two shards of rows so short that some are cut, with three duplicates."""
+    records = example_records()
+    write_jsonl(tmp_path / "in" / "a.jsonl", [*records, records[3], records[3], records[7]])
+    create(make_config(setup__samples_per_shard=40, processor__max_sequence_length=160))
+    return OutputLayout(tmp_path / "out")
+
+
+def rows_of(layout: OutputLayout) -> list[dict[str, Any]]:
+    rows = []
+    for path in layout.shards():
+        with h5py.File(path) as file:
+            columns = {name: file[name][:] for name in file}
+        rows += [{name: column[i] for name, column in columns.items()} for i in range(len(columns["labels"]))]
+    return rows
+
+
+def test_facts_in_receipts_are_those_of_the_rows(written: OutputLayout) -> None:
+    supervised, rounds = Counter[int](), Counter[int]()
+    prints = []
+    for receipt in all_receipts(written, read_plan(written)):
+        supervised.update(dict(receipt["report"]["supervised"]))
+        rounds.update(dict(receipt["report"]["rounds"]))
+        prints.append(read_fingerprints(receipt["report"]))
+    rows = rows_of(written)
+    assert supervised == Counter(int(row["loss_mask"].sum()) for row in rows)
+    assert rounds == Counter(int((np.diff(row["loss_mask"].astype(int), prepend=0) == 1).sum()) for row in rows)
+    contents = Counter(
+        (row["text_input_ids"].tobytes(), row["labels"].tobytes(), row["image_paths"][0]) for row in rows
+    )
+    duplicates = find_duplicates(prints, 1)
+    assert (duplicates.surplus, duplicates.contents) == (3, 2)
+    assert duplicates.surplus == sum(contents.values()) - len(contents)
+    assert [group.rows for group in duplicates.largest] == [3, 2]
+    for group in duplicates.largest:
+        same = [rows[task * 40 + row] for task, row in group.places]
+        assert len({row["labels"].tobytes() for row in same}) == 1
+
+
+@pytest.mark.parametrize("length", [120, 130, 144, 200])
+def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
+    """Rows cut and padding computed from the lengths are what a run at that length then counts."""
+    write_jsonl(tmp_path / "in" / "a.jsonl", example_records())
+    wide = create(make_config(processor__max_sequence_length=400, setup__output_dir=str(tmp_path / "wide"))).params
+    assert wide["counts"]["truncated"] == 0
+    lengths = empty_lengths(400, 64, wide["image_start_idx"])
+    for row in rows_of(OutputLayout(tmp_path / "wide")):
+        lengths.add(np.array([row["modality_lengths"]]))
+    foretold = at_length(lengths, length)
+    real = create(make_config(processor__max_sequence_length=length)).params
+    rejected = real["counts"]["rejected"]
+    assert foretold.rows_cut == real["counts"]["truncated"] + rejected
+    assert rejected < 55
+    if not rejected:
+        positions = real["tokens"]["total"] + real["tokens"]["padding"]
+        assert foretold.padding_share == pytest.approx(real["tokens"]["padding"] / positions)
+
+
+def test_no_row_fits_where_the_image_does_not() -> None:
+    lengths = empty_lengths(2048, 576, 35)
+    lengths.add(np.array([700, -90], dtype=np.int32))
+    assert not at_length(lengths, 611).fits
+    assert at_length(lengths, 612).fits
+    assert at_length(lengths, 1024).speed > 2 > at_length(lengths, 2048).speed == 1
+    assert at_length(lengths, 2048).padding_share == pytest.approx(1 - 790 / 4096)
+    assert quantiles(lengths.text_tokens, (0.5, 1.0)) == [90, 124]
+
+
+def test_the_page_stays_the_same_but_for_times(written: OutputLayout) -> None:
+    first = write_report(written, "command").read_bytes()
+    assert write_report(written, "command").read_bytes() == first
+    assert b"http" not in first.replace(b"http-equiv", b"").replace(b'xmlns="http://www.w3.org/2000/svg"', b"")
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = OutputLayout(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hdf5_writer.report.write_report", full)
+    create_hdf5_dataset._report(layout, "command", keep=False)
+    said = capsys.readouterr()
+    assert "No space left on device" in said.err
+    assert "the dataset itself is complete" in said.err
+    assert not layout.report.exists()
+
+
+def test_images_are_counted_exactly_and_then_estimated() -> None:
+    paths = [f"{i % 3000:05}.jpg".encode() for i in range(4000)] + [b""] * 10 + [b"often.jpg"] * 500
+    exact = ImageTally()
+    exact.add(paths)
+    assert (exact.distinct, exact.every, exact.frequent_is_exact) == (3001, 1, True)
+    assert exact.most_used(2) == [("often.jpg", 500), ("00000.jpg", 2)]
+    small = ImageTally(most_paths=400)
+    for start in range(0, len(paths), 300):
+        small.add(paths[start : start + 300])
+    assert small.every > 1
+    assert small.distinct == pytest.approx(3001, rel=0.25)
+    assert small.most_used(1) == [("often.jpg", 500)]
+    other_order = ImageTally(most_paths=400)
+    other_order.add(reversed(paths))
+    assert other_order.sample(5) == small.sample(5)
+
+
+def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "broken.png").write_bytes(b"nothing")
+    picture = (QUICKSTART / "images" / "shapes" / "0001.png").read_bytes()
+    (tmp_path / "outside.png").write_bytes(picture)
+    (tmp_path / "images" / "inside.png").write_bytes(picture)
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
+    paths = ["inside.png", "broken.png", "gone.png", "../outside.png", "link.png"]
+    sample = look_at_images(tmp_path / "images", paths)
+    assert len(sample.sizes) == 1
+    assert sample.missing == ["gone.png"]
+    assert sample.unreadable == ["broken.png", "../outside.png", "link.png"]
+
+
+def test_fingerprints_are_thinned_by_content() -> None:
+    assert [fingerprints_every(n) for n in (0, 1, 1_000_000, 1_000_001, 5_000_000)] == [1, 1, 1, 2, 5]
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, 30_000, dtype=np.uint64)
+    table = np.empty(40_000, dtype=FINGERPRINT)
+    table["hash"], table["row"] = np.concatenate([hashes, hashes[:10_000]]), 0
+    kept = table[table["hash"] % 5 == 0]
+    assert find_duplicates([kept], 5).surplus == pytest.approx(10_000, rel=0.05)
+
+
+def test_pauses_between_two_runs_do_not_count() -> None:
+    throughput = Throughput()
+    for began, worker in ((100.0, 1), (101.0, 2), (500.0, 3)):
+        facts = {"worker": worker, "began": began, "stages": {"read": 0.5, "encode": 1.5}}
+        throughput.add({"read": 1000, "seconds": 2.0, "report": facts})
+    assert throughput.busy_seconds == pytest.approx(5.0)
+    assert throughput.rate == pytest.approx(600)
+    assert [share for _, _, share in throughput.stage_rows()] == pytest.approx([0.25, 0, 0, 0.75, 0, 0])
+    assert {pid: worker.rate for pid, worker in throughput.workers.items()} == {1: 500, 2: 500, 3: 500}
+
+
+def test_bins_keep_every_row() -> None:
+    rng = np.random.default_rng(1)
+    for high in (3, 40, 700, 8192):
+        rows = rng.integers(0, 5, high + 1)
+        counts, edges = binned(rows)
+        assert counts.sum() == rows.sum()
+        assert len(counts) <= 60
+        assert len(edges) == len(counts) + 1
+        assert len(set(np.diff(edges))) == 1
+
+
+def test_a_dataset_without_rows_has_a_report(tmp_path: Path, make_config: ConfigMaker) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q", "")}, {"conversations": []}])
+    create(make_config())
+    page = write_report(OutputLayout(tmp_path / "out"), "command").read_text(encoding="utf-8")
+    assert "empty_answer" in page
+    assert "no_turns" in page

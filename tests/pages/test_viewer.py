@@ -1,0 +1,186 @@
+"""The parts of the viewer: runs, spelling, frames, pictures, comparison."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
+from PIL import Image
+
+from hdf5_writer.viewer_compare import SourceIndex, compare_rows
+from hdf5_writer.viewer_dataset import InspectedDataset
+from hdf5_writer.viewer_frames import ChatFrames
+from hdf5_writer.viewer_runs import row_runs
+from hdf5_writer.viewer_spelling import Speller, load_speller
+from hdf5_writer.viewer_terminal import terminal_rows, visible
+from hdf5_writer.viewer_thumbnails import Thumbnails
+from preprocess.templates import TEMPLATES
+from preprocess.tokenizer import load_tokenizer
+
+TEXTS = ["Déjà vu — “quoted”\n\n  two blanks", "日本語 and 🎈 emoji", "<script>alert(1)</script>\x1b[31mred\x07"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, make_config: ConfigMaker) -> InspectedDataset:
+    records: list[Any] = [{"conversations": turn_pair(f"Say this: {text}", f"{text}.")} for text in TEXTS]
+    rounds = [*turn_pair("<image>\nWhat?", "A shape."), *turn_pair("And?", "No more.")]
+    records.append({"image": "shapes/0001.png", "conversations": rounds})
+    write_jsonl(tmp_path / "in" / "a.jsonl", records)
+    create(make_config(setup__shuffle=False, setup__samples_per_shard=3))
+    return InspectedDataset(tmp_path / "out")
+
+
+def test_runs_cover_every_position_once(dataset: InspectedDataset) -> None:
+    params = dataset.params
+    for number in range(len(dataset)):
+        row = dataset.read(number)
+        runs = row_runs(row, params["image_start_idx"], params["num_patches"])
+        covered = [p for run in runs if run.kind != "padding" for p in range(run.start, run.start + run.count)]
+        assert covered == list(range(row.used + 1))
+        assert runs[-1].start + runs[-1].count == len(row.labels)
+        assert sum(run.count for run in runs if run.kind == "supervised") == row.loss_mask.sum()
+        slots = [run.kind for run in runs if run.kind in ("image", "masked")]
+        assert slots == ["masked" if row.image_path is None else "image"]
+
+
+def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_config: ConfigMaker) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "word " * 300)}])
+    create(make_config())
+    row = InspectedDataset(tmp_path / "out").read(0)
+    last = row_runs(row, 33, 64)[-1]
+    assert row.used == 256
+    assert (last.kind, last.start + last.count) == ("supervised", 257)
+    assert last.ids[-1] == row.labels[-1]
+
+
+def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> None:
+    speller = load_speller(dataset.params)
+    for number, text in enumerate(TEXTS):
+        runs = row_runs(dataset.read(number), dataset.params["image_start_idx"], dataset.params["num_patches"])
+        (answer,) = [run for run in runs if run.kind == "supervised"]
+        parts = speller.parts(answer.ids, starts_text=False)
+        assert [part.text for part in parts] == [f" {text}.", "</s>"]
+        assert [part.is_special for part in parts] == [False, True]
+
+
+def test_byte_level_pieces_are_decoded() -> None:
+    tokenizer = load_tokenizer(str(QUICKSTART / "tokenizer"))
+    pieces = list(tokenizer.tokens)
+    pieces[300:303] = ["Ġcaf", "Ã©", "Ċ"]
+    byte_level = dataclasses.replace(tokenizer, sentencepiece_rule=False, dummy_prefix=False, tokens=tuple(pieces))
+    assert Speller(byte_level, None).parts((300, 301, 302), starts_text=True)[0].text == " café\n"
+
+
+def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> None:
+    other = load_speller(dataset.params, str(QUICKSTART / "tokenizer_sentencepiece"))
+    gone = load_speller(dataset.params, "/no/such/folder")
+    for speller, why in ((other, "is not the one"), (gone, "no such folder")):
+        assert not speller.knows_text
+        assert why in str(speller.note)
+        assert speller.piece(17) == "[17]"
+        assert speller.parts((17,), True) == []
+
+
+@pytest.mark.parametrize("style", TEMPLATES)
+def test_frames_are_the_words_around_a_question(style: str) -> None:
+    template = TEMPLATES[style]
+    for prompt in (template.first_prompt, template.later_prompt):
+        if "{question}" in prompt:
+            text = prompt.replace("{system}", template.system).replace("{question}", "Why not?")
+            framed = ChatFrames(style).cut(text)
+            assert framed.text == "Why not?"
+            assert "".join(framed) == text
+    assert ChatFrames("of another time").cut("Why?") == ("", "Why?", "")
+
+
+def test_nothing_steers_the_terminal(dataset: InspectedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    speller = load_speller(dataset.params)
+    rows = [dataset.read(number) for number in range(len(dataset))]
+    coloured = "\n".join(terminal_rows(dataset, rows, speller))
+    assert "\x1b[30;42m" in coloured
+    assert "\\x1b[31mred\\x07" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = "\n".join(terminal_rows(dataset, rows, speller))
+    assert "\x1b" not in plain
+    assert "« A shape.</s>»" in plain
+    assert visible("a\u202eb\n") == "a\\u202eb\\n"
+
+
+def test_broken_rows_are_named(dataset: InspectedDataset) -> None:
+    with h5py.File(dataset.layout.shards()[0], "r+") as file:
+        mask = file["loss_mask"][:]
+        mask[1, -1] = 1
+        del file["loss_mask"]
+        file["loss_mask"] = mask
+    assert [dataset.read(number).problems for number in range(4)] == [(), ("padding is supervised",), (), ()]
+
+
+def picture(uri: str | None) -> Image.Image:
+    assert uri is not None
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+
+
+def test_thumbnails_show_what_the_model_sees(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (400, 100), "red")
+    wide.paste("blue", (150, 0, 250, 100))
+    wide.save(tmp_path / "wide.png")
+    square = picture(Thumbnails(tmp_path, "square").of("wide.png").uri)
+    padded = picture(Thumbnails(tmp_path, "pad").of("wide.png").uri)
+    assert square.size == padded.size == (168, 168)
+    corner, middle = (2, 2), (84, 84)
+    assert np.allclose(square.getpixel(corner), (0, 0, 255), atol=24), "the centre square is blue"
+    assert np.allclose(padded.getpixel(corner), (122, 116, 104), atol=24), "CLIP's mean colour"
+    assert np.allclose(padded.getpixel((4, 84)), (255, 0, 0), atol=24), "nothing is cut off"
+    assert np.allclose(padded.getpixel(middle), (0, 0, 255), atol=24)
+
+
+def test_thumbnails_never_leave_the_image_folder(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (images / "link.png").symlink_to(tmp_path / "secret.png")
+    (images / "broken.png").write_bytes(b"GIF89a")
+    thumbnails = Thumbnails(images, "square")
+    for path, why in (
+        ("../secret.png", "image_outside"),
+        (str(tmp_path / "secret.png"), "image_outside"),
+        ("link.png", "image_outside"),
+        ("gone.png", "image_missing"),
+        ("broken.png", "does not decode"),
+    ):
+        thumbnail = thumbnails.of(path)
+        assert thumbnail.uri is None
+        assert why in str(thumbnail.problem)
+    assert "--image-dir" in str(Thumbnails(None, "square").of("a.png").problem)
+
+
+def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, make_config: ConfigMaker) -> None:
+    lines = (QUICKSTART / "phase_2" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    write_jsonl(tmp_path / "in" / "a.jsonl", records)
+    create(make_config(setup__seed=1))
+    create(make_config(setup__seed=2, setup__output_dir=str(tmp_path / "shuffled"), setup__samples_per_shard=9))
+    create(make_config(setup__output_dir=str(tmp_path / "short"), processor__max_sequence_length=150))
+    mine, shuffled, short = (InspectedDataset(tmp_path / name) for name in ("out", "shuffled", "short"))
+    spellers = (load_speller(mine.params),) * 2
+    same = compare_rows(mine, shuffled, range(55), spellers, 20)
+    assert (same.compared, same.differing, same.only_here, same.settings) == (55, 0, 0, [])
+    cut = compare_rows(mine, short, range(55), spellers, 100)
+    expected = sum(mine.read(number).used > 150 for number in range(55))
+    assert cut.differing == expected > 3
+    assert cut.settings == [("processor.max_sequence_length", 256, 150)]
+    for pair in cut.pairs:
+        assert (pair.row.file, pair.row.line) == (pair.other.file, pair.other.line)
+        assert pair.other_changed == ()
+        assert pair.changed == ((151, pair.row.used + 1),)
+    first = compare_rows(mine, short, range(55), spellers, 2)
+    assert (len(first.pairs), first.is_complete) == (2, False)
+    assert SourceIndex(short, mine.files).find("a.jsonl", 9999) is None
