@@ -14,17 +14,22 @@ def partial_path(path: Path, writer: str = "") -> Path:
     return path.with_name(f".{path.name}.{writer or secrets.token_hex(4)}.partial")
 
 
-def write_whole(path: Path, data: bytes, writer: str = "") -> None:
+def write_whole(path: Path, data: bytes, *, writer: str = "", flush: bool = True) -> None:
     """Write aside, flush to the disk, rename.
 
-    With `writer`, what a killed run of the same writer left aside is written over; without, it stays until
-    `remove_partials`.
+    Args:
+        path: of the file.
+        data: its content.
+        writer: what a killed run of the same writer left aside is written over; otherwise it stays until
+            `remove_partials`.
+        flush: without, the file may be empty or missing after a power cut, though never after a kill.
     """
     aside = partial_path(path, writer)
     try:
         with open(aside, "wb", buffering=0) as file:
             write_all(file, data)
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from hashlib import blake2b
 from io import BytesIO
@@ -35,6 +36,14 @@ class ImageStore:
         """How many different images were stored."""
         return len(self._digests)
 
+    def flush(self) -> None:
+        """See to it that every image stored outlives a power cut.
+
+        All at once: waiting for the disk after each of them took twice as long as everything else.
+        """
+        if self._digests:
+            os.sync()
+
     def store(self, image: ImageFile) -> None:
         """Write one image, unless it is there already.
 
@@ -50,21 +59,20 @@ class ImageStore:
             raise Rejected(Reason.IMAGE_NAME_TAKEN, f"another image is already called {shorten(image.path, 200)}")
         check_decodes(image.data)
         target = self._folder / image.path
-        if not _holds(target, image.data):
-            if target.exists() and not self._overwrite:
+        existing = target.read_bytes() if target.is_file() else b""
+        if existing != image.data:
+            # The beginning of the image is what a power cut left of it.
+            if not (image.data.startswith(existing) or self._overwrite):
                 raise InputError(
                     f"{target} exists with other content; use another --output_image_dir, or --overwrite to replace it"
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, image.data, self._writer)
+            write_whole(target, image.data, writer=self._writer, flush=False)
         self._digests[image.path] = digest
 
 
-def check_decodes(data: bytes) -> str:
+def check_decodes(data: bytes) -> None:
     """Decode a whole image as training will, to RGB.
-
-    Returns:
-        The name of its format, such as `JPEG`.
 
     Raises:
         Rejected: IMAGE_DOES_NOT_DECODE, with what Pillow said.
@@ -77,16 +85,8 @@ def check_decodes(data: bytes) -> str:
             warnings.filterwarnings("ignore", category=UserWarning)
             with Image.open(BytesIO(data)) as image:
                 image.convert("RGB").load()
-                return image.format or "unknown"
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
         said = " ".join(str(error).split())
         # Pillow puts the address of the buffer into its message; a reject is the same in every run.
         said = "cannot identify the format" if "cannot identify" in said else said
         raise Rejected(Reason.IMAGE_DOES_NOT_DECODE, f"{type(error).__name__}: {said[:200]}") from None
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
-    except OSError:
-        return False

@@ -117,6 +117,8 @@ class Sink:
         self.flush()
         os.fsync(self._output.fileno())
         os.fsync(self._rejects.fileno())
+        if self._images is not None:
+            self._images.flush()
         total = sum(self.rejected.values())
         reasons = dict(sorted(self.rejected.items()))
         images = 0 if self._images is None else self._images.count

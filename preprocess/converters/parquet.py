@@ -27,7 +27,7 @@ def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[st
     """
     parquet, arrow_error = _pyarrow()
     try:
-        with parquet.ParquetFile(path, pre_buffer=False) as file:
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             available = file.schema_arrow.names
             missing = [name for name in column_names if name not in available]
             if missing:

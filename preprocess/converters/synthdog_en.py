@@ -31,7 +31,7 @@ from preprocess.converters.rejects import Reason, Rejected
 from preprocess.converters.sources import Source
 
 _NAME = re.compile(r"train-([0-9]{5})-of-[0-9]{5}.*\.parquet")
-_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
+_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
 def convert(source: Source, *, shard: str, image_prefix: str, seed: int) -> Example:

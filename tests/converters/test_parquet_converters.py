@@ -136,10 +136,14 @@ def test_instructions_are_spread_and_follow_the_seed(run, tmp_path, image_bytes)
     assert first != [r["conversations"][0]["value"] for r in second.records]
 
 
-def test_an_image_of_other_content_is_not_replaced_unasked(run, tmp_path, image_bytes):
+def test_an_image_cut_short_is_replaced_and_one_of_other_content_is_not(run, tmp_path, image_bytes):
     write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", [page(image_bytes("red"))])
     target = tmp_path / "images/train-00000/000000.jpg"
     target.parent.mkdir(parents=True)
+    target.write_bytes(b"")
+    assert synthdog(run).code == 0
+    assert target.read_bytes() == image_bytes("red")
+    shutil.rmtree(tmp_path / "jsonl")
     target.write_bytes(b"mine")
     result = synthdog(run)
     assert result.code == 2
