@@ -1,30 +1,21 @@
-"""The source datasets there are, in the order the help lists them."""
+"""The source datasets there are, in the order the help lists them: the names of their modules."""
 
 from __future__ import annotations
 
-from preprocess.converters import (
-    ai2d,
-    arxivcap,
-    arxivqa,
-    captions,
-    chartqa,
-    dvqa,
-    infographics_docvqa,
-    json2jsonl,
-    sp_docvqa,
-    synthdog_en,
-)
+from importlib import import_module
+
 from preprocess.converters.dataset import Dataset
 
-DATASETS: tuple[Dataset, ...] = (
-    ai2d.DATASET,
-    arxivcap.DATASET,
-    arxivqa.DATASET,
-    chartqa.DATASET,
-    sp_docvqa.DATASET,
-    infographics_docvqa.DATASET,
-    dvqa.DATASET,
-    synthdog_en.DATASET,
-    captions.DATASET,
-    json2jsonl.DATASET,
+MODULES = (
+    "ai2d",
+    "arxivcap",
+    "arxivqa",
+    "chartqa",
+    "sp_docvqa",
+    "infographics_docvqa",
+    "dvqa",
+    "synthdog_en",
+    "captions",
+    "json2jsonl",
 )
+DATASETS: tuple[Dataset, ...] = tuple(import_module(f"preprocess.converters.{name}").DATASET for name in MODULES)

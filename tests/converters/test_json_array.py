@@ -191,6 +191,15 @@ def test_an_array_is_found_under_its_key_whatever_stands_before_it(tmp_path, mon
         read(path, key="nowhere")
 
 
+@pytest.mark.parametrize("block", [8, 64, 1 << 17])
+def test_records_of_the_next_array_are_not_taken_for_those_of_this_one(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(json_array, "BLOCK", block)
+    path = tmp_path / "two.json"
+    records = [{"id": i} for i in range(40)]
+    path.write_text(json.dumps({"data": records, "more": records}))
+    assert [json.loads(raw) for raw in read(path, key="data")] == records
+
+
 def test_a_bare_array_is_refused_where_an_object_belongs(tmp_path):
     path = tmp_path / "list.json"
     path.write_text("[]")

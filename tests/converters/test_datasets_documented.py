@@ -1,0 +1,54 @@
+import argparse
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from preprocess.converters.job import check, run
+from preprocess.converters.registry import DATASETS
+from preprocess.preprocess_dataset import convert_json2jsonl_main, main
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TABLE = (DOCS / "datasets.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"`((?:preprocess_dataset|convert_json2jsonl) [^`…]*--[^`]*)`", TABLE)))
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "DIR" not in c])
+def test_what_the_table_tells_to_type_only_lacks_the_data(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name, *arguments = shlex.split(command)
+    code = main(arguments) if name == "preprocess_dataset" else convert_json2jsonl_main(arguments)
+    assert code == 2
+    assert "there is nothing at that path" in capsys.readouterr().err
+
+
+def test_every_command_has_its_row():
+    for dataset in DATASETS:
+        assert any(dataset.name in command for command in COMMANDS), dataset.name
+
+
+def test_the_example_of_a_new_dataset_works_as_it_stands(tmp_path, write_json):
+    guide = (DOCS / "add_a_dataset.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(\"\"\".*?)```", guide, re.DOTALL)
+    module_path = tmp_path / "textvqa.py"
+    module_path.write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("textvqa", module_path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    entry = {
+        "question_id": 34602,
+        "question": "what brand?",
+        "image_id": "0054c91397f2fe05",
+        "answers": ["nous les gosses"],
+    }
+    write_json(tmp_path / "data/TextVQA_0.5.1_train.json", {"dataset_type": "train", "data": [entry, {}]})
+    parser = argparse.ArgumentParser()
+    module.DATASET.add_arguments(parser)
+    (job,) = module.DATASET.plan(parser.parse_args(["--dataset_folder", str(tmp_path / "data")]))
+    counts = run(job, overwrite=False)
+    assert (counts.read, counts.written, counts.rejected) == (2, 1, {"no_image": 1})
+    assert check(job, overwrite=False) == counts
+    assert b'"image":"textvqa/train_images/0054c91397f2fe05.jpg"' in job.output.read_bytes()
