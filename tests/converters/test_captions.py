@@ -2,9 +2,10 @@ import json
 from collections import Counter
 
 import pytest
-from real_excerpts import SHARED, with_real_excerpts
 
 from preprocess.converters.instructions import BRIEF_DESCRIPTION, choose
+
+from .real_excerpts import SHARED, with_real_excerpts
 
 
 @pytest.fixture

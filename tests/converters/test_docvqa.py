@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from real_excerpts import SHARED, with_real_excerpts
+
+from .real_excerpts import SHARED, with_real_excerpts
 
 
 def document(**changes):

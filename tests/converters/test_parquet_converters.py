@@ -4,12 +4,13 @@ import shutil
 from collections import Counter
 
 import pytest
-from interruption import contents, killed_at
-from real_excerpts import SHARED, with_real_excerpts
 
 from preprocess.converters.errors import InputError
 from preprocess.converters.instructions import BRIEF_DESCRIPTION
 from preprocess.converters.parquet import rows
+
+from .interruption import contents, killed_at
+from .real_excerpts import SHARED, with_real_excerpts
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402
