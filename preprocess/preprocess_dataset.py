@@ -80,6 +80,9 @@ def _convert(dataset: Dataset, arguments: argparse.Namespace, command: str) -> i
     except InputError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return WRONG_INPUT
+    except PermissionError as error:
+        print(f"{command}: {error.filename}: {error.strerror}; make it accessible or give another", file=sys.stderr)
+        return WRONG_INPUT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{command}: {where}{error.strerror or error}; finished outputs stay, run it again", file=sys.stderr)

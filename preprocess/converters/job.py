@@ -198,8 +198,9 @@ def _make_folders(job: Job) -> None:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         for path in (job.output, job.rejects, job.receipt):
             remove_partials(path)
-        with open(partial := partial_path(job.output), "xb"):
-            partial.unlink()
+        # A read-only folder shows now, and not after an hour of reading.
+        write_whole(probe := partial_path(job.output), b"", flush=False)
+        probe.unlink()
         if job.image_dir is not None:
             job.image_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

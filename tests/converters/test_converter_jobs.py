@@ -205,6 +205,18 @@ def test_a_full_disk_is_a_failure_in_one_sentence(dvqa, monkeypatch):
     assert contents(dvqa.out) == {}
 
 
+def test_an_input_that_may_not_be_read_is_a_wrong_input(dvqa, monkeypatch):
+    def forbidden(sink, *arguments):
+        raise PermissionError(13, "Permission denied", "train_qa.json")
+
+    monkeypatch.setattr(job.Sink, "convert", forbidden)
+    result = dvqa()
+    assert result.code == 2
+    assert result.err == (
+        "preprocess_dataset dvqa: train_qa.json: Permission denied; make it accessible or give another\n"
+    )
+
+
 def test_an_interrupt_is_a_failure_in_one_sentence(dvqa, monkeypatch):
     def interrupt(sink):
         raise KeyboardInterrupt
