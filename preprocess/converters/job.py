@@ -199,7 +199,8 @@ def _make_folders(job: Job) -> None:
         for path in (job.output, job.rejects, job.receipt):
             remove_partials(path)
         # A read-only folder shows now, and not after an hour of reading.
-        write_whole(probe := partial_path(job.output), b"", flush=False)
+        probe = partial_path(job.output)
+        probe.touch(exist_ok=False)
         probe.unlink()
         if job.image_dir is not None:
             job.image_dir.mkdir(parents=True, exist_ok=True)
