@@ -205,7 +205,6 @@ def _make_folders(job: Job) -> None:
         if job.image_dir is not None:
             job.image_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"cannot write to {error.filename or job.output.parent} ({error.strerror}); "
-            "give a folder that can be written to"
-        ) from None
+        found = Path(error.filename or job.output)
+        where = found.parent if found.suffix == ".partial" else found
+        raise InputError(f"cannot write to {where} ({error.strerror}); give a folder that can be written to") from None
