@@ -19,6 +19,8 @@ from hdf5_writer.verify import row_problems
 from preprocess.config import ConfigError, did_you_mean
 
 _Array = npt.NDArray[Any]
+# A chunk of 64 rows of 8,192 int32 has 2 MB; HDF5 keeps 1 MB unless told.
+_CHUNK_CACHE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class InspectedDataset:
             raise ConfigError(str(error)) from None
         self.files: list[str] = [file["path"] for file in self.params["inputs"]]
         self._starts = np.cumsum([0, *(shard["rows"] for shard in self.params["shards"])])
-        self._open: tuple[int, h5py.File] | None = None
+        self._file: h5py.File | None = None
+        self._opened = -1
+        self._columns: dict[str, h5py.Dataset] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -149,7 +153,7 @@ class InspectedDataset:
                         return f"{reject['reason']}: {reject['detail']}"
         return None
 
-    def _search(self, matches: Callable[[h5py.File], _Array], most: int) -> list[int]:
+    def _search(self, matches: Callable[[dict[str, h5py.Dataset]], _Array], most: int) -> list[int]:
         found: list[int] = []
         for number in self._numbers(matches):
             found.append(number)
@@ -157,14 +161,20 @@ class InspectedDataset:
                 break
         return found
 
-    def _numbers(self, matches: Callable[[h5py.File], _Array]) -> Iterator[int]:
+    def _numbers(self, matches: Callable[[dict[str, h5py.Dataset]], _Array]) -> Iterator[int]:
         for shard in range(self.shards):
             start = int(self._starts[shard])
             yield from (start + int(at) for at in np.flatnonzero(matches(self._shard(shard))))
 
-    def _shard(self, number: int) -> h5py.File:
-        if self._open is None or self._open[0] != number:
-            if self._open is not None:
-                self._open[1].close()
-            self._open = number, h5py.File(self.layout.root / self.params["shards"][number]["name"], "r")
-        return self._open[1]
+    def _shard(self, number: int) -> dict[str, h5py.Dataset]:
+        """The datasets of a shard, kept open: HDF5 holds the chunk that was read last as long as they are."""
+        if self._opened != number:
+            if self._file is not None:
+                self._file.close()
+            path = self.layout.root / self.params["shards"][number]["name"]
+            self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
+            missing = [name for name in DATASETS if name not in self._file]
+            if missing:
+                raise OSError(f"{path}: has no dataset {missing[0]}")
+            self._columns, self._opened = {name: self._file[name] for name in DATASETS}, number
+        return self._columns
