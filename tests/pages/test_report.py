@@ -18,11 +18,13 @@ from hdf5_writer.plan import read_plan
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report import write_report
 from hdf5_writer.report_duplicates import find_duplicates
-from hdf5_writer.report_facts import FINGERPRINT, fingerprints_every, read_fingerprints
+from hdf5_writer.report_facts import TaskFacts, fingerprints_every, read_fingerprints
 from hdf5_writer.report_images import ImageTally, look_at_images
 from hdf5_writer.report_lengths import at_length, empty_lengths, quantiles
 from hdf5_writer.report_plots import binned
 from hdf5_writer.report_throughput import Throughput
+from preprocess.features import RowLayout
+from preprocess.tokens import TokenSequence
 
 
 def example_records() -> list[Any]:
@@ -154,12 +156,14 @@ def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
 
 def test_fingerprints_are_thinned_by_content() -> None:
     assert [fingerprints_every(n) for n in (0, 1, 1_000_000, 1_000_001, 5_000_000)] == [1, 1, 1, 2, 5]
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**63, 30_000, dtype=np.uint64)
-    table = np.empty(40_000, dtype=FINGERPRINT)
-    table["hash"], table["row"] = np.concatenate([hashes, hashes[:10_000]]), 0
-    kept = table[table["hash"] % 5 == 0]
-    assert find_duplicates([kept], 5).surplus == pytest.approx(10_000, rel=0.05)
+    layout = RowLayout(max_sequence_length=64, num_patches=4, image_start_idx=1, pad_id=0, truncate=True)
+    facts = TaskFacts(layout, every=5)
+    for number in [*range(2000), *range(1000)]:
+        facts.add(TokenSequence(np.array([1, number, 2], dtype=np.int32), [(1, 3)], 1), "a.png")
+    kept = read_fingerprints(facts.to_json())
+    assert len(kept) < 900
+    assert find_duplicates([kept], 5).surplus == pytest.approx(1000, rel=0.2)
+    assert Counter(kept["row"].tolist()).most_common(1)[0][1] == 1
 
 
 def test_pauses_between_two_runs_do_not_count() -> None:

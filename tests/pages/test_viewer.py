@@ -183,4 +183,7 @@ def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, mak
         assert pair.changed == ((151, pair.row.used + 1),)
     first = compare_rows(mine, short, range(55), spellers, 2)
     assert (len(first.pairs), first.is_complete) == (2, False)
+    create(make_config(setup__output_dir=str(tmp_path / "some")), limit=30)
+    some = compare_rows(mine, InspectedDataset(tmp_path / "some"), range(55), spellers, 20)
+    assert (some.compared, some.differing, some.only_here) == (30, 0, 25)
     assert SourceIndex(short, mine.files).find("a.jsonl", 9999) is None
