@@ -16,7 +16,7 @@ class RankBatchSampler(Sampler[list[int]]):
 
     Attributes:
         epoch: the epoch the next iteration runs over.
-        start: the batch it begins at; then 0 again.
+        start: the batch it begins at.
     """
 
     def __init__(self, batches: GlobalBatches, *, rank: int, world_size: int) -> None:
@@ -28,8 +28,8 @@ class RankBatchSampler(Sampler[list[int]]):
         self.start = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, self.start = self.start, 0
-        return self._iterate(self.epoch, start)
+        # Not a generator itself: epoch and start are those of this call, whatever is set before the first batch.
+        return self._iterate(self.epoch, self.start)
 
     def _iterate(self, epoch: int, start: int) -> Iterator[list[int]]:
         first = self._rank * self._rows

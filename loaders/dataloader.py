@@ -21,6 +21,7 @@ from loaders.grouping import ModalityBatches
 from loaders.images import AspectRatio
 from loaders.mixture import MixtureOrder
 from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
+from loaders.shard_reader import BLOCK_ROWS
 
 
 class LlavaDataLoader(DataLoader[Sample]):
@@ -61,7 +62,9 @@ class LlavaDataLoader(DataLoader[Sample]):
             self._handed = 0
         self._resumes = False
         sampler.start = self._handed
-        return self._hand_out(super().__iter__())
+        batches = super().__iter__()
+        sampler.start = 0  # for who iterates over the sampler itself, as accelerate does to skip batches
+        return self._hand_out(batches)
 
     def _hand_out(self, batches: Iterator[Any]) -> Iterator[Batch]:
         for batch in batches:
@@ -174,7 +177,8 @@ def create_dataloader(
         image_aspect_ratio=image_aspect_ratio,
         image_dtype=image_dtype,
         on_image_error=on_image_error,
-        cache_blocks=shuffle_window * (len(mixture) if mixture is not None else 1),
+        # Grouped rows are drawn from a window of each modality.
+        cache_blocks=shuffle_window * (len(mixture) if mixture is not None else 1) * (2 if group_by_modality else 1),
         open_files=open_files,
         verify=verify,
     )
@@ -185,7 +189,15 @@ def create_dataloader(
     batches: GlobalBatches
     if group_by_modality:
         lengths = dataset.modality_lengths
-        batches = ModalityBatches(order, lengths, size, drop_last=drop_last, shuffle=shuffle, seed=shuffle_seed)
+        batches = ModalityBatches(
+            order,
+            lengths,
+            size,
+            window_rows=shuffle_window * BLOCK_ROWS,
+            drop_last=drop_last,
+            shuffle=shuffle,
+            seed=shuffle_seed,
+        )
     else:
         batches = ConsecutiveBatches(order, size, drop_last=drop_last)
     if not batches.count(0):

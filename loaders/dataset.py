@@ -63,11 +63,11 @@ class LlavaH5Dataset(Dataset[Sample]):
         """
         if on_image_error not in get_args(OnImageError):
             raise ValueError(f"on_image_error is {on_image_error!r}, expected 'raise' or 'blank'")
-        if cache_blocks < 1 or open_files < 1:
-            raise ValueError(f"cache_blocks is {cache_blocks} and open_files {open_files}, expected at least 1")
         folders = _as_list(data_dirs)
         if not folders:
-            raise DataDirError("no data dir is given; give a folder that create_hdf5_dataset wrote")
+            raise DataDirError("no dir is given; give a folder that create_hdf5_dataset wrote")
+        if cache_blocks < 1 or open_files < 1:
+            raise ValueError(f"cache_blocks is {cache_blocks} and open_files {open_files}, expected at least 1")
         self.data_dirs: tuple[DataDir, ...] = tuple(read_data_dir(folder) for folder in folders)
         require_alike(self.data_dirs)
         self._image_dirs = None if img_data_dir is None else _image_dirs(img_data_dir, self.data_dirs)

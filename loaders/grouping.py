@@ -10,8 +10,9 @@ import numpy.typing as npt
 from loaders.global_batches import GlobalBatch, fill_up
 from loaders.row_order import RowOrder, Rows, keyed_hashes
 
-# Rows sorted by length together, in global batches, as in Hugging Face's LengthGroupedSampler.
-_BATCHES_PER_SEGMENT = 50
+# Global batches whose rows are sorted by length together: at least so many, for lengths to be alike, and at most as
+# in Hugging Face's LengthGroupedSampler.
+_FEWEST_IN_SEGMENT, _MOST_IN_SEGMENT = 4, 50
 
 
 class ModalityBatches:
@@ -29,6 +30,7 @@ class ModalityBatches:
         modality_lengths: npt.NDArray[np.int32],
         size: int,
         *,
+        window_rows: int,
         drop_last: bool,
         shuffle: bool,
         seed: int,
@@ -39,6 +41,7 @@ class ModalityBatches:
             order: rows that are numbers into `modality_lengths`.
             modality_lengths: (rows,) int32, positive with an image, negative for text only.
             size: global batch size.
+            window_rows: rows of the order that a segment spans, so that it needs no more blocks than a window.
             drop_last: leave out what does not fill a batch, at most one for each modality; otherwise fill it up.
             shuffle: mix the batches; otherwise they stand in the order of their segments.
             seed: any integer.
@@ -46,6 +49,7 @@ class ModalityBatches:
         self.size = size
         self._order = order
         self._lengths = modality_lengths
+        self._window_rows = window_rows
         self._drop_last = drop_last
         self._shuffle = shuffle
         self._seed = seed
@@ -68,8 +72,10 @@ class ModalityBatches:
             places = np.flatnonzero((lengths > 0) == with_image)
             if self._drop_last:
                 places = places[: len(places) // self.size * self.size]
-            for start in range(0, len(places), self.size * _BATCHES_PER_SEGMENT):
-                segment = places[start : start + self.size * _BATCHES_PER_SEGMENT]
+            fitting = self._window_rows * len(places) // (len(rows) * self.size)
+            step = self.size * min(max(fitting, _FEWEST_IN_SEGMENT), _MOST_IN_SEGMENT)
+            for start in range(0, len(places), step):
+                segment = places[start : start + step]
                 # Longest first, as the authors have it: what does not fit into memory shows at once.
                 by_length = segment[np.argsort(-np.abs(lengths[segment]), kind="stable")]
                 cuts = range(0, len(segment), self.size)

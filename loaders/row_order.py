@@ -91,7 +91,7 @@ def keyed_permutation(n: int, *key: int | str) -> Rows:
 
 def keyed_hashes(n: int, *key: int | str) -> npt.NDArray[np.uint64]:
     """n numbers of 64 bits: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), seeded with a hash of the key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):
         values = np.uint64(int.from_bytes(digest, "little")) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(
             0x9E3779B97F4A7C15

@@ -1,0 +1,131 @@
+"""Pixels: equal to the authors' steps with `CLIPImageProcessor`, called directly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import needs_shared, shared_folder
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="the loaders need torch")
+
+from transformers import CLIPImageProcessor  # noqa: E402
+from written import IMAGES, PICTURES  # noqa: E402
+
+from loaders.images import ImageError, ImageTransform, read_image  # noqa: E402
+
+SIZE = 336
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+
+
+def authors_pixels(path: Path, aspect_ratio: str, processor: Any) -> Any:
+    """`LazySupervisedDataset.__getitem__` of haotian-liu/LLaVA, llava/train/train.py, as it is written there."""
+
+    def expand2square(pil_img: Image.Image, background_color: tuple[int, ...]) -> Image.Image:
+        width, height = pil_img.size
+        if width == height:
+            return pil_img
+        if width > height:
+            result = Image.new(pil_img.mode, (width, width), background_color)
+            result.paste(pil_img, (0, (width - height) // 2))
+            return result
+        result = Image.new(pil_img.mode, (height, height), background_color)
+        result.paste(pil_img, ((height - width) // 2, 0))
+        return result
+
+    image = Image.open(path).convert("RGB")
+    if aspect_ratio == "pad":
+        image = expand2square(image, tuple(int(x * 255) for x in processor.image_mean))
+    pixels = processor.preprocess(image, return_tensors="pt")["pixel_values"][0]
+    return pixels
+
+
+def readable(path: Path) -> bool:
+    try:
+        Image.open(path).convert("RGB")
+    except Exception:
+        return False
+    return True
+
+
+@needs_shared("images")
+@pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
+@pytest.mark.filterwarnings("ignore")
+def test_every_readable_real_image_is_bit_equal(aspect_ratio: Any, processor: Any) -> None:
+    transforms = [ImageTransform(SIZE, aspect_ratio, dtype) for dtype in (torch.float32, torch.float16)]
+    files = [path for path in sorted(shared_folder("images").rglob("*")) if path.is_file() and readable(path)]
+    assert len(files) > 100
+    for path in files:
+        expected = authors_pixels(path, aspect_ratio, processor)
+        for transform in transforms:
+            pixels = read_image(path, transform)
+            assert pixels.dtype == transform.dtype
+            assert torch.equal(pixels, expected.to(transform.dtype)), f"{path}, {transform.dtype}"
+
+
+@needs_shared("images")
+@pytest.mark.filterwarnings("ignore")
+def test_what_pillow_cannot_read_is_an_image_error() -> None:
+    transform = ImageTransform(SIZE, "square")
+    files = [path for path in sorted(shared_folder("images/odd").rglob("*")) if path.is_file() and not readable(path)]
+    assert len(files) > 10
+    for path in files:
+        with pytest.raises(ImageError):
+            read_image(path, transform)
+
+
+# One pixel more or less than the size, odd bars, very wide, very tall, enlarged, already of the size.
+ODD_SIZES = [
+    (336, 336),
+    (337, 336),
+    (336, 337),
+    (335, 500),
+    (501, 335),
+    (1000, 37),
+    (37, 1000),
+    (2, 3),
+    (1, 1),
+    (672, 336),
+]
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+@pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])
+@pytest.mark.filterwarnings("ignore")
+def test_odd_sizes_and_modes_are_bit_equal(
+    size: tuple[int, int], aspect_ratio: Any, mode: str, processor: Any, tmp_path: Path
+) -> None:
+    noise = Image.frombytes("RGB", size, bytes(i * i * 7919 % 251 for i in range(size[0] * size[1] * 3)))
+    image = noise.convert("L").convert("I").convert("I;16") if mode == "I;16" else noise.convert(mode)
+    path = tmp_path / "image.tif"
+    image.save(path)
+    expected = authors_pixels(path, aspect_ratio, processor)
+    assert torch.equal(read_image(path, ImageTransform(SIZE, aspect_ratio, torch.float32)), expected)
+
+
+def test_bfloat16_is_float32_rounded_once() -> None:
+    path = IMAGES / PICTURES[0]
+    exact = read_image(path, ImageTransform(SIZE, "pad", torch.float32))
+    assert torch.equal(read_image(path, ImageTransform(SIZE, "pad", torch.bfloat16)), exact.bfloat16())
+
+
+@pytest.mark.parametrize("size", [224, 112, 333])
+def test_another_image_size(size: int) -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    for picture in PICTURES[:6]:
+        expected = authors_pixels(IMAGES / picture, "pad", processor)
+        assert torch.equal(read_image(IMAGES / picture, ImageTransform(size, "pad", torch.float32)), expected)
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match="image_aspect_ratio is 'anyres'"):
+        ImageTransform(336, "anyres")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"image_dtype is torch\.int8"):
+        ImageTransform(336, "pad", torch.int8)

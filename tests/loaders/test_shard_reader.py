@@ -1,0 +1,221 @@
+"""Shards to blocks: the same values as h5py gives, damage noticed, few files and calls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the loaders need torch")
+
+from conftest import CHECKOUT, turn_pair
+from written import Written, first, read_written, records_of, second, write_dataset
+
+from loaders import DataDirError, LlavaH5Dataset, ShardError, create_dataloader
+from loaders.data_dir import read_data_dir
+from loaders.shard_reader import BLOCK_ROWS, ShardReader
+
+
+def read_all(written: Written, **options: Any) -> None:
+    """Compare every row of a dataset, in one go and one by one, with what h5py reads."""
+    dataset = LlavaH5Dataset(written.root, **options)
+    assert len(dataset) == written.rows
+    numbers = np.random.default_rng(0).permutation(written.rows).tolist()
+    for sample, row in zip(dataset.__getitems__(numbers), numbers, strict=True):
+        for name in ("text_input_ids", "labels", "loss_mask", "key_padding_mask"):
+            assert sample[name].dtype == written.arrays[name].dtype
+            assert np.array_equal(sample[name], written.arrays[name][row])
+        assert sample["has_image"] == (written.arrays["modality_lengths"][row] > 0)
+    assert np.array_equal(dataset.modality_lengths, written.arrays["modality_lengths"])
+
+
+def test_rows_are_those_h5py_reads() -> None:
+    read_all(first())
+    read_all(second(), cache_blocks=1, open_files=1)
+
+
+def test_rows_beyond_a_chunk_of_the_narrow_datasets(tmp_path: Path) -> None:
+    records = records_of(4200, "many")
+    small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
+    written = write_dataset(tmp_path, records=records, samples_per_shard=5000, **small)
+    with h5py.File(written.root / "examples-00000-of-00001.h5") as file:
+        assert file["image_paths"].chunks[0] < written.rows < 5000
+    read_all(written)
+    dataset = LlavaH5Dataset(written.root)
+    assert [dataset.source(row)[1] for row in (0, 4095, 4096, 4150)] == [
+        written.arrays["source_line"][row] for row in (0, 4095, 4096, 4150)
+    ]
+
+
+def test_shards_of_no_row_and_of_one_row(tmp_path: Path) -> None:
+    broken = {"conversations": turn_pair("Question?", "")}
+    records = [*records_of(3, "few"), broken, broken, broken, *records_of(1, "one")]
+    written = write_dataset(tmp_path, records=records, samples_per_shard=3, setup__max_reject_fraction=1.0)
+    assert [shard.rows for shard in read_data_dir(written.root).shards] == [3, 0, 1]
+    read_all(written)
+    for shuffle in (True, False):
+        loader = create_dataloader(written.root, batch_size=2, shuffle=shuffle)
+        assert sum(len(batch["labels"]) for batch in loader) == 4
+
+
+def test_ids_beyond_two_bytes(tmp_path: Path) -> None:
+    """The fast way for small ids must not be taken for large ones."""
+    written = write_dataset(tmp_path, records=10, samples_per_shard=10)
+    reader = ShardReader(read_data_dir(written.root).shards)
+    chunks = reader._index(0)["labels"]
+    for value in (65_535, 65_536, 2**31 - 1, -1):
+        array = np.arange(chunks.rows * 256, dtype="<i4").reshape(chunks.rows, 256)
+        array[0, 0] = value
+        from hdf5_writer.shard import compress_chunk
+
+        assert np.array_equal(chunks.decode(compress_chunk(array)), array)
+
+
+def test_a_block_cannot_be_changed_by_who_reads_it() -> None:
+    sample = LlavaH5Dataset(first().root)[0]
+    with pytest.raises(ValueError, match="read-only"):
+        sample["labels"][0] = 1
+
+
+def test_no_such_row() -> None:
+    with pytest.raises(IndexError, match="row 300 is asked for, but there are 300"):
+        LlavaH5Dataset(first().root)[300]
+
+
+def test_hdf5_is_opened_once_a_shard_and_a_batch_reads_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    reads: list[int] = []
+    real_file, real_pread = h5py.File, os.pread
+    monkeypatch.setattr(h5py, "File", lambda *a, **k: opened.append(str(a[0])) or real_file(*a, **k))
+    monkeypatch.setattr(os, "pread", lambda *a: reads.append(a[2]) or real_pread(*a))
+    dataset = LlavaH5Dataset(first().root)
+    for _ in range(2):
+        dataset.__getitems__(list(range(0, 300, 3)))
+    assert len(opened) == len(set(opened)) == 5
+    blocks = 4 * 2 + 1  # four shards of 64 and 6 rows, one of 20
+    narrow = 2 * 5  # lengths and paths
+    assert len(reads) == 4 * blocks + narrow
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the first dataset, to be damaged."""
+    return Path(shutil.copytree(first().root, tmp_path / "copied"))
+
+
+def chunk_place(shard: Path, name: str, number: int) -> tuple[int, int]:
+    with h5py.File(shard) as file:
+        info = file[name].id.get_chunk_info(number)
+        return info.byte_offset, info.size
+
+
+@pytest.mark.parametrize("name", ["text_input_ids", "labels", "loss_mask", "key_padding_mask", "image_paths"])
+def test_a_flipped_bit_anywhere_in_a_chunk_is_noticed(copied: Path, name: str) -> None:
+    """What HDF5 would notice by the Adler-32 of the stream; the reader goes past HDF5 and must notice too.
+
+    A bit can be without effect, where a run of zeros is copied from another place; then nothing is to be noticed.
+    """
+    shard = copied / "examples-00001-of-00005.h5"
+    offset, size = chunk_place(shard, name, 0)
+    whole = shard.read_bytes()
+    unnoticed = 0
+    messages = set()
+    for place in sorted({*range(0, size, max(1, size // 60)), size - 4, size - 3, size - 2, size - 1}):
+        data = bytearray(whole)
+        data[offset + place] ^= 0x10
+        shard.write_bytes(data)
+        reader = ShardReader(read_data_dir(copied).shards)
+        reader.block(0, 0)
+        try:
+            block = reader.block(1, 0)
+        except ShardError as error:
+            messages.add(str(error).split(" (")[0])
+            continue
+        unnoticed += 1
+        assert place < size - 4, "the checksum itself"
+        expected = first().arrays[name][70:134]
+        found = getattr(block, name)
+        assert np.array_equal(found.reshape(expected.shape), expected)
+    assert unnoticed < 15
+    assert messages == {f"{shard}: {name} is damaged from row 0 on"}
+
+
+def test_damaged_structure_is_a_shard_error(copied: Path) -> None:
+    shard = copied / "examples-00000-of-00005.h5"
+    data = bytearray(shard.read_bytes())
+    data[:8] = bytes(8)
+    shard.write_bytes(data)
+    with pytest.raises(ShardError, match="no shard of this project, or damaged"):
+        LlavaH5Dataset(copied)[0]
+
+
+def test_verify_finds_what_no_checksum_of_a_chunk_covers(copied: Path) -> None:
+    shard = copied / "examples-00003-of-00005.h5"
+    with h5py.File(shard, "r+") as file:
+        values = file["source_line"][:]
+        size = shard.stat().st_size
+        file.attrs.modify("pad_id", np.int64(77))
+    assert shard.stat().st_size == size
+    assert len(values) == 70
+    LlavaH5Dataset(copied)[3 * 70]
+    with pytest.raises(ShardError, match=r"00003-of-00005.h5: has sha256 \w{64}, expected \w{64}"):
+        LlavaH5Dataset(copied, verify=True)[3 * 70]
+    LlavaH5Dataset(copied, verify=True)[2 * 70]
+
+
+def test_a_shard_of_another_size_is_refused_before_reading(copied: Path) -> None:
+    shard = copied / "examples-00002-of-00005.h5"
+    dataset = LlavaH5Dataset(copied)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(DataDirError, match=f"00002-of-00005.h5: has {len(whole) - 1} bytes, expected {len(whole)}"):
+        LlavaH5Dataset(copied)
+    with pytest.raises(ShardError, match="it was changed meanwhile"):
+        dataset[150]
+    shard.unlink()
+    with pytest.raises(DataDirError, match=r"00002-of-00005.h5: is missing"):
+        LlavaH5Dataset(copied)
+
+
+_MANY_SHARDS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from loaders import create_dataloader
+for workers in (0, 2):
+    loader = create_dataloader(sys.argv[1], batch_size=50, num_workers=workers)
+    print(sum(len(batch["labels"]) for batch in loader))
+"""
+
+
+def test_500_shards_with_64_open_files(tmp_path: Path) -> None:
+    small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
+    write_dataset(tmp_path, records=500, samples_per_shard=1, **small)
+    root = tmp_path / "out"
+    assert len(read_written(root).arrays["labels"]) == len(list(root.glob("*.h5"))) == 500
+    done = subprocess.run(
+        [sys.executable, "-c", _MANY_SHARDS, str(root)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["500", "500"], done.stderr
+
+
+def test_files_are_closed_with_the_reader() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        LlavaH5Dataset(first().root).__getitems__(list(range(300)))
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_block_rows_is_a_chunk() -> None:
+    with h5py.File(first().root / "examples-00000-of-00005.h5") as file:
+        assert file["labels"].chunks[0] == BLOCK_ROWS
