@@ -82,6 +82,23 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="remove what an earlier run wrote into setup.output_dir, and start afresh",
     )
+    parser.add_argument(
+        "--skip-task",
+        type=_count,
+        action="append",
+        default=[],
+        metavar="K",
+        help="give task K up: its records are listed as rejected, reason skipped (may be given several times)",
+    )
+    parser.add_argument(
+        "--task-slice",
+        type=_part,
+        metavar="i/N",
+        help="run only tasks i, i+N, i+2N, … (i from 0), for job arrays: run all N slices, then --finalize",
+    )
+    parser.add_argument(
+        "--finalize", action="store_true", help="write data_params.json and rejects.jsonl when all slices are done"
+    )
     parser.add_argument("--version", action="version", version=f"llava-hdf5 {__version__}")
     return parser
 
@@ -96,6 +113,19 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no task; give a whole number from 0")
+    return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no slice; give i/N with i from 0 to N-1, such as 0/8")
+    return int(index), int(count)
+
+
 def _run(options: argparse.Namespace, command: str) -> int:
     config = load_config(options.config, options.overrides)
     if options.dry_run:
@@ -103,17 +133,35 @@ def _run(options: argparse.Namespace, command: str) -> int:
 
         print(describe_plan(config, options.limit))
         return DONE
+    if options.overwrite and (options.task_slice or options.finalize):
+        raise ConfigError(
+            "--overwrite: a part cannot start the whole afresh; run once with --overwrite --limit 1 first"
+        )
+    if options.task_slice and options.finalize:
+        raise ConfigError("--finalize: comes after all slices, in a command of its own; leave --task-slice out")
     from hdf5_writer.engine import TasksFailedError
     from hdf5_writer.progress import ConsoleProgress, summary_table
-    from hdf5_writer.run import create_dataset
+    from hdf5_writer.run import Part, create_dataset, create_part, culprit, finalize
 
     progress = ConsoleProgress()
     try:
-        outcome = create_dataset(config, progress, limit=options.limit, overwrite=options.overwrite)
+        if options.task_slice:
+            part = Part(*options.task_slice)
+            read = create_part(config, progress, part, limit=options.limit, skip_tasks=options.skip_task)
+            print(
+                f"slice {part.index} of {part.count} is done, {read:,} records read; run --finalize when all slices are"
+            )
+            return DONE
+        if options.finalize:
+            outcome = finalize(config, limit=options.limit)
+        else:
+            outcome = create_dataset(
+                config, progress, limit=options.limit, overwrite=options.overwrite, skip_tasks=options.skip_task
+            )
     except TasksFailedError as error:
-        size = config.setup.samples_per_shard
-        ranges = ", ".join(f"task {task} (records {task * size}–{(task + 1) * size - 1})" for task in error.tasks)
-        return _fail(FAILED, f"{error}: {ranges}; everything else is done")
+        where = "; ".join(culprit(config, task) for task in error.tasks)
+        skip = " ".join(f"--skip-task {task}" for task in error.tasks)
+        return _fail(FAILED, f"{error}: {where}. Everything else is done; mend the record, or go on with {skip}")
     if outcome.already_done:
         print("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
     print(summary_table(outcome.params, outcome.read, progress.seconds), flush=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hdf5_writer.inputs import find_inputs
+from hdf5_writer.inputs import Line, find_inputs
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.plan import make_plan
+from hdf5_writer.plan import Plan, make_plan
 from hdf5_writer.task import Stages, row_layout
 from preprocess.config import Config
 from preprocess.features import empty_rows, write_row
@@ -46,7 +47,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
             f"image_start_idx {layout.image_start_idx}, pad_id {layout.pad_id}",
             f"config digest {plan.digest}",
         ]
-        for record in plan.reader(work).read(np.arange(min(plan.records, _MOST_TRIED))):
+        for record in _first_records(plan, work):
             where = f"{plan.inputs[record.file].path}, line {record.number}"
             try:
                 conversation = stages.read(parse_record(record.data))
@@ -59,6 +60,11 @@ def describe_plan(config: Config, limit: int | None) -> str:
             lines += ["", f"{where}{image}:", *_render(stages, sequence, layout.num_patches)]
             break
     return "\n".join(lines)
+
+
+def _first_records(plan: Plan, work: OutputLayout) -> Iterator[Line]:
+    for lines in plan.reader(work).read(np.arange(min(plan.records, _MOST_TRIED))):
+        yield from lines
 
 
 def _render(stages: Stages, sequence: Any, num_patches: int) -> list[str]:

@@ -32,6 +32,7 @@ class TasksFailedError(RuntimeError):
 def run_tasks(
     tasks: Iterable[int],
     run: Callable[[int], TaskDone],
+    run_alone: Callable[[int], TaskDone],
     make_executor: Callable[[int], Executor],
     workers: int,
     on_done: Callable[[TaskDone], None],
@@ -41,6 +42,7 @@ def run_tasks(
     Args:
         tasks: task numbers, in the order to begin them.
         run: a picklable function.
+        run_alone: the same, for a task that may have killed a worker.
         make_executor: makes an executor of so many workers.
         workers: tasks under way at a time.
         on_done: called in this thread for each finished task.
@@ -54,7 +56,7 @@ def run_tasks(
     while waiting:
         for task in _run_until_broken(waiting, run, make_executor, workers, on_done):
             tries = range(MOST_DEATHS)
-            if all(_run_until_broken(deque([task]), run, make_executor, 1, on_done) for _ in tries):
+            if all(_run_until_broken(deque([task]), run_alone, make_executor, 1, on_done) for _ in tries):
                 failed.append(task)
     if failed:
         raise TasksFailedError(sorted(failed))
@@ -85,17 +87,24 @@ def _run_until_broken(
                 task = under_way.pop(future)
                 try:
                     on_done(future.result())
-                except BrokenExecutor:
+                except Exception as error:
+                    if not _is_death(error):
+                        raise
                     broken.append(task)
             if broken:
-                executor.shutdown(wait=True, cancel_futures=True)
+                executor.shutdown()
                 return sorted([*broken, *under_way.values()])
     except BaseException as error:
         # Whoever is interrupted is in a hurry; after an error, tasks under way may finish.
-        executor.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        executor.shutdown(wait=isinstance(error, Exception))
         raise
     executor.shutdown()
     return []
+
+
+def _is_death(error: Exception) -> bool:
+    """Whether a worker died under a task. Dask raises an exception of its own, without breaking the executor."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
 def spawn_pool(workers: int) -> ProcessPoolExecutor:

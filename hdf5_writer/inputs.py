@@ -21,7 +21,11 @@ from preprocess.config import ConfigError
 from preprocess.records import UTF8_BOM
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+REJECTS_SUFFIX = ".rejects.jsonl"
 _BLOCK = 8 << 20
+# Bounds on memory: lines read at a time, and what may be one record (LLaVA's have about a kilobyte).
+_MOST_READ = 64 << 20
+LONGEST_LINE = 16 << 20
 _JSON_BLANKS = b" \t\r\n"
 _BLANK_TABLE = np.zeros(256, dtype=bool)
 _BLANK_TABLE[list(_JSON_BLANKS)] = True
@@ -65,13 +69,13 @@ def find_inputs(input_dir: Path, output_dir: Path) -> tuple[list[InputFile], lis
     """
     if input_dir.is_file():
         root, paths, others = input_dir.parent, [input_dir.name], []
-        if not input_dir.name.endswith(SUFFIXES):
+        if not _is_input(input_dir.name):
             paths, others = [], [input_dir.name]
     elif input_dir.is_dir():
         root = input_dir
         found = sorted(_walk(input_dir, output_dir))
-        paths = [path for path in found if path.endswith(SUFFIXES)]
-        others = [path for path in found if not path.endswith(SUFFIXES)]
+        paths = [path for path in found if _is_input(path)]
+        others = [path for path in found if not _is_input(path)]
     else:
         raise ConfigError(f"setup.input_dir {input_dir}: no such file or folder; give one that holds .jsonl files")
     if not paths:
@@ -87,6 +91,11 @@ def find_inputs(input_dir: Path, output_dir: Path) -> tuple[list[InputFile], lis
     except OSError as error:
         raise ConfigError(f"setup.input_dir {input_dir}: {error.filename} cannot be read ({error.strerror})") from None
     return [InputFile(path, s.st_size, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)], others
+
+
+def _is_input(path: str) -> bool:
+    """Lists of rejected records, which the converters write beside their output, are none."""
+    return path.endswith(SUFFIXES) and not path.endswith(REJECTS_SUFFIX)
 
 
 def input_root(input_dir: Path) -> Path:
@@ -252,11 +261,12 @@ def _unzstd(stream: BinaryIO) -> Iterator[bytes]:
 
 
 class Line(NamedTuple):
-    """One record's bytes and where they came from."""
+    """One record's bytes and where they came from; of a line longer than LONGEST_LINE the beginning alone."""
 
     file: int
     number: int
     data: bytes
+    size: int
 
 
 class RecordReader:
@@ -275,8 +285,10 @@ class RecordReader:
         first = np.concatenate(([0], self._ends))[files]
         return files, records - first + 1
 
-    def read(self, records: npt.NDArray[np.int64]) -> list[Line]:
-        """The lines of some records, in the order given; on disk they are visited in the order of the files.
+    def read(self, records: npt.NDArray[np.int64]) -> Iterator[list[Line]]:
+        """The lines of some records, in the order given, as many at a time as fit into a fixed amount of memory.
+
+        On disk the lines of a time are visited in the order of the files.
 
         Raises:
             InputChangedError: a file has another size or time than when it was planned.
@@ -284,18 +296,34 @@ class RecordReader:
         """
         files, numbers = self.locate(records)
         offsets = np.memmap(self._layout.offsets, dtype="<i8", mode="r")
-        begins, ends = offsets[records + files], offsets[records + files + 1]
-        lines: list[Line | None] = [None] * len(records)
+        begins, sizes = offsets[records + files], offsets[records + files + 1] - offsets[records + files]
+        kept = np.cumsum(np.minimum(sizes, LONGEST_LINE))
+        start = 0
+        while start < len(records):
+            budget = (kept[start - 1] if start else 0) + _MOST_READ
+            stop = max(start + 1, int(np.searchsorted(kept, budget, side="right")))
+            yield self._read_some(files[start:stop], numbers[start:stop], begins[start:stop], sizes[start:stop])
+            start = stop
+
+    def _read_some(
+        self,
+        files: npt.NDArray[np.int64],
+        numbers: npt.NDArray[np.int64],
+        begins: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64],
+    ) -> list[Line]:
+        lines: list[Line | None] = [None] * len(files)
         handle, opened = -1, -1
         try:
             for i in np.lexsort((begins, files)).tolist():
-                file = int(files[i])
+                file, size = int(files[i]), int(sizes[i])
                 if file != opened:
                     if handle >= 0:
                         os.close(handle)
+                        handle = -1
                     handle, opened = self._open(file), file
-                data = _read_at(handle, int(begins[i]), int(ends[i] - begins[i]))
-                lines[i] = Line(file, int(numbers[i]), data)
+                data = _read_at(handle, int(begins[i]), min(size, LONGEST_LINE))
+                lines[i] = Line(file, int(numbers[i]), data, size)
         finally:
             if handle >= 0:
                 os.close(handle)

@@ -71,10 +71,19 @@ class OutputLayout:
         """Proof that a task is done."""
         return self.work / "receipts" / f"{task:05d}.json"
 
+    def working_on(self, task: int) -> Path:
+        """Which of its records a task that is run alone has come to, counted from 0."""
+        return self.work / f"working-on-{task:05d}"
+
     @property
     def lock(self) -> Path:
-        """Held by the run that writes here."""
+        """Held by the run that writes here; shared by runs that each do a part."""
         return self.work / "lock"
+
+    @property
+    def planning_lock(self) -> Path:
+        """Held by the one of several partial runs that makes the plan."""
+        return self.work / "planning.lock"
 
     def shards(self) -> list[Path]:
         """What is there under a shard's name."""

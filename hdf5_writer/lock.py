@@ -13,15 +13,20 @@ from preprocess.config import ConfigError
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold an advisory lock, which the system lets go of when this process ends, however it does.
+
+    Args:
+        path: the lock's file, in the work folder.
+        shared: with others who share it.
+        wait: until it is free.
 
     Raises:
         ConfigError: another process holds it.
     """
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise ConfigError(

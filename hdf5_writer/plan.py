@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Plan:
         limit: take the first so many records only.
         inputs: the input files in order, with their record counts.
         index: digests of the record index in the work folder.
+        base: the folder that relative paths of the config start from; workers may stand elsewhere.
     """
 
     config: Config
@@ -54,6 +56,7 @@ class Plan:
     index: IndexDigests
     schema_version: str = SCHEMA_VERSION
     package_version: str = __version__
+    base: str = field(default_factory=os.getcwd)
 
     @cached_property
     def records(self) -> int:
@@ -94,7 +97,20 @@ class Plan:
 
     def reader(self, layout: OutputLayout) -> RecordReader:
         """Reads the records by number."""
-        return RecordReader(input_root(self.config.setup.input_dir), self.inputs, layout)
+        return RecordReader(input_root(Path(self.base, self.config.setup.input_dir)), self.inputs, layout)
+
+    def local_config(self) -> Config:
+        """The config with its relative folders made absolute."""
+        dataset, processor = self.config.dataset, self.config.processor
+        images = None if dataset.image_dir is None else Path(self.base, dataset.image_dir)
+        folder = Path(self.base, Path(processor.tokenizer_type).expanduser())
+        tokenizer = str(folder) if folder.is_dir() else processor.tokenizer_type
+        return self.config.model_copy(
+            update={
+                "dataset": dataset.model_copy(update={"image_dir": images}),
+                "processor": processor.model_copy(update={"tokenizer_type": tokenizer}),
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The plan as `read_plan` understands it."""
@@ -102,6 +118,7 @@ class Plan:
             "schema_version": self.schema_version,
             "package_version": self.package_version,
             "digest": self.digest,
+            "base": self.base,
             "limit": self.limit,
             "tokenizer": dataclasses.asdict(self.tokenizer),
             "index": dataclasses.asdict(self.index),
@@ -146,6 +163,7 @@ def read_plan(layout: OutputLayout) -> Plan:
         index=IndexDigests(**document["index"]),
         schema_version=document["schema_version"],
         package_version=document["package_version"],
+        base=document["base"],
     )
 
 

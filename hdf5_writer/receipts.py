@@ -32,13 +32,13 @@ def read_receipt(layout: OutputLayout, plan: Plan, task: int) -> Receipt:
     return receipt
 
 
-def unfinished_tasks(layout: OutputLayout, plan: Plan) -> list[int]:
-    """Tasks without a receipt, or whose shard is not there in the size the receipt names.
+def unfinished_tasks(layout: OutputLayout, plan: Plan, among: range | None = None) -> list[int]:
+    """Tasks, of all or `among` some, without a receipt, or whose shard is not there in the size the receipt names.
 
     The receipts of the latter are removed, so that what remains is true.
     """
     unfinished = []
-    for task in range(plan.tasks):
+    for task in range(plan.tasks) if among is None else among:
         try:
             size = read_receipt(layout, plan, task)["shard"]["bytes"]
             if layout.shard(task, plan.tasks).stat().st_size == size:

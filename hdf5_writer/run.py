@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hdf5_writer.engine import run_tasks, spawn_pool
-from hdf5_writer.inputs import InputFile, find_inputs
+from hdf5_writer.existing import finished_dataset, make_folders, plan_for, remove_output
+from hdf5_writer.inputs import find_inputs
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import locked
-from hdf5_writer.plan import OtherPlanError, Plan, differences, is_unchanged, make_plan, read_plan
-from hdf5_writer.publish import DamagedError, publish, seal, unseal
+from hdf5_writer.plan import Plan, read_plan
+from hdf5_writer.publish import publish, seal
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, reject_lines, unfinished_tasks
-from hdf5_writer.task import Stages, TaskDone, row_layout, run_task
-from preprocess.config import Config, ConfigError
+from hdf5_writer.task import TaskDone, run_task
+from preprocess.config import Config, ConfigError, SetupConfig
 from preprocess.images import require_image_dir
-from preprocess.tokenizer import load_tokenizer, tokenizer_digest
 
 
 class Progress(Protocol):
@@ -51,13 +51,26 @@ class Outcome:
     read: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of several runs that share the tasks of a plan, on one machine or many.
+
+    Attributes:
+        index, count: this run takes the tasks whose number leaves `index` when divided by `count`.
+    """
+
+    index: int
+    count: int
+
+
 def create_dataset(
     config: Config,
     progress: Progress,
     *,
     limit: int | None = None,
     overwrite: bool = False,
-    make_executor: Callable[[int], Executor] = spawn_pool,
+    skip_tasks: Collection[int] = (),
+    make_executor: Callable[[int], Executor] | None = None,
 ) -> Outcome:
     """Write the dataset of a config, or what is missing of it.
 
@@ -66,7 +79,8 @@ def create_dataset(
         progress: is told of the plan and of every finished task.
         limit: take the first so many records.
         overwrite: remove what an earlier run wrote into the output folder first.
-        make_executor: makes the executor the tasks run on.
+        skip_tasks: tasks to give up: all of their records are rejected.
+        make_executor: makes the executor the tasks run on, instead of the engine of the config.
 
     Raises:
         ConfigError: config, inputs, tokenizer or output folder are wrong; OtherPlanError where the folder belongs
@@ -77,142 +91,147 @@ def create_dataset(
     layout = OutputLayout(config.setup.output_dir)
     files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
     require_image_dir(config.dataset)
-    _make_folders(layout)
+    make_folders(layout)
     with locked(layout.lock):
         if overwrite:
-            _remove_output(layout)
-        finished = _finished(config, limit, layout, files)
+            remove_output(layout)
+        finished = finished_dataset(config, limit, layout, files)
         if finished is not None:
             return Outcome(finished, already_done=True, read=0)
         for path in layout.temporaries():
             path.unlink(missing_ok=True)
-        plan = _plan(config, limit, layout, files)
-        tasks = unfinished_tasks(layout, plan)
-        if tasks:
-            # No data_params.json beside shards that are not all there.
-            layout.data_params.unlink(missing_ok=True)
-            layout.report.unlink(missing_ok=True)
-        progress.planned(plan, plan.tasks - len(tasks))
-        read = 0
-
-        def on_done(task: TaskDone) -> None:
-            nonlocal read
-            read += task.read
-            progress.advance(task)
-
-        try:
-            workers = min(config.setup.processes or len(os.sched_getaffinity(0)), len(tasks))
-            if tasks:
-                run = functools.partial(run_task, str(layout.root), plan.fingerprint)
-                run_tasks(tasks, run, make_executor, workers, on_done)
-        finally:
-            progress.close()
-        return Outcome(_finish(layout, plan), already_done=False, read=read)
+        plan = plan_for(config, limit, layout, files)
+        read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, make_executor)
+        return Outcome(finish(layout, plan), already_done=False, read=read)
 
 
-def _make_folders(layout: OutputLayout) -> None:
-    try:
-        layout.receipt(0).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"setup.output_dir {layout.root}: cannot be made or written ({error.strerror}: {error.filename}); "
-            "give a folder you may write to"
-        ) from None
+def create_part(
+    config: Config,
+    progress: Progress,
+    part: Part,
+    *,
+    limit: int | None = None,
+    skip_tasks: Collection[int] = (),
+    make_executor: Callable[[int], Executor] | None = None,
+) -> int:
+    """Run the tasks of one part; `finalize` writes the dataset's own files when all parts are done.
+
+    Parts may run at once, in any order and more than once: whichever comes first makes the plan. See
+    `create_dataset` for arguments and errors.
+
+    Returns:
+        records read.
+    """
+    layout = OutputLayout(config.setup.output_dir)
+    files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    require_image_dir(config.dataset)
+    make_folders(layout)
+    with locked(layout.lock, shared=True):
+        with locked(layout.planning_lock, wait=True):
+            finished = finished_dataset(config, limit, layout, files)
+            if finished is not None:
+                return 0
+            plan = plan_for(config, limit, layout, files)
+        return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, make_executor)
 
 
-def _remove_output(layout: OutputLayout) -> None:
-    """Remove what runs write, and nothing else that may be in the folder."""
-    pages = (layout.report, layout.rows_page)
-    for path in [layout.data_params, layout.rejects, *pages, *layout.shards(), *layout.temporaries()]:
-        path.unlink(missing_ok=True)
-    for path in layout.work.iterdir():
-        if path == layout.lock:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    _make_folders(layout)
-
-
-def _finished(config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]) -> dict[str, Any] | None:
-    """The parameters of the folder where this very dataset is there already; else None.
-
-    Looks at names, sizes and digests, so that the answer comes at once; `verify_hdf5_dataset` reads the bytes.
+def finalize(config: Config, *, limit: int | None = None) -> Outcome:
+    """Write `data_params.json` and `rejects.jsonl` of a dataset whose parts are all done.
 
     Raises:
-        OtherPlanError: the folder holds another dataset.
+        ConfigError: see `create_dataset`; a part is still running.
+        RuntimeError: tasks are missing; the message names some.
     """
+    layout = OutputLayout(config.setup.output_dir)
+    files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    make_folders(layout)
+    with locked(layout.lock):
+        finished = finished_dataset(config, limit, layout, files)
+        if finished is not None:
+            return Outcome(finished, already_done=True, read=0)
+        plan = plan_for(config, limit, layout, files)
+        missing = unfinished_tasks(layout, plan)
+        if missing:
+            shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
+            raise RuntimeError(
+                f"{len(missing)} of {plan.tasks} tasks are not done ({shown}); run their --task-slice again, "
+                "then --finalize"
+            )
+        for path in layout.temporaries():
+            path.unlink(missing_ok=True)
+        return Outcome(finish(layout, plan), already_done=False, read=0)
+
+
+def _run(
+    layout: OutputLayout,
+    plan: Plan,
+    mine: range,
+    skip_tasks: Collection[int],
+    progress: Progress,
+    make_executor: Callable[[int], Executor] | None,
+) -> int:
+    """Run those tasks of `mine` that are not done; records read."""
+    unknown = [task for task in skip_tasks if task >= plan.tasks]
+    if unknown:
+        raise ConfigError(f"--skip-task {unknown[0]}: the tasks of this plan are 0 to {plan.tasks - 1}")
+    tasks = unfinished_tasks(layout, plan, mine)
+    if tasks:
+        # No data_params.json beside shards that are not all there.
+        layout.data_params.unlink(missing_ok=True)
+        layout.report.unlink(missing_ok=True)
+    progress.planned(plan, len(mine) - len(tasks))
+    read = 0
+
+    def on_done(task: TaskDone) -> None:
+        nonlocal read
+        read += task.read
+        progress.advance(task)
+
+    run = functools.partial(run_task, str(layout.root.resolve()), plan.fingerprint)
     try:
-        plan = read_plan(layout)
-    except FileNotFoundError:
-        if layout.shards() or layout.data_params.exists():
-            raise OtherPlanError(
-                f"setup.output_dir {layout.root}: holds a dataset, but not the plan it was made by; "
-                "use another folder, or --overwrite to write it anew"
-            ) from None
-        return None
-    except DamagedError as error:
-        raise OtherPlanError(f"{error}; use --overwrite to write the dataset anew") from None
-    found = differences(plan, config, limit, tokenizer_digest(config.processor.tokenizer_type), files)
-    if found and not layout.shards():
-        layout.plan.unlink()  # a run that wrote nothing, perhaps for the mistake that was mended since
-        return None
-    if found:
-        _refuse(layout, found)
-    if not is_unchanged(plan, files, layout):
-        return None
+        for task in tasks:
+            if task in skip_tasks:
+                on_done(run(task, skip=True))
+        left = [task for task in tasks if task not in skip_tasks]
+        if left:
+            with _engine(plan.config.setup, make_executor, len(left)) as (make, workers):
+                run_tasks(left, run, functools.partial(run, careful=True), make, workers, on_done)
+    finally:
+        progress.close()
+    return read
+
+
+@contextlib.contextmanager
+def _engine(
+    setup: SetupConfig, make_executor: Callable[[int], Executor] | None, tasks: int
+) -> Iterator[tuple[Callable[[int], Executor], int]]:
+    """What makes executors, and how many tasks to run at a time."""
+    if make_executor is None and setup.engine == "dask":
+        from hdf5_writer.dask_engine import dask_executors
+
+        with dask_executors(setup) as engine:
+            yield engine
+    else:
+        yield make_executor or spawn_pool, min(setup.processes or len(os.sched_getaffinity(0)), tasks)
+
+
+def culprit(config: Config, task: int) -> str:
+    """Where a task was when it last killed its worker, in words."""
+    layout = OutputLayout(config.setup.output_dir)
+    plan = read_plan(layout)
+    files, lines = plan.reader(layout).locate(plan.task_records(task))
     try:
-        params = unseal(layout.data_params)
-    except (FileNotFoundError, DamagedError):
-        return None
-    done = params["config_digest"] == plan.digest and layout.rejects.exists() and not unfinished_tasks(layout, plan)
-    return params if done else None
+        at = int(layout.working_on(task).read_text())
+        where = f"at {plan.inputs[files[at]].path}, line {lines[at]}"
+    except (FileNotFoundError, ValueError, IndexError):
+        where = "before its first record"
+    first, last = int(lines.min()), int(lines.max())
+    names = {plan.inputs[number].path for number in (int(files.min()), int(files.max()))}
+    span = f"{len(lines)} records between lines {first} and {last} of {' to '.join(sorted(names))}"
+    return f"task {task}, {where} (it has {span})"
 
 
-def _refuse(layout: OutputLayout, found: list[str]) -> None:
-    shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more differences" if len(found) > 3 else "")
-    raise OtherPlanError(
-        f"setup.output_dir {layout.root}: belongs to another plan ({shown}); "
-        "use another folder, or --overwrite to write it anew"
-    )
-
-
-def _plan(config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]) -> Plan:
-    """The plan of this run: the one in the folder where it still holds, else a new one."""
-    stages = Stages(config, load_tokenizer(config.processor.tokenizer_type))
-    facts = stages.facts()
-    row_layout(config, facts)  # refuses a length that the image does not fit into
-    if not layout.plan.exists():
-        return make_plan(config, limit, facts, layout)
-    old = read_plan(layout)
-    unpacked = all(layout.unpacked(i).exists() for i, file in enumerate(old.inputs) if file.is_compressed)
-    if is_unchanged(old, files, layout) and unpacked:
-        plan = Plan(config, limit, old.inputs, facts, old.index)
-        publish(layout.plan, [seal(plan.to_json())])  # folders may have other names now
-        return plan
-    # Times changed, or the index is gone. Index anew, aside: the content decides whether this is the same plan.
-    aside = OutputLayout(layout.work / "replan")
-    shutil.rmtree(aside.root, ignore_errors=True)
-    _make_folders(aside)
-    plan = make_plan(config, limit, facts, aside)
-    if plan.digest != old.digest:
-        shutil.rmtree(aside.root)
-        before = {file.path: file for file in old.inputs}
-        _refuse(
-            layout,
-            [f"the content of the input {f.path} was changed" for f in plan.inputs if before[f.path].crc32 != f.crc32],
-        )
-    layout.plan.unlink(missing_ok=True)
-    for path in (aside.offsets, aside.lines, *(aside.unpacked(i) for i in range(len(files)))):
-        if path.exists():
-            path.replace(layout.work / path.name)
-    aside.plan.replace(layout.plan)
-    shutil.rmtree(aside.root)
-    return plan
-
-
-def _finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
+def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
     """Check that everything is there, and write the two files that are made of the receipts."""
     for task in range(plan.tasks):
         shard = read_receipt(layout, plan, task)["shard"]

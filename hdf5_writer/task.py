@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from hdf5_writer.inputs import Line
+import numpy as np
+import numpy.typing as npt
+
+from hdf5_writer.inputs import LONGEST_LINE, Line
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, TokenizerFacts, read_plan
 from hdf5_writer.publish import publish, seal
@@ -21,7 +24,7 @@ from preprocess.conversation import Conversation, RecordKeys, read_conversation
 from preprocess.features import RowLayout
 from preprocess.images import ImageChecker
 from preprocess.records import parse_record, record_id
-from preprocess.rejects import Rejected
+from preprocess.rejects import Reason, Rejected
 from preprocess.templates import Segment, renderer_for
 from preprocess.tokenizer import Tokenizer, load_tokenizer
 from preprocess.tokens import Encoder, TokenSequence
@@ -110,8 +113,15 @@ def row_layout(config: Config, tokenizer: TokenizerFacts) -> RowLayout:
     )
 
 
-def run_task(root: str, fingerprint: str, task: int) -> TaskDone:
+def run_task(root: str, fingerprint: str, task: int, careful: bool = False, skip: bool = False) -> TaskDone:
     """Make one shard and its receipt in an output folder whose plan has this fingerprint.
+
+    Args:
+        root: the output folder.
+        fingerprint: of the plan that is meant.
+        task: its number.
+        careful: note each record before it is begun, so that one that kills the process can be named.
+        skip: make an empty shard, and reject every record unread.
 
     Raises:
         ConfigError: a record needs what the config does not give.
@@ -119,12 +129,24 @@ def run_task(root: str, fingerprint: str, task: int) -> TaskDone:
         OSError: no space, no permission, …
         RuntimeError: the plan is another one, or a fault of the program, naming file and line.
     """
-    return _runner(root, fingerprint).run(task)
+    return _runner(root, fingerprint).run(task, careful, skip)
 
 
-@functools.lru_cache(maxsize=1)
+class _Loaded(threading.local):
+    """What was loaded last. A worker of Dask may run tasks in several threads, and an encoder is not shared."""
+
+    key: tuple[str, str] | None = None
+    runner: _TaskRunner
+
+
+_loaded = _Loaded()
+
+
 def _runner(root: str, fingerprint: str) -> _TaskRunner:
-    return _TaskRunner(OutputLayout(Path(root)), fingerprint)
+    if _loaded.key != (root, fingerprint):
+        _loaded.runner = _TaskRunner(OutputLayout(Path(root)), fingerprint)
+        _loaded.key = (root, fingerprint)
+    return _loaded.runner
 
 
 class _TaskRunner:
@@ -135,20 +157,27 @@ class _TaskRunner:
         if plan.fingerprint != fingerprint:
             raise RuntimeError(f"{layout.plan}: is another plan than the one this run was started with")
         self._layout, self._plan = layout, plan
-        self._stages = Stages(plan.config, load_tokenizer(plan.config.processor.tokenizer_type))
+        config = plan.local_config()
+        self._stages = Stages(config, load_tokenizer(config.processor.tokenizer_type))
         if self._stages.facts() != plan.tokenizer:
             raise RuntimeError("the tokenizer was changed after the run was planned; run the same command again")
         self._reader = plan.reader(layout)
         self._row_layout = row_layout(plan.config, plan.tokenizer)
 
-    def run(self, task: int) -> TaskDone:
+    def run(self, task: int, careful: bool, skip: bool) -> TaskDone:
         began = time.perf_counter()
-        plan = self._plan
+        plan, records = self._plan, self._plan.task_records(task)
         work = _Work(plan, self._stages, self._row_layout)
-        lines = self._reader.read(plan.task_records(task))
-        work.facts.lap("read")
-        for start in range(0, len(lines), _AT_A_TIME):
-            work.add(lines[start : start + _AT_A_TIME])
+        if skip:
+            for file, line in zip(*(array.tolist() for array in self._reader.locate(records)), strict=True):
+                work.note(Line(file, line, b"", 0), Rejected(Reason.SKIPPED, f"task {task} was skipped by --skip-task"))
+        elif careful:
+            self._run_carefully(task, records, work)
+        else:
+            for lines in self._reader.read(records):
+                work.facts.lap("read")
+                for start in range(0, len(lines), _AT_A_TIME):
+                    work.add(lines[start : start + _AT_A_TIME])
         image = work.builder.finish()
         shard = self._layout.shard(task, plan.tasks)
         publish(shard, [image])
@@ -160,7 +189,7 @@ class _TaskRunner:
         receipt = {
             "task": task,
             "plan": plan.digest,
-            "read": len(lines),
+            "read": len(records),
             "shard": {"name": shard.name, "bytes": len(image), "sha256": sha256(image)},
             "counts": {**counts, "images_moved": work.moved, "first_turns_skipped": work.skipped},
             "rejects": [entry for _, _, entry in sorted(work.rejects, key=lambda reject: reject[:2])],
@@ -168,7 +197,19 @@ class _TaskRunner:
             "seconds": round(time.perf_counter() - began, 3),
         }
         publish(self._layout.receipt(task), [seal(receipt)])
-        return TaskDone(task, len(lines), work.builder.counts.rows)
+        self._layout.working_on(task).unlink(missing_ok=True)
+        return TaskDone(task, len(records), work.builder.counts.rows)
+
+    def _run_carefully(self, task: int, records: npt.NDArray[np.int64], work: _Work) -> None:
+        done = 0
+        with self._layout.working_on(task).open("w") as note:
+            for lines in self._reader.read(records):
+                for line in lines:
+                    note.seek(0)
+                    note.write(f"{done:020d}")
+                    note.flush()
+                    work.add([line])
+                    done += 1
 
 
 class _Work:
@@ -184,7 +225,7 @@ class _Work:
     def add(self, lines: list[Line]) -> None:
         """Make a row or a reject of each line."""
         stages = self._stages
-        records = self._pass("parse", parse_record, [(line, line.data) for line in lines])
+        records = self._pass("parse", _parse, [(line, line) for line in lines])
         conversations = self._pass("validate", stages.read, records)
         sequences = self._pass("encode", lambda found: (found, stages.encode(found)), conversations)
         self._pass("rows", self._add_row, [(line, (line, *found)) for line, found in sequences])
@@ -196,7 +237,7 @@ class _Work:
             try:
                 passed.append((line, work(item)))
             except Rejected as reject:
-                self._note(line, reject)
+                self.note(line, reject)
             except Exception as error:
                 where = f"{self._plan.inputs[line.file].path}, line {line.number}"
                 if isinstance(error, ConfigError):
@@ -212,7 +253,8 @@ class _Work:
         self.moved += conversation.image_moved
         self.skipped += conversation.first_turn_skipped
 
-    def _note(self, line: Line, reject: Rejected) -> None:
+    def note(self, line: Line, reject: Rejected) -> None:
+        """List a record as rejected."""
         entry = {
             "file": self._plan.inputs[line.file].path,
             "line": line.number,
@@ -238,6 +280,12 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
         "tokenizer_digest": plan.tokenizer.digest,
         "config_digest": plan.digest,
     }
+
+
+def _parse(line: Line) -> dict[str, Any]:
+    if line.size > LONGEST_LINE:
+        raise Rejected(Reason.LINE_TOO_LONG, f"the line has {line.size:,} bytes, expected at most {LONGEST_LINE:,}")
+    return parse_record(line.data)
 
 
 def _shown_id(data: bytes) -> str | int | None:

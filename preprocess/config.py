@@ -22,6 +22,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class DaskConfig(_Section):
+    """Which Dask cluster to use."""
+
+    scheduler_address: Annotated[str, Field(min_length=1)] | None = None
+
+
 class SetupConfig(_Section):
     """Where the data is, where it goes, how the work is cut."""
 
@@ -32,6 +38,8 @@ class SetupConfig(_Section):
     shuffle: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    engine: Literal["local", "dask"] = "local"
+    dask: DaskConfig = DaskConfig()
 
     @field_validator("input_dir", "output_dir", mode="before")
     @classmethod
@@ -182,8 +190,8 @@ def build_config(values: dict[str, dict[str, Any]], source: str, config_dir: Pat
 
 def _apply_override(values: dict[str, dict[str, Any]], override: str) -> None:
     key, equals, text = override.partition("=")
-    section, dot, name = key.partition(".")
-    if not equals or not dot or not section or not name:
+    section, *path = key.split(".")
+    if not equals or not section or not path or not all(path):
         raise ConfigError(
             f"argument {override!r}: expected section.key=value, such as processor.max_sequence_length=4096"
         )
@@ -191,14 +199,18 @@ def _apply_override(values: dict[str, dict[str, Any]], override: str) -> None:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"argument {override!r}: the value is not valid YAML: {_one_line(error)}") from None
-    values.setdefault(section, {})[name] = value
+    keys = values.setdefault(section, {})
+    for part in path[:-1]:
+        inner = keys.get(part)
+        keys[part] = keys = dict(inner) if isinstance(inner, dict) else {}
+    keys[path[-1]] = value
 
 
 def _explain(error: ValidationError, values: dict[str, Any]) -> str:
     """The first problem of a pydantic error as a sentence about the key."""
     first = error.errors()[0]
     where = tuple(str(part) for part in first["loc"])
-    key = ".".join(where[:2])
+    key = ".".join(where[:3])
     if first["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest_key(where)}"
     if first["type"] == "missing":
@@ -207,7 +219,7 @@ def _explain(error: ValidationError, values: dict[str, Any]) -> str:
     if first["type"] == "value_error":
         return f"{key}: {message}"
     found = values
-    for part in where[:2]:
+    for part in where[:3]:
         found = found.get(part) if isinstance(found, dict) else None  # type: ignore[assignment]
     message = message[0].lower() + message[1:]
     return f"{key} is {found!r} ({type(found).__name__}): {message.replace('input should', 'it should')}"
@@ -225,7 +237,9 @@ def _nearest_key(where: tuple[str, ...]) -> str:
     keys = known_keys()
     if len(where) == 1:
         return f"{did_you_mean(where[0], keys)}; the sections are {', '.join(keys)}"
-    section, name = where[0], where[1]
+    section, name = where[0], where[-1]
+    if len(where) > 2:
+        return f"; the keys of {'.'.join(where[:-1])} are {', '.join(DaskConfig.model_fields)}"
     for other, names in keys.items():
         if other != section and name in names:
             return f"; did you mean {other}.{name}?"

@@ -9,6 +9,7 @@ class Reason(str, Enum):
     """Why a record was rejected; the value is what `rejects.jsonl` and `data_params.json` show."""
 
     # The line itself.
+    LINE_TOO_LONG = "line_too_long"
     NOT_UTF8 = "not_utf8"
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
@@ -36,6 +37,8 @@ class Reason(str, Enum):
     TOO_LONG = "too_long"
     NOTHING_SUPERVISED = "nothing_supervised"
     SUPERVISED_AT_DUMMY_IMAGE = "supervised_at_dummy_image"
+    # The task.
+    SKIPPED = "skipped"
 
 
 class Rejected(Exception):

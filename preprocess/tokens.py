@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from preprocess.rejects import Reason, Rejected
 from preprocess.templates import Mark, Segment, Text
 from preprocess.tokenizer import BLANK, Tokenizer
 
@@ -23,6 +24,8 @@ _PIECE = re.compile(" *[^ ]+| +")
 # Longer pieces are rarely met twice, and a bounded cache must not fill up with them.
 _LONGEST_CACHED = 64
 _MOST_CACHED = 100_000
+# The library needs some fifty bytes a character for one piece; no written language goes this far without a blank.
+_LONGEST_PIECE = 1 << 20
 _ITEM = array("i").itemsize
 
 
@@ -154,6 +157,8 @@ class _PieceTable(dict[str, bytes]):
         self.parts_after_newline: _PieceTable = self
 
     def __missing__(self, piece: str) -> bytes:
+        if len(piece) > _LONGEST_PIECE:
+            raise Rejected(Reason.TOO_LONG, f"{len(piece):,} characters without a blank, expected {_LONGEST_PIECE:,}")
         if self._newline and "\n" in piece:
             # A cut at a newline is exact too, and the parts are met far more often than the whole.
             first, *others = piece.split("\n")

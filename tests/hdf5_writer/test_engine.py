@@ -33,27 +33,29 @@ def deadly(folder: Path, killers: tuple[int, ...], deaths: int, task: int) -> Ta
 
 def test_every_task_is_run_once_in_order() -> None:
     done: list[TaskDone] = []
-    run_tasks(range(7), fine, InlineExecutor, 3, done.append)
+    run_tasks(range(7), fine, fine, InlineExecutor, 3, done.append)
     assert sorted(done) == [fine(task) for task in range(7)]
 
 
 def test_an_error_of_a_task_stops_the_run() -> None:
     done: list[TaskDone] = []
     with pytest.raises(OSError, match="No space left"):
-        run_tasks(range(9), failing, InlineExecutor, 1, done.append)
+        run_tasks(range(9), failing, failing, InlineExecutor, 1, done.append)
     assert [task.task for task in done] == [0, 1, 2]
 
 
 def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     done: list[TaskDone] = []
-    run_tasks(range(6), functools.partial(deadly, tmp_path, (2, 4), 1), spawn_pool, 2, done.append)
+    run = functools.partial(deadly, tmp_path, (2, 4), 1)
+    run_tasks(range(6), run, run, spawn_pool, 2, done.append)
     assert sorted(done) == [fine(task) for task in range(6)]
 
 
 def test_a_task_that_kills_its_worker_each_time_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
     done: list[TaskDone] = []
+    run = functools.partial(deadly, tmp_path, (1, 4), 99)
     with pytest.raises(TasksFailedError) as error:
-        run_tasks(range(6), functools.partial(deadly, tmp_path, (1, 4), 99), spawn_pool, 2, done.append)
+        run_tasks(range(6), run, run, spawn_pool, 2, done.append)
     assert error.value.tasks == [1, 4]
     assert sorted(task.task for task in done) == [0, 2, 3, 5]
     # Three times alone, and perhaps once beside others, when it is not known yet who the killer is.

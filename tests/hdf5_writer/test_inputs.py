@@ -31,7 +31,7 @@ def index(folder: Path, layout: OutputLayout, limit: int | None = None) -> Recor
 
 def read_all(reader: RecordReader) -> list[tuple[int, int, bytes]]:
     count = int(reader._ends[-1])
-    return [(file, number, data.strip()) for file, number, data in reader.read(np.arange(count))]
+    return [(line.file, line.number, line.data.strip()) for lines in reader.read(np.arange(count)) for line in lines]
 
 
 LINES = st.lists(
@@ -112,6 +112,7 @@ def test_inputs_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
         "a/z.jsonl.gz",
         "a/c.jsonl.zst",
         "a/notes.txt",
+        "b.rejects.jsonl",
         ".hidden.jsonl",
         ".git/x.jsonl",
         "out/r.jsonl",
@@ -122,7 +123,7 @@ def test_inputs_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     files, others = find_inputs(tmp_path, tmp_path / "out")
     assert [file.path for file in files] == ["a/c.jsonl.zst", "a/z.jsonl.gz", "b.jsonl"]
-    assert others == ["a/notes.txt"]
+    assert others == ["a/notes.txt", "b.rejects.jsonl"]
 
 
 def test_one_file_is_an_input_too(tmp_path: Path) -> None:

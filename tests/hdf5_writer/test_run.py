@@ -24,11 +24,11 @@ from conftest import (
 )
 
 from hdf5_writer import publish as publish_module
-from hdf5_writer.inputs import InputChangedError
+from hdf5_writer.inputs import LONGEST_LINE, InputChangedError
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import locked
 from hdf5_writer.plan import OtherPlanError
-from hdf5_writer.run import create_dataset
+from hdf5_writer.run import Part, create_dataset, create_part, finalize
 from hdf5_writer.verify import verify_dataset
 from preprocess.config import ConfigError
 from preprocess.rejects import Reason
@@ -107,9 +107,13 @@ def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_pat
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A")}])
     create(make_config(), overwrite=True)
     assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.NOTHING_SUPERVISED.value]
-    # SUPERVISED_AT_DUMMY_IMAGE cannot come of the seven templates; test_features reaches it.
-    everywhere = {*REJECTED_LINES, *REJECTED_RECORDS, Reason.TEXT_ONLY_IN_PLAIN, Reason.NOT_ONE_ROUND}
-    assert set(Reason) - everywhere == {Reason.NOTHING_SUPERVISED, Reason.SUPERVISED_AT_DUMMY_IMAGE}
+    with (tmp_path / "in" / "a.jsonl").open("wb") as file:
+        file.truncate(LONGEST_LINE + 1)
+    create(make_config(), overwrite=True)
+    assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.LINE_TOO_LONG.value]
+    elsewhere = {Reason.SUPERVISED_AT_DUMMY_IMAGE, Reason.SKIPPED}  # in test_features and below
+    here = {Reason.TEXT_ONLY_IN_PLAIN, Reason.NOT_ONE_ROUND, Reason.NOTHING_SUPERVISED, Reason.LINE_TOO_LONG}
+    assert set(Reason) == {*REJECTED_LINES, *REJECTED_RECORDS, *here, *elsewhere}
 
 
 @needs_shared("conversations")
@@ -387,3 +391,60 @@ def test_a_shard_may_be_empty(make_config: ConfigMaker, tmp_path: Path) -> None:
     params = create(make_config(setup__shuffle=False, setup__samples_per_shard=2)).params
     assert [shard["rows"] for shard in params["shards"]] == [0, 1]
     assert verify_dataset(tmp_path / "out").problems == []
+
+
+def test_a_skipped_task_lists_all_of_its_records(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    progress = SilentProgress()
+    counts = create_dataset(config, progress, skip_tasks=[3], make_executor=InlineExecutor).params["counts"]
+    assert counts["rejected_by_reason"]["skipped"] == 4
+    assert counts["read"] == counts["written"] + counts["rejected"] == 20
+    assert verify_dataset(tmp_path / "out").problems == []
+    # To have it after all: remove its shard and run again.
+    OutputLayout(tmp_path / "out").shard(3, 5).unlink()
+    assert "skipped" not in create(config).params["counts"]["rejected_by_reason"]
+    with pytest.raises(ConfigError, match="--skip-task 5: the tasks of this plan are 0 to 4"):
+        create(config, skip_tasks=[5], overwrite=True)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2, 1)])
+def test_parts_in_any_order_make_the_same_dataset(started: Any, tmp_path: Path, order: tuple[int, ...]) -> None:
+    config, wanted = started
+    for index in order[:-1]:
+        create_part(config, SilentProgress(), Part(index, 4), make_executor=InlineExecutor)
+    last = [task for task in range(5) if task % 4 not in order[:-1]]
+    if last:
+        with pytest.raises(RuntimeError, match=rf"{len(last)} of 5 tasks are not done \({last[0]}"):
+            finalize(config)
+    create_part(config, SilentProgress(), Part(order[-1], 4), make_executor=InlineExecutor)
+    assert not (tmp_path / "out" / "data_params.json").exists()
+    assert not finalize(config).already_done
+    assert without_params(tmp_path / "out") == wanted
+    assert finalize(config).already_done
+    assert create_part(config, SilentProgress(), Part(0, 4), make_executor=InlineExecutor) == 0
+
+
+def test_parts_share_the_folder_but_not_with_a_whole_run(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    layout = OutputLayout(tmp_path / "out")
+    layout.work.mkdir(parents=True)
+    with locked(layout.lock, shared=True):
+        create_part(config, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
+        for whole in (create, finalize):
+            with pytest.raises(ConfigError, match="another run is writing here"):
+                whole(config)
+    with locked(layout.lock), pytest.raises(ConfigError, match="another run is writing here"):
+        create_part(config, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
+
+
+def test_a_run_from_another_folder_goes_on(started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, wanted = started
+    relative = config.model_copy(
+        update={"setup": config.setup.model_copy(update={"input_dir": Path("in"), "output_dir": Path("out")})}
+    )
+    monkeypatch.chdir(tmp_path)
+    create_part(relative, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    create(config)
+    assert without_params(tmp_path / "out") == wanted
