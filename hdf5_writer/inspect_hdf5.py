@@ -124,12 +124,11 @@ def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str
     from hdf5_writer.viewer_spelling import load_speller
     from hdf5_writer.viewer_thumbnails import Thumbnails
 
-    given = options.image_dir or dataset.params["config"]["dataset"]["image_dir"]
-    image_dir = None if given is None else Path(given).expanduser()
-    speller = load_speller(dataset.params, tokenizer)
+    image_dir, named = dataset.image_dir_and_tokenizer()
+    speller = load_speller(dataset.params, tokenizer or named)
     if speller.note:
         print(f"inspect_hdf5: {speller.note}", file=sys.stderr)
-    return Side(dataset, speller, Thumbnails(image_dir, options.image_aspect_ratio))
+    return Side(dataset, speller, Thumbnails(options.image_dir or image_dir, options.image_aspect_ratio))
 
 
 def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int], str]:

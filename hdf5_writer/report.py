@@ -76,11 +76,11 @@ def write_report(layout: OutputLayout, command: str) -> Path:
         summaries=_summaries(tallies),
         shares=_SHARES,
         plots=_plots(tallies),
-        images=_images(params, tallies.images),
+        images=_images(params, plan.local_config().dataset.image_dir, tallies.images),
         duplicates=tallies.duplicates,
         duplicate_places=_places(layout, plan, tallies.duplicates),
         throughput=tallies.throughput,
-        workers=sorted(tallies.throughput.workers.items(), key=lambda item: -item[1].records)[:_MOST_WORKERS],
+        workers=tallies.throughput.busiest(_MOST_WORKERS),
     )
     publish(layout.report, [page])
     return layout.report
@@ -167,12 +167,11 @@ def _plots(tallies: _Tallies) -> dict[str, Any]:
     }
 
 
-def _images(params: dict[str, Any], tally: ImageTally) -> dict[str, Any]:
+def _images(params: dict[str, Any], image_dir: Path | None, tally: ImageTally) -> dict[str, Any]:
     """What the section on images shows."""
-    image_dir = params["config"]["dataset"]["image_dir"]
     sample: ImageSample | None = None
     if image_dir is not None and tally.distinct:
-        sample = look_at_images(Path(image_dir), tally.sample())
+        sample = look_at_images(image_dir, tally.sample())
     shown: dict[str, Any] = {
         "distinct": tally.distinct,
         "is_estimate": tally.every > 1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import platform
 import time
 from collections import Counter, defaultdict
 from time import perf_counter
@@ -75,7 +76,7 @@ class TaskFacts:
         table = np.empty(len(self._hashes), dtype=FINGERPRINT)
         table["hash"], table["row"] = np.frombuffer(b"".join(self._hashes), dtype="<u8"), self._hashed_rows
         return {
-            "worker": os.getpid(),
+            "worker": f"{platform.node()}:{os.getpid()}",
             "began": round(self._began, 3),
             "stages": {stage: round(seconds, 4) for stage, seconds in self._seconds.items()},
             "supervised": sorted(Counter(self._supervised).items()),

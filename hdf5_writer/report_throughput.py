@@ -36,7 +36,7 @@ class Throughput:
     """Sums over receipts."""
 
     stages: Counter[str] = field(default_factory=Counter)
-    workers: defaultdict[int, WorkerTotals] = field(default_factory=lambda: defaultdict(WorkerTotals))
+    workers: defaultdict[str, WorkerTotals] = field(default_factory=lambda: defaultdict(WorkerTotals))
     records: int = 0
     _spans: list[tuple[float, float]] = field(default_factory=list)
 
@@ -51,6 +51,12 @@ class Throughput:
         worker.seconds += receipt["seconds"]
         self.records += receipt["read"]
         self._spans.append((facts["began"], facts["began"] + receipt["seconds"]))
+
+    def busiest(self, most: int) -> list[tuple[str, WorkerTotals]]:
+        """(process, totals) of the workers with the most records; with their host where there are several."""
+        hosts = {name.rpartition(":")[0] for name in self.workers}
+        ranked = sorted(self.workers.items(), key=lambda item: (-item[1].records, item[0]))[:most]
+        return [(name if len(hosts) > 1 else name.rpartition(":")[2], totals) for name, totals in ranked]
 
     @property
     def busy_seconds(self) -> float:

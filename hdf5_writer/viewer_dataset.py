@@ -13,6 +13,7 @@ import numpy.typing as npt
 import orjson
 
 from hdf5_writer.layout import OutputLayout
+from hdf5_writer.plan import read_plan
 from hdf5_writer.publish import DamagedError, unseal
 from hdf5_writer.schema import DATASETS, SchemaError, check_version
 from hdf5_writer.verify import row_problems
@@ -108,6 +109,15 @@ class InspectedDataset:
         """Numbers of the rows that a line of an input became: one, or none where it was rejected."""
         index = self.files.index(self.input_name(file))
         return self._search(lambda shard: (shard["source_line"][:] == line) & (shard["source_file"][:] == index), most)
+
+    def image_dir_and_tokenizer(self) -> tuple[Path | None, str]:
+        """Where images and tokenizer were for the run: relative names count from the folder that it was started in."""
+        try:
+            config = read_plan(self.layout).local_config()
+            return config.dataset.image_dir, config.processor.tokenizer_type
+        except (OSError, ValueError, KeyError, TypeError):  # the hidden folder is gone, or of another version
+            given = self.params["config"]["dataset"]["image_dir"]
+            return None if given is None else Path(given).expanduser(), self.params["tokenizer"]["name"]
 
     def input_name(self, file: str) -> str:
         """An input as `data_params.json` lists it, of that name or of a longer path to it.

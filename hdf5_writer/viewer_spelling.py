@@ -82,14 +82,13 @@ class Speller:
         return data.decode(errors="replace")
 
 
-def load_speller(params: dict[str, Any], name: str | None = None) -> Speller:
+def load_speller(params: dict[str, Any], name: str) -> Speller:
     """The speller of a dataset.
 
     Args:
         params: its `data_params.json`.
-        name: a tokenizer to use instead of the one named there, such as a folder that was moved.
+        name: folder or Hugging Face name of its tokenizer.
     """
-    name = name or params["tokenizer"]["name"]
     try:
         tokenizer = load_tokenizer(name)
     except ConfigError as error:

@@ -101,6 +101,21 @@ def test_without_its_tokenizer_ids_are_shown_and_it_is_said(out: Path, capsys: p
     assert re.search(r"\[\d", said.out)
 
 
+def test_relative_folders_count_from_where_the_run_was_started(
+    tmp_path: Path, make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").symlink_to(QUICKSTART)
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"image": "0001.png", "conversations": turn_pair("<image>?", "That.")}])
+    monkeypatch.chdir(tmp_path)
+    create(make_config(processor__tokenizer_type="data/tokenizer", dataset__image_dir="data/images/shapes"))
+    monkeypatch.chdir("/")
+    assert main([str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == ""
+    page = (tmp_path / "out" / "rows.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg" in page
+    assert "That." in page
+
+
 def test_the_page_can_go_elsewhere(out: Path, tmp_path: Path) -> None:
     assert main([str(out), "--output", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").exists()

@@ -168,13 +168,15 @@ def test_fingerprints_are_thinned_by_content() -> None:
 
 def test_pauses_between_two_runs_do_not_count() -> None:
     throughput = Throughput()
-    for began, worker in ((100.0, 1), (101.0, 2), (500.0, 3)):
+    for began, worker in ((100.0, "a:1"), (101.0, "a:2"), (500.0, "b:1")):
         facts = {"worker": worker, "began": began, "stages": {"read": 0.5, "encode": 1.5}}
         throughput.add({"read": 1000, "seconds": 2.0, "report": facts})
     assert throughput.busy_seconds == pytest.approx(5.0)
     assert throughput.rate == pytest.approx(600)
     assert [share for _, _, share in throughput.stage_rows()] == pytest.approx([0.25, 0, 0, 0.75, 0, 0])
-    assert {pid: worker.rate for pid, worker in throughput.workers.items()} == {1: 500, 2: 500, 3: 500}
+    assert [(name, worker.rate) for name, worker in throughput.busiest(2)] == [("a:1", 500), ("a:2", 500)]
+    del throughput.workers["b:1"]
+    assert [name for name, _ in throughput.busiest(9)] == ["1", "2"], "one host need not be named"
 
 
 def test_bins_keep_every_row() -> None:

@@ -62,7 +62,7 @@ def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_con
 
 
 def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> None:
-    speller = load_speller(dataset.params)
+    speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     for number, text in enumerate(TEXTS):
         runs = row_runs(dataset.read(number), dataset.params["image_start_idx"], dataset.params["num_patches"])
         (answer,) = [run for run in runs if run.kind == "supervised"]
@@ -102,7 +102,7 @@ def test_frames_are_the_words_around_a_question(style: str) -> None:
 
 
 def test_nothing_steers_the_terminal(dataset: InspectedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    speller = load_speller(dataset.params)
+    speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     rows = [dataset.read(number) for number in range(len(dataset))]
     coloured = "\n".join(terminal_rows(dataset, rows, speller))
     assert "\x1b[30;42m" in coloured
@@ -170,7 +170,7 @@ def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, mak
     create(make_config(setup__seed=2, setup__output_dir=str(tmp_path / "shuffled"), setup__samples_per_shard=9))
     create(make_config(setup__output_dir=str(tmp_path / "short"), processor__max_sequence_length=150))
     mine, shuffled, short = (InspectedDataset(tmp_path / name) for name in ("out", "shuffled", "short"))
-    spellers = (load_speller(mine.params),) * 2
+    spellers = (load_speller(mine.params, str(QUICKSTART / "tokenizer")),) * 2
     same = compare_rows(mine, shuffled, range(55), spellers, 20)
     assert (same.compared, same.differing, same.only_here, same.settings) == (55, 0, 0, [])
     cut = compare_rows(mine, short, range(55), spellers, 100)
