@@ -49,6 +49,7 @@ class LlavaDataLoader(DataLoader[Sample]):
         self._order = order
         self._handed = 0
         self._resumes = False
+        self._iterations = 0
 
     @property
     def epoch(self) -> int:
@@ -64,15 +65,19 @@ class LlavaDataLoader(DataLoader[Sample]):
         sampler.start = self._handed
         batches = super().__iter__()
         sampler.start = 0  # for who iterates over the sampler itself, as accelerate does to skip batches
-        return self._hand_out(batches)
+        self._iterations += 1
+        return self._hand_out(batches, self._iterations)
 
-    def _hand_out(self, batches: Iterator[Any]) -> Iterator[Batch]:
+    def _hand_out(self, batches: Iterator[Any], iteration: int) -> Iterator[Batch]:
         for batch in batches:
-            self._handed += 1
-            self.failed_images += batch.failed_images
+            # An iterator that someone still holds after the next was begun has no say in the place.
+            if iteration == self._iterations:
+                self._handed += 1
+                self.failed_images += batch.failed_images
             yield batch
-        self.batch_sampler.set_epoch(self.epoch + 1)
-        self._handed = 0
+        if iteration == self._iterations:
+            self.batch_sampler.set_epoch(self.epoch + 1)
+            self._handed = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; the present one keeps its place, so it is safe after a resume."""

@@ -45,7 +45,16 @@ class ModalityBatches:
             drop_last: leave out what does not fill a batch, at most one for each modality; otherwise fill it up.
             shuffle: mix the batches; otherwise they stand in the order of their segments.
             seed: any integer.
+
+        Raises:
+            ValueError: all rows of one modality would be left out, in every epoch.
         """
+        for name, count in (("image", int((modality_lengths > 0).sum())), ("text", int((modality_lengths < 0).sum()))):
+            if drop_last and 0 < count < size:
+                raise ValueError(
+                    f"group_by_modality with drop_last would leave out all {name} rows: there are {count}, which do "
+                    f"not fill one global batch of {size}; give a smaller batch_size or drop_last=False"
+                )
         self.size = size
         self._order = order
         self._lengths = modality_lengths

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Block(NamedTuple):
 
 
 class ShardReader:
-    """Reads blocks of many shards; keeps the blocks used last and a few open files. Not for several threads."""
+    """Reads blocks of many shards; keeps the blocks used last and a few open files."""
 
     def __init__(
         self, shards: Sequence[Shard], *, cache_blocks: int = 32, open_files: int = 16, verify: bool = False
@@ -69,6 +70,8 @@ class ShardReader:
         self._forget()
 
     def _forget(self) -> None:
+        # One reader at a time: a file closed by one thread can be another file to the next.
+        self._lock = threading.RLock()
         self._files: OrderedDict[int, int] = OrderedDict()
         self._chunks: dict[int, dict[str, _Chunks]] = {}
         self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
@@ -76,8 +79,8 @@ class ShardReader:
 
     def __getstate__(self) -> dict[str, Any]:
         # File descriptors mean nothing in a spawned process, and caches would be copied.
-        caches = ("_files", "_chunks", "_blocks", "_narrow")
-        return {key: value for key, value in self.__dict__.items() if key not in caches}
+        left_out = ("_lock", "_files", "_chunks", "_blocks", "_narrow")
+        return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -95,32 +98,35 @@ class ShardReader:
             ShardError: the shard is not what was written.
             OSError: it cannot be read.
         """
-        key = (shard, number)
-        found = self._blocks.get(key)
-        if found is not None:
-            self._blocks.move_to_end(key)
-            return found
+        with self._lock:
+            key = (shard, number)
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+            else:
+                self._blocks[key] = self._read_block(shard, number)
+                if len(self._blocks) > self._cache_blocks:
+                    self._blocks.popitem(last=False)
+            return self._blocks[key]
+
+    def _read_block(self, shard: int, number: int) -> Block:
         start = number * BLOCK_ROWS
         stop = min(start + BLOCK_ROWS, self._shards[shard].rows)
-        block = Block(
+        return Block(
             **{name: self._read_chunk(shard, name, number)[: stop - start] for name in _WIDE},
             modality_lengths=self.column(shard, "modality_lengths", start, stop),
             image_paths=self.column(shard, "image_paths", start, stop)[:, 0],
         )
-        self._blocks[key] = block
-        if len(self._blocks) > self._cache_blocks:
-            self._blocks.popitem(last=False)
-        return block
 
     def column(self, shard: int, name: str, start: int, stop: int) -> Array:
         """Rows of a narrow dataset (`image_paths`, `modality_lengths`, `source_file`, `source_line`)."""
-        rows = self._index(shard)[name].rows
         parts = []
-        while start < stop:
-            number, offset = divmod(start, rows)
-            end = min(stop, (number + 1) * rows)
-            parts.append(self._narrow_chunk(shard, name, number)[offset : offset + end - start])
-            start = end
+        with self._lock:
+            rows = self._index(shard)[name].rows
+            while start < stop:
+                number, offset = divmod(start, rows)
+                end = min(stop, (number + 1) * rows)
+                parts.append(self._narrow_chunk(shard, name, number)[offset : offset + end - start])
+                start = end
         if not parts:
             return np.zeros(0, dtype=np.int32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -149,6 +149,17 @@ def test_a_broken_off_epoch_begins_again() -> None:
     assert loader.state_dict()["batch"] == 1
 
 
+def test_an_iterator_of_before_does_not_move_the_place() -> None:
+    loader = make()
+    before = iter(loader)
+    next(before)
+    now = iter(loader)
+    next(now)
+    for _ in before:
+        pass
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, 1)
+
+
 def test_set_epoch_chooses_the_order_and_keeps_a_resumed_place() -> None:
     loader = make()
     loader.set_epoch(7)
@@ -179,6 +190,15 @@ def test_a_state_of_another_order_is_refused_by_name(options: dict[str, Any], na
         make(**options).load_state_dict(make().state_dict())
     with pytest.raises(ValueError, match="the state has data"):
         create_dataloader(first().root, batch_size=24, shuffle_window=2).load_state_dict(make().state_dict())
+
+
+def test_groups_that_would_leave_out_a_modality_are_refused() -> None:
+    text_rows = int((first().arrays["modality_lengths"] < 0).sum())
+    options: dict[str, Any] = {"batch_size": text_rows + 1, "group_by_modality": True}
+    with pytest.raises(ValueError, match=f"leave out all text rows: there are {text_rows}"):
+        create_dataloader(first().root, **options)
+    kinds = {bool(batch["has_image"].any()) for batch in create_dataloader(first().root, drop_last=False, **options)}
+    assert kinds == {True, False}
 
 
 def test_groups_hold_one_modality() -> None:

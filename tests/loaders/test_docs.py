@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="the loaders need torch")
 pytest.importorskip("accelerate", reason="docs/loaders.md shows the loader in accelerate and the Trainer")
 
 from conftest import CHECKOUT, QUICKSTART, write_jsonl  # noqa: E402
-from written import IMAGES, first, records_of  # noqa: E402
+from written import IMAGES, records_of, second  # noqa: E402
 
 from loaders import create_dataloader  # noqa: E402
 
@@ -47,7 +47,7 @@ class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with what the page speaks of."""
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "phase2").symlink_to(first().root)
+    (tmp_path / "out" / "phase2").symlink_to(second().root)
     (tmp_path / "images").symlink_to(IMAGES)
     (tmp_path / "tokenizer").symlink_to(QUICKSTART / "tokenizer")
     write_jsonl(tmp_path / "records.jsonl", records_of(10, "first"))
@@ -88,7 +88,7 @@ def test_a_batch(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_plain_torch_loop_goes_on_where_it_was_killed(place: Path) -> None:
     whole = run("A plain torch loop")["made"][0].seen
-    assert len(whole) == 2 * (300 // 8)
+    assert len(whole) == 2 * (100 // 8)
 
     class Killed(Exception):
         pass
@@ -106,7 +106,7 @@ def test_plain_torch_loop_goes_on_where_it_was_killed(place: Path) -> None:
         return model
 
     (place / "loader.json").unlink()
-    first_model = killed_after(40)
+    first_model = killed_after(15)
     code = dict(BLOCKS)["A plain torch loop"]
     with pytest.raises(Killed):
         exec(compile(code, "docs/loaders.md", "exec"), {"make_model": lambda: first_model})
@@ -153,13 +153,13 @@ def test_accelerate_with_two_processes_reads_the_same_global_batches(tmp_path: P
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
         environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
         environment |= {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(CHECKOUT), "ACCELERATE_USE_CPU": "true"}
-        command = [sys.executable, "-c", _RANK, str(first().root), str(tmp_path)]
+        command = [sys.executable, "-c", _RANK, str(second().root), str(tmp_path)]
         ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     for process in ranks:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    expected = [batch["text_input_ids"] for batch in create_dataloader(first().root, batch_size=12)]
+    expected = [batch["text_input_ids"] for batch in create_dataloader(second().root, batch_size=12)]
     for whole, left, right in zip(expected, *parts, strict=True):
         assert torch.equal(whole, torch.cat([left, right]))
 
@@ -169,20 +169,20 @@ def test_the_trainer_trains_and_resumes_at_the_same_batch(place: Path) -> None:
     whole = names["made"][0].seen
     expected = [batch["text_input_ids"] for batch in create_dataloader("out/phase2", None, 8)]
     assert all(torch.equal(ours, batch) for ours, batch in zip(whole, expected, strict=True))
-    state = json.loads((place / "trained" / "checkpoint-20" / "trainer_state.json").read_text())
-    assert state["global_step"] == 20
+    state = json.loads((place / "trained" / "checkpoint-10" / "trainer_state.json").read_text())
+    assert state["global_step"] == 10
 
     names["arguments"].num_train_epochs = 2
     model = names["make_model"]()
-    names["ShardTrainer"](model=model, args=names["arguments"]).train(resume_from_checkpoint="trained/checkpoint-20")
+    names["ShardTrainer"](model=model, args=names["arguments"]).train(resume_from_checkpoint="trained/checkpoint-10")
     loader = create_dataloader("out/phase2", None, 8)
     two_epochs = [batch["text_input_ids"] for _ in range(2) for batch in loader]
-    assert all(torch.equal(ours, batch) for ours, batch in zip(model.seen, two_epochs[20:], strict=True))
+    assert all(torch.equal(ours, batch) for ours, batch in zip(model.seen, two_epochs[10:], strict=True))
 
     # and in the second epoch, whose order is another
     model = names["make_model"]()
-    names["ShardTrainer"](model=model, args=names["arguments"]).train(resume_from_checkpoint="trained/checkpoint-50")
-    assert all(torch.equal(ours, batch) for ours, batch in zip(model.seen, two_epochs[50:], strict=True))
+    names["ShardTrainer"](model=model, args=names["arguments"]).train(resume_from_checkpoint="trained/checkpoint-15")
+    assert all(torch.equal(ours, batch) for ours, batch in zip(model.seen, two_epochs[15:], strict=True))
 
 
 def test_lazy_twin(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,8 @@ def test_groups_are_of_one_modality_and_no_row_is_lost(
 ) -> None:
     array = np.array(lengths, dtype=np.int32)
     order = shuffled([len(lengths)])
+    if drop_last and any(0 < (array * sign > 0).sum() < size for sign in (1, -1)):
+        return  # refused; tests/loaders/test_dataloader.py
     batches = ModalityBatches(order, array, size, window_rows=128, drop_last=drop_last, shuffle=shuffle, seed=0)
     counted = []
     for number in range(batches.count(5)):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,22 @@ def test_500_shards_with_64_open_files(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.split() == ["500", "500"], done.stderr
+
+
+def test_threads_may_share_a_reader() -> None:
+    """With one file and one block kept, each read of one thread closes the file of another."""
+    reader = ShardReader(read_data_dir(first().root).shards, open_files=1, cache_blocks=1)
+    expected = first().arrays["labels"]
+
+    def read(seed: int) -> bool:
+        shards = np.random.default_rng(seed).integers(0, 5, 200)
+        return all(
+            np.array_equal(reader.block(shard, 0).labels, expected[shard * 70 :][: min(64, 300 - shard * 70)])
+            for shard in shards.tolist()
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
 
 
 def test_files_are_closed_with_the_reader() -> None:
