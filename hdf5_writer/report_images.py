@@ -22,7 +22,7 @@ class ImageTally:
     """Counts paths, exactly up to a number of distinct ones, then by two well-known approximations.
 
     Distinct paths are estimated from those whose CRC-32 a growing power of two divides; the most used ones are
-    counted by keeping the larger half whenever the table is full.
+    counted by dropping the smaller half whenever the table is full.
     """
 
     def __init__(self, most_paths: int = _MOST_PATHS) -> None:
@@ -46,7 +46,8 @@ class ImageTally:
             )
         self._frequent.update(found)
         if len(self._frequent) > 2 * self._most:
-            self._frequent = Counter(dict(self._ranked(self._most)))
+            least = sorted(self._frequent.values())[self._most]
+            self._frequent = Counter({path: rows for path, rows in self._frequent.items() if rows > least})
             self.frequent_is_exact = False
 
     @property
