@@ -1,4 +1,7 @@
-"""`create_hdf5_dataset --config FILE`: command line only."""
+"""`create_hdf5_dataset --config FILE`: command line only.
+
+Imports of the project stand in functions, so that an interrupt is answered from the first moment on.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,8 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
-
-from hdf5_writer import __version__
-from hdf5_writer.layout import OutputLayout
-from preprocess.config import ConfigError, load_config
 
 DONE, FAILED, WRONG_INPUT, TOO_MANY_REJECTS = 0, 1, 2, 3
 
@@ -34,18 +34,31 @@ class _Interrupted(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code."""
-    options = _parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        return _run(options, shlex.join(["create_hdf5_dataset", *(sys.argv[1:] if arguments is None else arguments)]))
+        return _answer(sys.argv[1:] if arguments is None else list(arguments))
+    except _Interrupted as interrupt:
+        # Once is enough; what follows is short.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        return _fail(
+            128 + interrupt.number, "interrupted; finished shards are kept: run the same command again to go on"
+        )
+
+
+def _answer(arguments: list[str]) -> int:
+    """Run, and turn what goes wrong into a sentence and an exit code."""
+    options = _parser().parse_intermixed_args(arguments)
+    from preprocess.config import ConfigError
+
+    try:
+        return _run(options, shlex.join(["create_hdf5_dataset", *arguments]))
     except ConfigError as error:
         return _fail(WRONG_INPUT, str(error))
-    except _Interrupted as interrupt:
-        _fail(128 + interrupt.number, "interrupted; finished shards are kept: run the same command again to go on")
-        # Workers end with this process; waiting for their tasks would take as long as those do.
-        sys.stdout.flush()
-        os._exit(128 + interrupt.number)
+    except _OutputClosedError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # or Python complains once more at its end
+        return _fail(FAILED, f"standard output cannot be written ({error}); what was to be written to files is there")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(
@@ -54,6 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except RuntimeError as error:
         return _fail(FAILED, " ".join(str(error).split()))
+
+
+class _OutputClosedError(Exception):
+    pass
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise _OutputClosedError(error.strerror) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,8 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--finalize", action="store_true", help="write data_params.json and rejects.jsonl when all slices are done"
     )
-    parser.add_argument("--version", action="version", version=f"llava-hdf5 {__version__}")
+    parser.add_argument("--version", action="version", version=f"llava-hdf5 {_version()}")
     return parser
+
+
+def _version() -> str:
+    from hdf5_writer import __version__
+
+    return __version__
 
 
 def _positive(text: str) -> int:
@@ -127,11 +157,13 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _run(options: argparse.Namespace, command: str) -> int:
+    from preprocess.config import ConfigError, load_config
+
     config = load_config(options.config, options.overrides)
     if options.dry_run:
         from hdf5_writer.dry_run import describe_plan
 
-        print(describe_plan(config, options.limit))
+        _say(describe_plan(config, options.limit))
         return DONE
     if options.overwrite and (options.task_slice or options.finalize):
         raise ConfigError(
@@ -163,14 +195,17 @@ def _run(options: argparse.Namespace, command: str) -> int:
         skip = " ".join(f"--skip-task {task}" for task in error.tasks)
         return _fail(FAILED, f"{error}: {where}. Everything else is done; mend the record, or go on with {skip}")
     if outcome.already_done:
-        print("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
-    print(summary_table(outcome.params, outcome.read, progress.seconds), flush=True)
-    _report(OutputLayout(config.setup.output_dir), command, keep=outcome.already_done)
+        _say("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
+    _say(summary_table(outcome.params, outcome.read, progress.seconds))
+    _report(config.setup.output_dir, command, keep=outcome.already_done)
     return _judge(outcome.params["counts"], config.setup.max_reject_fraction, str(config.setup.output_dir))
 
 
-def _report(layout: OutputLayout, command: str, *, keep: bool) -> None:
+def _report(output_dir: Path, command: str, *, keep: bool) -> None:
     """Write `report.html`; `keep` one that is there already."""
+    from hdf5_writer.layout import OutputLayout
+
+    layout = OutputLayout(output_dir)
     if not (keep and layout.report.exists()):
         from hdf5_writer.report import write_report
 
@@ -184,7 +219,7 @@ def _report(layout: OutputLayout, command: str, *, keep: bool) -> None:
                 file=sys.stderr,
             )
             return
-    print(f"{'report':<17}  {layout.report}")
+    _say(f"{'report':<17}  {layout.report}")
 
 
 def _judge(counts: dict[str, int], allowed: float, output_dir: str) -> int:

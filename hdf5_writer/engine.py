@@ -7,12 +7,13 @@ and one that kills its worker again and again is named.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing.connection import wait as wait_for_handles
 
@@ -77,7 +78,8 @@ def _run_until_broken(
             while waiting and len(under_way) < workers:
                 task = waiting.popleft()
                 try:
-                    under_way[executor.submit(run, task)] = task
+                    with _no_interrupt_while_spawning():
+                        under_way[executor.submit(run, task)] = task
                 except BrokenExecutor:
                     waiting.appendleft(task)
                     return sorted(under_way.values()) or [waiting.popleft()]
@@ -94,12 +96,30 @@ def _run_until_broken(
             if broken:
                 executor.shutdown()
                 return sorted([*broken, *under_way.values()])
-    except BaseException as error:
-        # Whoever is interrupted is in a hurry; after an error, tasks under way may finish.
-        executor.shutdown(wait=isinstance(error, Exception))
+    except Exception:
+        executor.shutdown()  # tasks under way may finish
+        raise
+    except BaseException:
+        # Whoever interrupts is in a hurry. What the workers had begun stays under temporary names.
+        for process in multiprocessing.active_children():
+            process.kill()
+        executor.shutdown(wait=False)
         raise
     executor.shutdown()
     return []
+
+
+@contextlib.contextmanager
+def _no_interrupt_while_spawning() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group; a worker that has not begun yet would answer with a traceback.
+
+    A new process inherits the mask, and `_begin_worker` makes it ignore the signal for good.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_death(error: Exception) -> bool:

@@ -78,8 +78,8 @@ def finished_dataset(
         params = unseal(layout.data_params)
     except (FileNotFoundError, DamagedError):
         return None
-    done = params["config_digest"] == plan.digest and layout.rejects.exists() and not unfinished_tasks(layout, plan)
-    return params if done else None
+    whole = layout.rejects.exists() and layout.rejects.stat().st_size == params["rejects"]["bytes"]
+    return params if params["config_digest"] == plan.digest and whole and not unfinished_tasks(layout, plan) else None
 
 
 def _refuse(layout: OutputLayout, found: list[str]) -> NoReturn:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hdf5_writer import __version__
-from hdf5_writer.inputs import IndexDigests, InputFile, RecordReader, build_index, find_inputs, input_root
+from hdf5_writer.index import IndexDigests, build_index
+from hdf5_writer.inputs import InputFile, RecordReader, find_inputs, input_root
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.publish import digest_of, publish, seal, unseal
 from hdf5_writer.schema import SCHEMA_VERSION

@@ -24,6 +24,10 @@ class ConsoleProgress:
         self._read = self._rejected = self._total = 0
         self.seconds = 0.0
 
+    def note(self, sentence: str) -> None:
+        """Say something the user should know."""
+        self._print(f"note: {sentence}")
+
     def planned(self, plan: Plan, done: int) -> None:
         """Say what will be done."""
         finished = f", {done} of them finished before" if done else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from array import array
 from collections import Counter
@@ -55,10 +56,20 @@ def all_receipts(layout: OutputLayout, plan: Plan) -> Iterator[Receipt]:
     return (read_receipt(layout, plan, task) for task in range(plan.tasks))
 
 
-def data_params(plan: Plan, receipts: Iterator[Receipt]) -> dict[str, Any]:
+def rejects_digest(plan: Plan, receipts: Iterator[Receipt]) -> tuple[int, str]:
+    """(bytes, sha256) of `rejects.jsonl`."""
+    size, digest = 0, hashlib.sha256()
+    for line in reject_lines(plan, receipts):
+        size += len(line)
+        digest.update(line)
+    return size, digest.hexdigest()
+
+
+def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str]) -> dict[str, Any]:
     """What `data_params.json` says: all a reader needs, and what became of every record.
 
-    Positions of all rows (rows times max_sequence_length) are `total` (attended: text and image) plus `padding`.
+    `rejects` is (bytes, sha256) of `rejects.jsonl`. Positions of all rows (rows times max_sequence_length) are
+    `total` (attended: text and image) plus `padding`.
     """
     config, tokenizer = plan.config, plan.tokenizer
     shards, sums, reasons, lengths = [], Counter[str](), Counter[str](), Counter[int]()
@@ -114,6 +125,7 @@ def data_params(plan: Plan, receipts: Iterator[Receipt]) -> dict[str, Any]:
             "meaning": "rows by attended positions: element i counts rows of i*bin to (i+1)*bin-1",
             "rows": [lengths[i] for i in range(max(lengths, default=-1) + 1)],
         },
+        "rejects": {"bytes": rejects[0], "sha256": rejects[1]},
         "shards": shards,
     }
 

@@ -12,12 +12,19 @@ from typing import Any, Protocol
 
 from hdf5_writer.engine import run_tasks, spawn_pool
 from hdf5_writer.existing import finished_dataset, make_folders, plan_for, remove_output
-from hdf5_writer.inputs import find_inputs
+from hdf5_writer.inputs import InputFile, find_inputs, unread_data
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import locked
 from hdf5_writer.plan import Plan, read_plan
 from hdf5_writer.publish import publish, seal
-from hdf5_writer.receipts import all_receipts, data_params, read_receipt, reject_lines, unfinished_tasks
+from hdf5_writer.receipts import (
+    all_receipts,
+    data_params,
+    read_receipt,
+    reject_lines,
+    rejects_digest,
+    unfinished_tasks,
+)
 from hdf5_writer.task import TaskDone, run_task
 from preprocess.config import Config, ConfigError, SetupConfig
 from preprocess.images import require_image_dir
@@ -25,6 +32,9 @@ from preprocess.images import require_image_dir
 
 class Progress(Protocol):
     """What a run tells while it goes on."""
+
+    def note(self, sentence: str) -> None:
+        """Something the user should know."""
 
     def planned(self, plan: Plan, done: int) -> None:
         """The plan is made; so many of its tasks were finished before."""
@@ -89,7 +99,7 @@ def create_dataset(
             stays, and the same command goes on.
     """
     layout = OutputLayout(config.setup.output_dir)
-    files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    files = _inputs(config, progress)
     require_image_dir(config.dataset)
     make_folders(layout)
     with locked(layout.lock):
@@ -123,7 +133,7 @@ def create_part(
         records read.
     """
     layout = OutputLayout(config.setup.output_dir)
-    files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    files = _inputs(config, progress)
     require_image_dir(config.dataset)
     make_folders(layout)
     with locked(layout.lock, shared=True):
@@ -160,6 +170,15 @@ def finalize(config: Config, *, limit: int | None = None) -> Outcome:
         for path in layout.temporaries():
             path.unlink(missing_ok=True)
         return Outcome(finish(layout, plan), already_done=False, read=0)
+
+
+def _inputs(config: Config, progress: Progress) -> list[InputFile]:
+    files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    unread = unread_data(others)
+    if unread:
+        shown = ", ".join(unread[:5]) + (", …" if len(unread) > 5 else "")
+        progress.note(f"{len(unread)} file(s) beside the inputs are not read: {shown}")
+    return files
 
 
 def _run(
@@ -241,7 +260,8 @@ def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
     foreign = [path for path in layout.shards() if path not in names]
     if foreign:
         raise RuntimeError(f"{foreign[0]}: is a foreign shard, not part of this dataset; remove it and run again")
-    params = data_params(plan, all_receipts(layout, plan))
+    rejects = rejects_digest(plan, all_receipts(layout, plan))
+    params = data_params(plan, all_receipts(layout, plan), rejects)
     counts = params["counts"]
     if not counts["read"] == counts["written"] + counts["rejected"] == plan.records:
         raise RuntimeError(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, read_plan
 from hdf5_writer.publish import DamagedError, seal, unseal
-from hdf5_writer.receipts import all_receipts, data_params, read_receipt, reject_lines
+from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
 from hdf5_writer.schema import ATTRIBUTES, DATASETS, SchemaError, check_version
 
 _ROWS_AT_ONCE = 512
@@ -60,13 +60,14 @@ def verify_dataset(root: Path) -> Summary:
     if plan is not None:
         _check_plan(layout, plan, problems)
     expected = params["shards"] if params else []
-    if plan is not None:
-        names = {layout.shard(task, plan.tasks).name for task in range(plan.tasks)}
-    else:
+    if plan is not None or params:
         names = {shard["name"] for shard in expected}
-    problems += [
-        f"{path}: is a foreign shard: not part of this dataset" for path in layout.shards() if path.name not in names
-    ]
+        if plan is not None:
+            names = {layout.shard(task, plan.tasks).name for task in range(plan.tasks)}
+        foreign = (path for path in layout.shards() if path.name not in names)
+        problems += [f"{path}: is a foreign shard: not part of this dataset" for path in foreign]
+    if params and not (layout.rejects.exists() and _sha256(layout.rejects) == params["rejects"]["sha256"]):
+        problems.append(f"{layout.rejects}: is missing, or not what was written")
     rows = 0
     if params:
         for task, shard in enumerate(expected):
@@ -97,16 +98,23 @@ def _check_plan(layout: OutputLayout, plan: Plan, problems: list[str]) -> None:
     for path, digest in ((layout.offsets, plan.index.offsets), (layout.lines, plan.index.lines)):
         if digest is not None and (not path.exists() or _sha256(path) != digest):
             problems.append(f"{path}: is missing or damaged")
-    missing = 0
+    missing = damaged = 0
     for task in range(plan.tasks):
         try:
             read_receipt(layout, plan, task)
-        except (FileNotFoundError, DamagedError) as error:
+        except FileNotFoundError:
             missing += 1
-            problems.append(_missing(error))
+        except DamagedError as error:
+            damaged += 1
+            problems.append(str(error))
     if missing:
+        problems.append(
+            f"{layout.receipt(0).parent}: {missing} of {plan.tasks} tasks have no receipt: the run is not finished"
+        )
+    if missing or damaged:
         return
-    params = data_params(plan, all_receipts(layout, plan))
+    rejects = rejects_digest(plan, all_receipts(layout, plan))
+    params = data_params(plan, all_receipts(layout, plan), rejects)
     counts = params["counts"]
     if counts["read"] != counts["written"] + counts["rejected"] or counts["read"] != plan.records:
         problems.append(
@@ -115,11 +123,6 @@ def _check_plan(layout: OutputLayout, plan: Plan, problems: list[str]) -> None:
         )
     if layout.data_params.exists() and layout.data_params.read_bytes() != seal(params, indent=True):
         problems.append(f"{layout.data_params}: does not say what plan and receipts say")
-    rejects = hashlib.sha256()
-    for line in reject_lines(plan, all_receipts(layout, plan)):
-        rejects.update(line)
-    if not layout.rejects.exists() or _sha256(layout.rejects) != rejects.hexdigest():
-        problems.append(f"{layout.rejects}: is missing, or does not list what the receipts list")
 
 
 def _check_shard(

@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"… and {len(summary.problems) - _MOST_SHOWN} more", file=sys.stderr)
     if summary.problems:
         print(
-            f"verify_hdf5_dataset: {root}: {len(summary.problems)} problem(s) found; remove the files named above and "
-            "run the command that made the dataset again (only they are made anew), or use its --overwrite",
+            f"verify_hdf5_dataset: {root}: {len(summary.problems)} problem(s) found; remove what is damaged or foreign "
+            "and run the command that made the dataset again: what is missing is made anew",
             file=sys.stderr,
         )
         return 1

@@ -44,6 +44,8 @@ class SetupConfig(_Section):
     @field_validator("input_dir", "output_dir", mode="before")
     @classmethod
     def _expand(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("it is empty, expected a path")
         return _as_path(value)
 
 
@@ -76,6 +78,13 @@ class DatasetConfig(_Section):
     @classmethod
     def _expand(cls, value: object) -> object:
         return _as_path(value)
+
+    @model_validator(mode="after")
+    def _keys_are_different(self) -> DatasetConfig:
+        for one, other in (("image_key", "multi_turn_key"), ("role_key", "multi_turn_content_key")):
+            if getattr(self, one) == getattr(self, other):
+                raise ValueError(f"{one} and {other} are both {getattr(self, one)!r}; they name different things")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -127,7 +136,10 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: there is neither; the message lists the shipped ones.
     """
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        path = Path(name)
     if path.is_file():
         return path
     shipped = sorted(p for folder in SHIPPED_CONFIG_DIRS if folder.is_dir() for p in folder.glob("*preproc*.yaml"))
@@ -159,11 +171,16 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}); give a readable YAML file") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: is not valid YAML: {_one_line(error, path)}") from None
     if not isinstance(values, dict) or not all(isinstance(v, dict) or v is None for v in values.values()):
         raise ConfigError(f"{path}: expected the sections setup, processor and dataset, each with its keys")
     values = {section: dict(keys or {}) for section, keys in values.items()}
+    given: set[str] = set()
     for override in overrides:
+        key = override.partition("=")[0]
+        if key in given:
+            raise ConfigError(f"argument {override!r}: {key} is given twice; give it once")
+        given.add(key)
         _apply_override(values, override)
     return build_config(values, source=str(path), config_dir=path.parent)
 
@@ -255,15 +272,23 @@ def did_you_mean(found: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _as_path(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str) and value else value
+    if value is None or isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"it is {value!r}, expected a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"it is {value!r}, and there is no such home folder; give the path itself") from None
 
 
 def _is_positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: object, path: Path | None = None) -> str:
+    said = " ".join(str(error).split())
+    return said.replace('"<unicode string>"', str(path) if path else "it")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from preprocess.records import json_type
 from preprocess.rejects import Reason, Rejected, shorten
 
 HUMAN, ASSISTANT = "human", "gpt"
@@ -58,7 +59,7 @@ def read_conversation(
         found = "is empty" if keys.turns in record else "is absent"
         raise Rejected(Reason.NO_TURNS, f"{keys.turns!r} {found}, expected a list of turns")
     if type(turns) is not list:
-        raise Rejected(Reason.NO_TURNS, f"{keys.turns!r} is a {type(turns).__name__}, expected a list of turns")
+        raise Rejected(Reason.NO_TURNS, f"{keys.turns!r} is {json_type(turns)}, expected a list of turns")
     image = read_image(record.get(keys.image), keys.image)
 
     skipped = False
@@ -94,14 +95,14 @@ def read_image(value: object, key: str) -> str | None:
     Raises:
         Rejected: more than one image, or something that is not a path.
     """
-    if not value:
+    if value is None or value in ("", []):
         return None
     if type(value) is list:
         if len(value) > 1:
             raise Rejected(Reason.MORE_THAN_ONE_IMAGE, f"{key!r} lists {len(value)} images, expected one")
         return read_image(value[0], key)
     if type(value) is not str:
-        raise Rejected(Reason.IMAGE_NOT_A_PATH, f"{key!r} is a {type(value).__name__}, expected a path")
+        raise Rejected(Reason.IMAGE_NOT_A_PATH, f"{key!r} is {json_type(value)}, expected a path")
     return value
 
 
@@ -111,7 +112,7 @@ def _read_turns(turns: list[Any], keys: RecordKeys) -> list[str]:
     role_key, content_key = keys.role, keys.content
     for position, turn in enumerate(turns):
         if type(turn) is not dict:
-            raise Rejected(Reason.BAD_TURN, f"turn {position + 1} is a {type(turn).__name__}, expected an object")
+            raise Rejected(Reason.BAD_TURN, f"turn {position + 1} is {json_type(turn)}, expected an object")
         role, text = turn.get(role_key), turn.get(content_key)
         if role != (ASSISTANT if position % 2 else HUMAN):
             if role not in (HUMAN, ASSISTANT):
@@ -126,7 +127,7 @@ def _read_turns(turns: list[Any], keys: RecordKeys) -> list[str]:
             )
         if type(text) is not str:
             raise Rejected(
-                Reason.BAD_TURN, f"{content_key!r} of turn {position + 1} is a {type(text).__name__}, expected a text"
+                Reason.BAD_TURN, f"{content_key!r} of turn {position + 1} is {json_type(text)}, expected a text"
             )
         texts.append(text)
     return texts

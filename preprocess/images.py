@@ -12,6 +12,7 @@ from preprocess.rejects import Reason, Rejected, shorten
 
 # Names kept in memory over all listed folders; past it the listings made first are forgotten.
 _MOST_NAMES = 2_000_000
+_OUTSIDE: dict[str, bool] = {}
 
 
 class ImageChecker:
@@ -40,6 +41,12 @@ class ImageChecker:
                 "relative to, or dataset.check_images=none to leave images unchecked"
             )
         listing = self._listings[folder] if folder in self._listings else self._list(folder)
+        if listing is _OUTSIDE:
+            raise Rejected(
+                Reason.IMAGE_OUTSIDE,
+                f"the folder of {shorten(path, 200)} is a link that leaves image_dir; "
+                "mount or copy the real folder there, or give image_dir a folder above both",
+            )
         if listing is None or name not in listing:
             raise Rejected(Reason.IMAGE_MISSING, f"no file {shorten(path, 200)} in image_dir")
         if listing[name]:
@@ -59,12 +66,14 @@ class ImageChecker:
         return folder, name
 
     def _list(self, folder: str) -> dict[str, bool] | None:
-        """Name → is a link, for the files of one folder; None where there is no such folder inside the root."""
+        """Name → is a link, for the files of one folder; None where it is not there, _OUTSIDE where it is outside."""
         root = str(self._root)
         listing: dict[str, bool] | None = None
         full = os.path.join(root, folder)
         try:
-            if _is_inside(os.path.realpath(full), root):
+            if not _is_inside(os.path.realpath(full), root):
+                listing = _OUTSIDE
+            else:
                 with os.scandir(full) as entries:
                     # Nothing else: opening a pipe or a device would hang or worse.
                     listing = {

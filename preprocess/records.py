@@ -28,7 +28,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise _explain(line, error) from None
     if type(record) is not dict:
-        raise Rejected(Reason.NOT_AN_OBJECT, f"found a JSON {_json_type(record)}, expected an object")
+        raise Rejected(Reason.NOT_AN_OBJECT, f"the line is {json_type(record)}, expected an object")
     return record
 
 
@@ -42,12 +42,13 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> Rejected:
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as decode_error:
-        return Rejected(
-            Reason.NOT_UTF8, f"byte {decode_error.start} of the line is 0x{line[decode_error.start]:02x}, not UTF-8"
-        )
+        hint = "; the file looks like UTF-16: convert it" if b"\0" in line else ""
+        byte = line[decode_error.start]
+        return Rejected(Reason.NOT_UTF8, f"byte {decode_error.start} of the line is 0x{byte:02x}, not UTF-8{hint}")
     return Rejected(Reason.NOT_JSON, f"{error.msg} at character {error.pos + 1} of the line")
 
 
-def _json_type(value: object) -> str:
-    names = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
-    return names[type(value)]
+def json_type(value: object) -> str:
+    """What JSON calls a value, with its article."""
+    names = {dict: "an object", list: "an array", str: "a text", int: "a number", float: "a number"}
+    return names.get(type(value)) or {None: "null or absent", True: "true", False: "false"}[value]  # type: ignore[index]

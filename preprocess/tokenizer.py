@@ -118,7 +118,10 @@ def tokenizer_digest(name: str) -> str:
 
 def resolve_folder(name: str) -> Path:
     """The local folder of a tokenizer, fetched through the hub's cache where the name is one of the hub's."""
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # no such home
+        folder = Path(name)
     if folder.is_dir():
         return folder
     if folder.exists():

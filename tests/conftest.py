@@ -20,6 +20,15 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 QUICKSTART = CHECKOUT / "configs" / "quickstart"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rounds",
+        type=int,
+        default=6,
+        help="random kills and damages in each test of tests/faults; 200 is the long part",
+    )
+
+
 def shared_folder(name: str) -> Path:
     """A folder of real data beside the checkout, which is no part of the project."""
     return CHECKOUT.parent / "shared" / name
@@ -90,6 +99,10 @@ class SilentProgress:
     def __init__(self) -> None:
         self.done_before = 0
         self.finished: list[int] = []
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
 
     def planned(self, plan: Plan, done: int) -> None:
         self.done_before = done

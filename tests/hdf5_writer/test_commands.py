@@ -119,6 +119,28 @@ def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, number: signa
     assert not (out / "data_params.json").exists()
 
 
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.6, 0.8, 1.0])
+def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, delay: float) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A " * 300)} for _ in range(20_000)])
+    process = subprocess.Popen(
+        [*COMMAND, f"setup.input_dir={tmp_path / 'a.jsonl'}", "setup.samples_per_shard=500", "setup.processes=3"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    if "interrupted" in stderr:
+        assert process.returncode == 130
+        assert "Traceback" not in stderr
+        assert "leaked" not in stderr
+    else:
+        # Before a line of ours has run, Python itself answers.
+        assert delay < 0.3, stderr
+
+
 def _group_lives(group: int) -> bool:
     try:
         os.killpg(group, 0)
@@ -206,6 +228,21 @@ def test_a_dry_run_prints_the_plan_and_the_first_record_and_writes_nothing(tmp_p
     supervised = [line for line in lines if " yes " in line]
     assert supervised[-1].endswith("'</s>'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_may_stand_between_overrides(tmp_path: Path) -> None:
+    result = run("setup.seed=3", "--dry-run", "setup.samples_per_shard=11", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "5 shard(s)" in result.stdout
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    command = " ".join([*COMMAND, "--dry-run"])
+    result = subprocess.run(
+        ["bash", "-c", f"{command} | true"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in result.stderr
+    assert "Exception" not in result.stderr
 
 
 def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hdf5_writer import inputs as inputs_module
-from hdf5_writer.inputs import InputChangedError, RecordReader, build_index, find_inputs
+from hdf5_writer import index as index_module
+from hdf5_writer.index import build_index
+from hdf5_writer.inputs import InputChangedError, RecordReader, find_inputs, unread_data
 from hdf5_writer.layout import OutputLayout
 from preprocess.config import ConfigError
 
@@ -56,12 +57,12 @@ def test_every_line_that_is_not_blank_is_a_record(
         (folder / f"{number}.jsonl").write_bytes(b"\xef\xbb\xbf" * bom + data)
         lines = (b"\xef\xbb\xbf" * bom + data).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         expected += [(number, at, line.strip()) for at, line in enumerate(lines, 1) if line.strip(b" \t\r\n")]
-    original, inputs_module._BLOCK = inputs_module._BLOCK, block
+    original, index_module._BLOCK = index_module._BLOCK, block
     try:
         if block >= 3:  # the byte order mark must be in the first block
             assert read_all(index(folder, layout)) == expected
     finally:
-        inputs_module._BLOCK = original
+        index_module._BLOCK = original
 
 
 def test_compressed_inputs_read_as_what_they_hold(tmp_path: Path, layout: OutputLayout) -> None:
@@ -119,7 +120,7 @@ def test_inputs_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_text("x")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     files, others = find_inputs(tmp_path, tmp_path / "out")
     assert [file.path for file in files] == ["a/c.jsonl.zst", "a/z.jsonl.gz", "b.jsonl"]
@@ -141,6 +142,52 @@ def test_what_is_no_jsonl_is_refused_with_what_to_do(tmp_path: Path) -> None:
     for where in (tmp_path, tmp_path / "data.json"):
         with pytest.raises(ConfigError, match=rf"data\.json is JSON.*convert_json2jsonl --input_dir {tmp_path}"):
             find_inputs(where, tmp_path / "out")
+
+
+def test_what_is_no_stored_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match=r"a\.jsonl: is no regular file"):
+        find_inputs(tmp_path, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"expected \.jsonl"):
+        find_inputs(Path("/dev/null"), tmp_path / "out")
+
+
+def test_an_empty_compressed_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").touch()
+    with pytest.raises(ConfigError, match=r"a\.jsonl\.gz: has 0 bytes"):
+        find_inputs(tmp_path, tmp_path / "out")
+
+
+def test_the_output_is_no_input(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(ConfigError, match="is the input folder too"):
+        find_inputs(tmp_path, tmp_path / ".")
+    OutputLayout(tmp_path / "earlier").work.mkdir(parents=True)
+    OutputLayout(tmp_path / "earlier").plan.touch()
+    (tmp_path / "earlier" / "rejects.jsonl").write_text("{}")
+    assert [file.path for file in find_inputs(tmp_path, tmp_path / "out")[0]] == ["a.jsonl"]
+
+
+def test_data_that_is_not_read_is_known(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "B.JSONL", "c.json", "d.jsonl.bz2", "e.txt", "f.png", "g.rejects.jsonl"):
+        (tmp_path / name).write_text("{}")
+    files, others = find_inputs(tmp_path, tmp_path / "out")
+    assert [file.path for file in files] == ["B.JSONL", "a.jsonl"]
+    assert unread_data(others) == ["c.json", "d.jsonl.bz2"]
+
+
+def test_a_second_file_changed_after_planning_is_refused_by_name(tmp_path: Path, layout: OutputLayout) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.jsonl").write_bytes(b"1\n2\n")
+    reader = index(folder, layout)
+    (folder / "b.jsonl").write_bytes(b"1\n")
+    with pytest.raises(InputChangedError, match=r"b\.jsonl: was changed"):
+        read_all(reader)
+    (folder / "b.jsonl").unlink()
+    with pytest.raises(InputChangedError, match=r"b\.jsonl: was removed"):
+        read_all(reader)
 
 
 def test_a_file_changed_after_planning_is_refused_by_name(tmp_path: Path, layout: OutputLayout) -> None:

@@ -224,6 +224,7 @@ def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
         lambda out: OutputLayout(out).receipt(2).write_bytes(b"{}"),
         lambda out: OutputLayout(out).data_params.unlink(),
         lambda out: OutputLayout(out).rejects.unlink(),
+        lambda out: OutputLayout(out).rejects.write_bytes(b""),
         lambda out: OutputLayout(out).offsets.unlink(),
         lambda out: (out / ".examples-00000-of-00005.h5.abc.tmp").write_bytes(b"left by a kill"),
     ],
@@ -448,3 +449,11 @@ def test_a_run_from_another_folder_goes_on(started: Any, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "below")
     create(config)
     assert without_params(tmp_path / "out") == wanted
+
+
+def test_data_beside_the_inputs_that_is_not_read_is_said(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    (tmp_path / "in" / "more.json").write_text("[]")
+    progress = SilentProgress()
+    create_dataset(config, progress, make_executor=InlineExecutor)
+    assert progress.notes == ["1 file(s) beside the inputs are not read: more.json"]

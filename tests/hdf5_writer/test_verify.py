@@ -157,7 +157,14 @@ def test_harm_to_any_other_file_is_found(out: OutputLayout, path: str, harm: str
     else:
         data[len(data) // 2] ^= 1
         file.write_bytes(data if harm == "flip" else data[:-1])
-    assert any(str(file) in problem for problem in problems(out))
+    named = file.parent if path.endswith("00001.json") and harm == "remove" else file
+    assert any(str(named) in problem for problem in problems(out))
+
+
+def test_no_shard_is_called_foreign_when_nothing_says_what_belongs(out: OutputLayout) -> None:
+    shutil.rmtree(out.work)
+    out.data_params.write_text("[")
+    assert problems(out) == [f"{out.data_params}: is damaged: no JSON document with a checksum"]
 
 
 def test_shards_alone_are_held_against_data_params(out: OutputLayout) -> None:

@@ -68,7 +68,7 @@ def test_what_is_not_there_or_not_inside_is_rejected(image_dir: Path, path: str,
 
 
 def test_a_folder_that_is_a_link_out_is_not_listed(image_dir: Path) -> None:
-    assert reason_of(ImageChecker(image_dir, "exists"), "linked/secret.png") is Reason.IMAGE_MISSING
+    assert reason_of(ImageChecker(image_dir, "exists"), "linked/secret.png") is Reason.IMAGE_OUTSIDE
 
 
 def test_decode_finds_what_exists_does_not(image_dir: Path) -> None:
