@@ -1,0 +1,101 @@
+"""A dataset to disturb, and the installed command to do it with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICKSTART, output_digests, turn_pair, write_jsonl
+
+SABOTEUR = Path(__file__).parent / "saboteur"
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    found: int = request.config.getoption("--rounds")
+    return found
+
+
+@dataclass
+class Run:
+    """One output folder, and the command that writes it."""
+
+    place: Path
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def out(self) -> Path:
+        return self.place / "out"
+
+    def command(self, *more: str) -> list[str]:
+        command = [sys.executable, "-m", "hdf5_writer.create_hdf5_dataset", "--config", "quickstart.yaml"]
+        options = [text for text in more if "=" not in text]
+        changes = [text for text in more if "=" in text]
+        return [*command, *options, "setup.output_dir=out", "setup.max_reject_fraction=1", *self.arguments, *changes]
+
+    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
+        self.place.mkdir(parents=True, exist_ok=True)
+        paths = os.pathsep.join(filter(None, [str(SABOTEUR), os.environ.get("PYTHONPATH", "")]))
+        return subprocess.Popen(
+            self.command(*more),
+            cwd=self.place,
+            env={**os.environ, "PYTHONPATH": paths, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, *more: str, **environment: str) -> tuple[int, str]:
+        """Run to the end: exit code and stderr."""
+        process = self.start(*more, **environment)
+        _, stderr = process.communicate(timeout=300)
+        return process.returncode, stderr
+
+
+def records(count: int) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    for number in range(count):
+        question = f"Question {number}? " + "Say more. " * (number % 7)
+        record: dict[str, Any] = {"id": number, "conversations": turn_pair(question, f"Answer {number}. " * 10)}
+        if number % 3 == 0:
+            record["image"] = "shapes/0001.png"
+            record["conversations"][0]["value"] = f"<image>\n{question}"
+        if number % 50 == 7:
+            record["conversations"] = []
+        made.append(record)
+    return made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
+    """The arguments of the run, and the digests of what it writes when nothing happens."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    data = write_jsonl(place / "data" / "a.jsonl", records(700))
+    write_jsonl(place / "data" / "b.jsonl", records(300))
+    arguments = [
+        f"setup.input_dir={data.parent}",
+        "setup.samples_per_shard=100",
+        "processor.max_sequence_length=1024",
+        f"dataset.image_dir={QUICKSTART / 'images'}",
+        "dataset.check_images=exists",
+    ]
+    run = Run(place, arguments)
+    code, stderr = run.finish()
+    assert code == 0, stderr
+    return arguments, output_digests(run.out)
+
+
+@pytest.fixture
+def run(tmp_path: Path, undisturbed: tuple[list[str], dict[str, str]]) -> Run:
+    return Run(tmp_path, undisturbed[0])
+
+
+@pytest.fixture
+def wanted(undisturbed: tuple[list[str], dict[str, str]]) -> dict[str, str]:
+    return undisturbed[1]

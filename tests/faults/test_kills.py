@@ -1,0 +1,197 @@
+"""kill -9 at any moment, then the same command: the bytes of an undisturbed run, and never a file that is not whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import output_digests
+
+from faults.conftest import Run
+
+pytestmark = pytest.mark.faults
+
+
+def assert_whole(run: Run, wanted: dict[str, str]) -> None:
+    """Whatever stands under a final name is as in the undisturbed run."""
+    if not run.out.is_dir():
+        return
+    for path in run.out.glob("examples-*.h5"):
+        with h5py.File(path) as file:
+            assert file.attrs["n_examples"] == len(file["labels"])
+    for name, digest in output_digests(run.out).items():
+        if name.startswith(".") or name == "rows.html":
+            continue
+        assert digest == wanted[name], name
+
+
+def children(parent: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False).stdout.split()
+    return [int(pid) for pid in found]
+
+
+def kill(process: subprocess.Popen[str], whom: str) -> None:
+    if whom == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif whom == "main":
+        process.kill()
+    else:
+        for child in children(process.pid)[-1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("whom", ["main", "worker", "group"])
+def test_killed_at_random_moments(run: Run, wanted: dict[str, str], rounds: int, whom: str) -> None:
+    began = time.monotonic()
+    timing = Run(run.place / "timing", run.arguments)
+    assert timing.finish()[0] == 0
+    takes = time.monotonic() - began
+    choose = random.Random(whom)
+    for number in range(rounds):
+        again = Run(run.place / str(number), run.arguments)
+        for _ in range(2):
+            process = again.start()
+            time.sleep(choose.uniform(0, takes))
+            kill(process, whom)
+            stderr = process.communicate(timeout=120)[1]
+            if whom == "worker" and process.returncode == 0:
+                break  # a dead worker is replaced, and the run goes on
+            assert "Traceback" not in stderr
+            assert_whole(again, wanted)
+        code, stderr = again.finish()
+        assert code == 0, stderr
+        assert output_digests(again.out) == wanted
+        assert not list(again.out.rglob("*.tmp"))
+
+
+# The moments that matter: every fsync and rename of shards, receipts, plan, rejects and data_params.
+MOMENTS = [
+    (name, number, when)
+    for name in ("fsync", "replace")
+    for number in (1, 2, 3, 4, 7, 21, 22)
+    for when in ("before", "after")
+]
+
+
+def moments(rounds: int) -> list[tuple[str, int, str]]:
+    return MOMENTS if rounds >= 50 else random.Random(rounds).sample(MOMENTS, min(rounds, len(MOMENTS)))
+
+
+def test_killed_around_every_sync_and_rename(run: Run, wanted: dict[str, str], rounds: int) -> None:
+    for place, (name, number, when) in enumerate(moments(rounds)):
+        again = Run(run.place / str(place), run.arguments)
+        again.finish(SABOTAGE_AT=f"{name}:{number}:{when}", SABOTAGE_GROUP="1")
+        assert_whole(again, wanted)
+        code, stderr = again.finish()
+        assert code == 0, stderr
+        assert output_digests(again.out) == wanted, (name, number, when)
+
+
+def test_a_record_that_kills_its_worker_is_named_and_can_be_skipped(run: Run, wanted: dict[str, str]) -> None:
+    code, stderr = run.finish(SABOTAGE_RECORD='"id": 123,')
+    assert code == 1
+    last = stderr.strip().splitlines()[-1]
+    assert "a.jsonl, line 124 " in last
+    task = last.split("--skip-task ")[1].strip()
+    assert task.isdecimal()
+    done = list(run.out.glob("examples-*.h5"))
+    assert len(done) == 9, "everything else is done"
+    assert_whole(run, wanted)
+    code, stderr = run.finish("--skip-task", task, SABOTAGE_RECORD='"id": 123,')
+    assert code == 0, stderr
+    lines = (run.out / "rejects.jsonl").read_text().splitlines()
+    assert sum('"skipped"' in line for line in lines) == 100
+
+
+def test_two_runs_in_one_folder(run: Run, wanted: dict[str, str]) -> None:
+    first = run.start()
+    while not (run.out / ".work" / "plan.json").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    code, stderr = run.finish()
+    if first.poll() is None:
+        assert code == 2
+        assert "another run is writing here" in stderr
+    assert first.wait() == 0
+    assert output_digests(run.out) == wanted
+
+
+def test_a_dead_owner_holds_no_lock(run: Run, wanted: dict[str, str]) -> None:
+    first = run.start()
+    while not list(run.out.glob("examples-*.h5")):
+        assert first.poll() is None
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert run.finish()[0] == 0
+    assert output_digests(run.out) == wanted
+
+
+def test_four_slices_at_once_one_of_them_twice(run: Run, wanted: dict[str, str]) -> None:
+    slices = [2, 0, 3, 1, 3]
+    processes = [run.start("--task-slice", f"{index}/4", "setup.processes=1") for index in slices]
+    for process in processes:
+        stderr = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, stderr
+    code, stderr = run.finish("--finalize")
+    assert code == 0, stderr
+    found, expected = output_digests(run.out), dict(wanted)
+    # The config inside names the number of processes.
+    del found["data_params.json"], expected["data_params.json"]
+    assert found == expected
+
+
+def test_finalize_before_the_slices_names_what_is_missing(run: Run) -> None:
+    assert run.finish("--task-slice", "0/4")[0] == 0
+    code, stderr = run.finish("--finalize")
+    assert code == 1
+    assert "7 of 10 tasks are not done (1, 2, 3, 5, 6, 7, 9)" in stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONHASHSEED": "1"},
+        {"PYTHONHASHSEED": "77"},
+        {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0"},
+        {"TZ": "Pacific/Kiritimati"},
+        {"PYTHONOPTIMIZE": "1"},
+    ],
+    ids=str,
+)
+def test_the_environment_changes_no_byte(run: Run, wanted: dict[str, str], environment: dict[str, str]) -> None:
+    code, stderr = run.finish(**environment)
+    assert code == 0, stderr
+    assert output_digests(run.out) == wanted
+
+
+def test_few_open_files_are_enough(run: Run, wanted: dict[str, str]) -> None:
+    run.place.mkdir(exist_ok=True)
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *run.command("setup.processes=2")],
+        cwd=run.place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert limited.returncode == 0, limited.stderr
+    assert {k: v for k, v in output_digests(run.out).items() if k != "data_params.json"} == {
+        k: v for k, v in wanted.items() if k != "data_params.json"
+    }
+
+
+def test_a_clock_that_goes_backwards_does_not_matter(run: Run, wanted: dict[str, str], tmp_path: Path) -> None:
+    code, stderr = run.finish("--limit", "1")
+    assert code == 0, stderr
+    for path in run.out.rglob("*"):
+        os.utime(path, (2**32, 2**32))  # written in the future
+    assert run.finish("--overwrite")[0] == 0
+    assert output_digests(run.out) == wanted
