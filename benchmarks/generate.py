@@ -11,7 +11,7 @@ import numpy as np
 
 from preprocess.tokenizer import BLANK, Tokenizer
 
-_WORDS_PER_ROUND = 40
+_WORDS_PER_ROUND = 46
 _ROUNDS = 4
 
 

@@ -6,10 +6,12 @@ Imports of the project stand in functions, so that an interrupt is answered from
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -175,7 +177,9 @@ def _run(options: argparse.Namespace, command: str) -> int:
     from hdf5_writer.progress import ConsoleProgress, summary_table
     from hdf5_writer.run import Part, create_dataset, create_part, culprit, finalize
 
-    progress = ConsoleProgress()
+    # The report's libraries are slow to import, and this process waits for its workers anyway.
+    load_report = threading.Thread(target=importlib.import_module, args=("hdf5_writer.report",), daemon=True)
+    progress = ConsoleProgress(on_planned=load_report.start)
     try:
         if options.task_slice:
             part = Part(*options.task_slice)

@@ -133,6 +133,27 @@ def spawn_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
 
 
+@contextlib.contextmanager
+def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[Callable[[int], Executor]]:
+    """A maker of pools, of which the first has `workers` workers that start now: while this process goes on planning.
+
+    Args:
+        workers: of the first pool.
+        warm_up: a picklable function that each of them runs first; what it raises does not matter.
+    """
+    first: list[Executor] = [spawn_pool(workers)]
+    with _no_interrupt_while_spawning():
+        for _ in range(workers):
+            first[0].submit(warm_up)
+    try:
+        yield lambda wanted: first.pop() if first and wanted <= workers else spawn_pool(wanted)
+    finally:
+        if first:
+            for process in multiprocessing.active_children():
+                process.kill()
+            first[0].shutdown(wait=False)
+
+
 def _begin_worker() -> None:
     # Ctrl-C reaches the whole process group; the main process decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

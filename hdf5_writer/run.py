@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hdf5_writer.engine import run_tasks, spawn_pool
+from hdf5_writer.engine import run_tasks, warmed_pools
 from hdf5_writer.existing import finished_dataset, make_folders, plan_for, remove_output
 from hdf5_writer.inputs import InputFile, find_inputs, unread_data
 from hdf5_writer.layout import OutputLayout
@@ -25,8 +25,8 @@ from hdf5_writer.receipts import (
     rejects_digest,
     unfinished_tasks,
 )
-from hdf5_writer.task import TaskDone, run_task
-from preprocess.config import Config, ConfigError, SetupConfig
+from hdf5_writer.task import TaskDone, run_task, warm_up
+from preprocess.config import Config, ConfigError
 from preprocess.images import require_image_dir
 
 
@@ -110,8 +110,9 @@ def create_dataset(
             return Outcome(finished, already_done=True, read=0)
         for path in layout.temporaries():
             path.unlink(missing_ok=True)
-        plan = plan_for(config, limit, layout, files)
-        read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, make_executor)
+        with _engine(config, make_executor, files) as engine:
+            plan = plan_for(config, limit, layout, files)
+            read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, engine)
         return Outcome(finish(layout, plan), already_done=False, read=read)
 
 
@@ -142,7 +143,8 @@ def create_part(
             if finished is not None:
                 return 0
             plan = plan_for(config, limit, layout, files)
-        return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, make_executor)
+        with _engine(config, make_executor, files) as engine:
+            return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, engine)
 
 
 def finalize(config: Config, *, limit: int | None = None) -> Outcome:
@@ -187,7 +189,7 @@ def _run(
     mine: range,
     skip_tasks: Collection[int],
     progress: Progress,
-    make_executor: Callable[[int], Executor] | None,
+    engine: _Engine,
 ) -> int:
     """Run those tasks of `mine` that are not done; records read."""
     unknown = [task for task in skip_tasks if task >= plan.tasks]
@@ -213,25 +215,39 @@ def _run(
                 on_done(run(task, skip=True))
         left = [task for task in tasks if task not in skip_tasks]
         if left:
-            with _engine(plan.config.setup, make_executor, len(left)) as (make, workers):
-                run_tasks(left, run, functools.partial(run, careful=True), make, workers, on_done)
+            workers = min(engine.workers, len(left))
+            run_tasks(left, run, functools.partial(run, careful=True), engine.make_executor, workers, on_done)
     finally:
         progress.close()
     return read
 
 
+@dataclass(frozen=True)
+class _Engine:
+    """What makes executors, and how many tasks to run at a time."""
+
+    make_executor: Callable[[int], Executor]
+    workers: int
+
+
 @contextlib.contextmanager
 def _engine(
-    setup: SetupConfig, make_executor: Callable[[int], Executor] | None, tasks: int
-) -> Iterator[tuple[Callable[[int], Executor], int]]:
-    """What makes executors, and how many tasks to run at a time."""
-    if make_executor is None and setup.engine == "dask":
+    config: Config, make_executor: Callable[[int], Executor] | None, files: list[InputFile]
+) -> Iterator[_Engine]:
+    setup = config.setup
+    processes = setup.processes or len(os.sched_getaffinity(0))
+    if make_executor is not None:
+        yield _Engine(make_executor, processes)
+    elif setup.engine == "dask":
         from hdf5_writer.dask_engine import dask_executors
 
-        with dask_executors(setup) as engine:
-            yield engine
+        with dask_executors(setup) as (make, threads):
+            yield _Engine(make, threads)
     else:
-        yield make_executor or spawn_pool, min(setup.processes or len(os.sched_getaffinity(0)), tasks)
+        # How many tasks there will be is not known before the inputs are indexed: about a kilobyte a record.
+        likely = sum(file.bytes for file in files) // (setup.samples_per_shard * 1024) + 1
+        with warmed_pools(min(processes, likely), functools.partial(warm_up, config)) as make:
+            yield _Engine(make, processes)
 
 
 def culprit(config: Config, task: int) -> str:

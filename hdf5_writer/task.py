@@ -113,6 +113,15 @@ def row_layout(config: Config, tokenizer: TokenizerFacts) -> RowLayout:
     )
 
 
+_warm: dict[str, Tokenizer] = {}
+
+
+def warm_up(config: Config) -> None:
+    """Load in a new worker, while the plan is still being made, what its first task will need."""
+    name = config.processor.tokenizer_type
+    _warm[name] = load_tokenizer(name)
+
+
 def run_task(root: str, fingerprint: str, task: int, careful: bool = False, skip: bool = False) -> TaskDone:
     """Make one shard and its receipt in an output folder whose plan has this fingerprint.
 
@@ -158,7 +167,8 @@ class _TaskRunner:
             raise RuntimeError(f"{layout.plan}: is another plan than the one this run was started with")
         self._layout, self._plan = layout, plan
         config = plan.local_config()
-        self._stages = Stages(config, load_tokenizer(config.processor.tokenizer_type))
+        warm = _warm.pop(plan.config.processor.tokenizer_type, None)
+        self._stages = Stages(config, warm or load_tokenizer(config.processor.tokenizer_type))
         if self._stages.facts() != plan.tokenizer:
             raise RuntimeError("the tokenizer was changed after the run was planned; run the same command again")
         self._reader = plan.reader(layout)

@@ -61,6 +61,15 @@ def empty_rows(count: int, layout: RowLayout) -> RowArrays:
     )
 
 
+def clear_rows(rows: RowArrays, layout: RowLayout) -> None:
+    """Make rows of padding again of rows that were written."""
+    rows.text_input_ids.fill(layout.pad_id)
+    rows.labels.fill(layout.pad_id)
+    rows.loss_mask.fill(0)
+    rows.key_padding_mask.fill(1)
+    rows.modality_lengths.fill(0)
+
+
 def write_row(sequence: TokenSequence, layout: RowLayout, rows: RowArrays, index: int) -> RowFacts:
     """Write one record as row `index` of `rows`, which must hold padding there.
 

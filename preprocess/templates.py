@@ -16,10 +16,14 @@ from preprocess.conversation import Conversation
 
 
 class Text(NamedTuple):
-    """A piece of text. Neighbouring texts are one text for the tokenizer."""
+    """A piece of text. Neighbouring texts are one text for the tokenizer.
+
+    `constant` texts are the template's own, the same in every record.
+    """
 
     text: str
     supervised: bool
+    constant: bool = False
 
 
 class Mark(Enum):
@@ -168,17 +172,23 @@ class Renderer:
         self._later_head, _, self._later_tail = template.later_prompt.partition("{question}")
         image_head, _, self._after_image = template.image.partition("{image}")
         self._before_image = self._first_head + image_head
+        # What comes before the question is cut off where that is exact: at a single blank.
+        self._opening: list[Segment] = [Mark.BOS]
+        self._question_head = self._first_head
+        if self._first_head.endswith(" ") and not self._first_head.endswith("  ") and self._first_head != " ":
+            self._opening.append(Text(self._first_head[:-1], False, constant=True))
+            self._question_head = " "
 
     def before_image(self) -> list[Segment]:
         """What stands before the image slots, in every row that has an image."""
-        return [Mark.BOS, Text(self._before_image, False)] if self._before_image else [Mark.BOS]
+        return [Mark.BOS, Text(self._before_image, False, constant=True)] if self._before_image else [Mark.BOS]
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """The whole conversation, beginning with BOS."""
         segments: list[Segment]
         question, answer = conversation.rounds[0]
         if conversation.image is None:
-            segments = [Mark.BOS, Text(self._first_head + question + self._first_tail, False)]
+            segments = [*self._opening, Text(self._question_head + question + self._first_tail, False)]
         else:
             segments = [*self.before_image(), Mark.IMAGE]
             if not self.drops_question:

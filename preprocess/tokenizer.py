@@ -9,6 +9,7 @@ the model of `tokenizers` for a `tokenizer.json`.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_toke
 # Fewer pieces than bytes: no real vocabulary. transformers 5 makes such ones of a folder that has a config alone.
 _SMALLEST_VOCABULARY = 256
 _SPECIAL = ("bos", "eos", "unk", "pad")
+_PUNCTUATION = set(".,?!:;)\"'")
+_AFTER_A_WORD = re.compile("[A-Za-z0-9]([.,?!:;)\"'])")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Tokenizer:
         dummy_prefix: with the SentencePiece rule, a text begins with one more `▁`.
         cuts_at_blanks: no piece has `▁` after another character, so no merge crosses the start of a run of `▁`.
         newline_is_isolated: no piece joins a newline with anything, so no merge crosses a newline.
+        ends_words: punctuation that no piece joins to an ASCII letter or digit before it.
         tokens: the piece or added token of each id, as it is spelled.
     """
 
@@ -53,6 +57,7 @@ class Tokenizer:
     dummy_prefix: bool
     cuts_at_blanks: bool
     newline_is_isolated: bool
+    ends_words: frozenset[str]
     tokens: tuple[str, ...] = field(repr=False)
     backend: Backend = field(repr=False)
 
@@ -101,6 +106,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         dummy_prefix=dummy_prefix,
         cuts_at_blanks=rule and not any(BLANK in piece.lstrip(BLANK) for piece in joined),
         newline_is_isolated=rule and not any("\n" in piece for piece in joined),
+        ends_words=frozenset(_PUNCTUATION.difference(_AFTER_A_WORD.findall("\n".join(joined))) if rule else ()),
         tokens=tuple(tokens.get(id_, "") for id_ in range(max(tokens) + 1)),
         backend=backend,
     )

@@ -50,7 +50,8 @@ class Encoder:
         self.tokenizer = tokenizer
         self._bare = _PieceTable(tokenizer, prefix="")
         self._after_blank = _PieceTable(tokenizer, prefix=BLANK)
-        self._bare.parts_after_newline = self._after_blank.parts_after_newline = self._bare
+        self._bare.inner = self._after_blank.inner = self._bare
+        self._constants: dict[tuple[str, bool], bytes] = {}
         self._bos = b"" if tokenizer.bos_id is None else _to_bytes([tokenizer.bos_id])
         self._eos = _to_bytes([tokenizer.eos_id])
 
@@ -78,7 +79,11 @@ class Encoder:
                         position += 1
                     count = self._add_run(run, starts_text, chunks, spans, count)
                 else:
-                    encoded = self._encode_text(segment.text, starts_text)
+                    encoded = (
+                        self._encode_constant(segment, starts_text)
+                        if segment.constant
+                        else (self._encode_text(segment.text, starts_text))
+                    )
                     chunks.append(encoded)
                     end = count + len(encoded) // _ITEM
                     if segment.supervised:
@@ -97,6 +102,12 @@ class Encoder:
                 starts_text = False
                 count += 1
         return TokenSequence(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, image_at)
+
+    def _encode_constant(self, segment: Text, starts_text: bool) -> bytes:
+        key = segment.text, starts_text
+        if key not in self._constants:
+            self._constants[key] = self._encode_text(segment.text, starts_text)
+        return self._constants[key]
 
     def _encode_text(self, text: str, starts_text: bool) -> bytes:
         """Ids of one text whose neighbours no token can span."""
@@ -131,10 +142,11 @@ class Encoder:
         self, run: list[Text], starts_text: bool, chunks: list[bytes], spans: list[tuple[int, int]], count: int
     ) -> int:
         """Encode neighbouring texts as one, and supervise each token by the text it starts in."""
-        ids, starts, end = self._encode_whole("".join(text for text, _ in run), starts_text)
+        ids, starts, end = self._encode_whole("".join(text.text for text in run), starts_text)
         ends = []
-        for text, _ in run:
+        for segment in run:
             # The SentencePiece rule spells a blank with three bytes.
+            text = segment.text
             spelled = text.replace(" ", BLANK) if self.tokenizer.sentencepiece_rule else text
             end += self.tokenizer.backend.measure(spelled)
             ends.append(end)
@@ -154,7 +166,8 @@ class _PieceTable(dict[str, bytes]):
         self._encode = tokenizer.backend.encode
         self._prefix = prefix
         self._newline = _to_bytes(self._encode("\n")) if tokenizer.newline_is_isolated else b""
-        self.parts_after_newline: _PieceTable = self
+        self._ends_words = tokenizer.ends_words
+        self.inner: _PieceTable = self
 
     def __missing__(self, piece: str) -> bytes:
         if len(piece) > _LONGEST_PIECE:
@@ -163,8 +176,11 @@ class _PieceTable(dict[str, bytes]):
             # A cut at a newline is exact too, and the parts are met far more often than the whole.
             first, *others = piece.split("\n")
             heads = [self[first]] if first or self._prefix else [b""]
-            after = self.parts_after_newline
+            after = self.inner
             encoded = self._newline.join(heads + [after[part] if part else b"" for part in others])
+        elif piece[-1:] in self._ends_words and len(piece) > 1 and piece[-2].isascii() and piece[-2].isalnum():
+            # So is one before punctuation that no piece joins to a letter or digit.
+            encoded = self[piece[:-1]] + self.inner[piece[-1]]
         else:
             encoded = _to_bytes(self._encode(self._prefix + piece.replace(" ", BLANK)))
         if len(piece) <= _LONGEST_CACHED:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hdf5_writer.schema import DATASETS, SchemaError, check_version
-from hdf5_writer.shard import ShardBuilder
+from hdf5_writer.shard import ShardBuilder, _byte_planes
 from preprocess.features import RowLayout
 from preprocess.rejects import Rejected
 from preprocess.tokens import TokenSequence
@@ -124,3 +124,10 @@ def test_another_major_version_is_refused(found: object) -> None:
 
 def test_a_newer_minor_version_is_read() -> None:
     check_version("1.99", "file.h5")
+
+
+@pytest.mark.parametrize("top", [0, 200, 32_000, 70_000, 2**31 - 1])
+def test_the_fast_shuffle_is_hdf5s(top: int) -> None:
+    values = np.random.default_rng(0).integers(-5 if top > 2**30 else 0, top, (3, 70), dtype="<i4", endpoint=True)
+    transposed = np.ascontiguousarray(values.view(np.uint8).reshape(-1, 4).T)
+    assert np.array_equal(_byte_planes(values), transposed)

@@ -22,6 +22,7 @@ from preprocess.tokens import Encoder
 _PARTS = st.sampled_from(
     [
         *("the", "red circle", "USER:", "ASSISTANT:", "[INST]", "123", "a.b,c", "def f():"),
+        *("the.", "circle,", "1?", "it's", "a.", "_.", "é.", ".", ",", "'"),
         *(" ", "  ", "     ", "\n", "\n\n", "\t", "\r\n", "▁", "▁▁"),
         *("</s>", "<s>", "<unk>", "<0x0A>", "<image>", "你好", "é", "🙂", "\x00", "\x7f", "\ue000"),
     ]
