@@ -2,8 +2,9 @@
 
     python -m benchmarks.preprocessing [--tokenizer DIR] [--records 20000]
 
-The stand-in does nothing but `tokenizers.Tokenizer.encode_batch` (the call transformers makes) over the rendered texts,
-on one thread: no reading, no labels, no rows, no files. `encode_batch_fast` is the same without offsets. Ours is the whole command with one process, from start to verified shards.
+The stand-in does nothing but `tokenizers.Tokenizer.encode_batch` (the call transformers makes) over the rendered
+texts, on one thread: no reading, no labels, no rows, no files. `encode_batch_fast` is the same without offsets. Ours
+is the whole command with one process, from start to verified shards.
 Both are timed in turn, several times; ratios are of medians.
 """
 

@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 import pytest
-
 from conftest import CHECKOUT
 
 PACKAGES = ("preprocess", "hdf5_writer", "loaders", "trainer")

@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from conftest import CHECKOUT
 
 pytestmark = pytest.mark.packaging
