@@ -14,7 +14,8 @@ from PIL import Image
 from preprocess.preprocess_dataset import main as preprocess_dataset
 from preprocess.tokenizer import load_tokenizer
 
-loaders = pytest.importorskip("loaders", reason="torch is not installed: pip install 'llava-hdf5[torch]'")
+pytest.importorskip("torch", reason="torch is not installed: pip install 'llava-hdf5[torch]'")
+import loaders
 
 
 def draw(path: Path, color: tuple[int, int, int]) -> None:
