@@ -24,6 +24,9 @@ from preprocess.tokens import TokenSequence
 # Metadata with checksums, readable since HDF5 1.10.
 _LIBVER = ("v110", "v110")
 LENGTH_BIN = 64
+# Not 1 or 2: with those, ISA-L's output depends on what happened to be in the memory it works in. A new process in
+# twenty compressed small chunks otherwise than the rest did (isal 1.9.1). Level 0 keeps its tables in its own state.
+_ISAL_LEVEL = 0
 
 
 @dataclass
@@ -146,7 +149,7 @@ def compress_chunk(array: npt.NDArray[np.generic]) -> bytes:
     data = np.ascontiguousarray(array)
     if data.dtype.itemsize > 1:
         data = _byte_planes(data)
-    return isal_zlib.compress(data.data, GZIP_LEVEL)
+    return isal_zlib.compress(data.data, _ISAL_LEVEL)
 
 
 def _byte_planes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
