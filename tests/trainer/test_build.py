@@ -1,0 +1,168 @@
+"""What a model is built from, what of it is frozen, and every disagreement that is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICKSTART
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+from small import dataset, values  # noqa: E402
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from trainer.build import build_model, freeze, load_checkpoint  # noqa: E402
+from trainer.data import RowShape, read_row_shape  # noqa: E402
+from trainer.params import Params  # noqa: E402
+from trainer.params_file import ParamsError  # noqa: E402
+from trainer.processor import find_tokenizer, image_token_id  # noqa: E402
+
+
+def make(**changes: Any) -> Any:
+    params = Params.model_validate(values(**changes))
+    shape = read_row_shape(params, params.train_input.folders)
+    return build_model(params.model, shape, image_token_id=image_token_id(find_tokenizer(params.model, None)))
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> dict[str, Any]:
+    """A CLIP vision model and a Llama on disk, as changes of the params that name them."""
+    sizes = values()["model"]
+    clip = CLIPVisionModel(CLIPVisionConfig(**sizes["image_model"]))
+    clip.save_pretrained(tmp_path / "clip")
+    text = {name: size for name, size in sizes["text_model"].items() if name != "tokenizer"}
+    LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(tmp_path / "llama")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "llama" / name).write_bytes((QUICKSTART / "tokenizer" / name).read_bytes())
+    return {
+        "model__image_model": {"pretrained": str(tmp_path / "clip")},
+        "model__text_model": {"pretrained": str(tmp_path / "llama")},
+    }
+
+
+def test_pretrained_parts_keep_every_weight_and_the_projector_is_new(pretrained: dict[str, Any]) -> None:
+    model = make(**pretrained)
+    state = model.state_dict()
+    clip = load_file(Path(pretrained["model__image_model"]["pretrained"]) / "model.safetensors")
+    llama = load_file(Path(pretrained["model__text_model"]["pretrained"]) / "model.safetensors")
+    for name, tensor in clip.items():
+        assert torch.equal(state["model.vision_tower." + name.removeprefix("vision_model.")], tensor), name
+    for name, tensor in llama.items():
+        ours = "lm_head.weight" if name == "lm_head.weight" else "model.language_model." + name.removeprefix("model.")
+        assert torch.equal(state[ours][: len(tensor)], tensor), name
+    assert len(clip) + len(llama) + 4 == len(state), "and the two layers of the projector"
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    weight = model.model.multi_modal_projector.linear_1.weight
+    bound = 1 / weight.shape[1] ** 0.5  # of torch.nn.Linear
+    assert 0.9 * bound < weight.abs().max() <= bound
+
+
+def test_the_image_token_gets_a_row_and_new_rows_are_the_mean_of_the_others(pretrained: dict[str, Any]) -> None:
+    model = make(**pretrained)
+    assert model.config.image_token_index == 1800
+    assert model.config.text_vocab_size == 1800
+    assert model.config.text_config.vocab_size == 1856, "1801, rounded up to a multiple of 64"
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        assert layer.weight.shape[0] == 1856
+        torch.testing.assert_close(layer.weight[1800:], layer.weight[:1800].mean(0).expand(56, -1))
+
+
+def test_the_same_seed_gives_the_same_random_model() -> None:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        models.append(make().state_dict())
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_a_pretrained_model_with_a_hole_is_refused(pretrained: dict[str, Any]) -> None:
+    path = Path(pretrained["model__image_model"]["pretrained"]) / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(next(name for name in tensors if name.endswith("layers.1.mlp.fc1.bias")))
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ParamsError, match=r"has no weights, or others .* for 1 tensors .*layers\.1\.mlp\.fc1\.bias"):
+        make(**pretrained)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model__image_model": {"pretrained": "/no/such/clip"}},
+            "model.image_model.pretrained /no/such/clip: there is",
+        ),
+        ({"model__text_model": {"pretrained": "/no/such/llama"}}, "model.text_model.pretrained /no/such/llama: there"),
+        ({"model__text_model__tokenizer": "/no/such"}, "model.text_model.tokenizer /no/such: there is no such folder"),
+        ({"model__image_start_idx": 5}, "model.image_start_idx is 5, but the rows of"),
+        ({"train_input__image_size": 336}, "train_input.image_size is 336, but the rows of"),
+        ({"model__image_model__image_size": 112}, "takes images of 112 pixels and makes 64 patches"),
+        ({"model__image_model__patch_size": 28}, "makes 4 patches of them, but the rows are made for 56 pixels and 16"),
+        ({"model__image_feature_select_layer_idx": -4}, "has the hidden states -3 to 2"),
+        ({"model__text_model__vocab_size": 1000, "model__text_model__tokenizer": None}, "the rows hold ids below 1800"),
+        ({"model__text_model__max_position_embeddings": 64}, "the rows have 96 positions, but the text model was made"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        make(**changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_given_beside_a_pretrained_model_must_be_its_own(pretrained: dict[str, Any]) -> None:
+    section = {**pretrained["model__text_model"], "hidden_size": 128}
+    with pytest.raises(ParamsError, match=r"model\.text_model\.hidden_size is 128, but the model has 64"):
+        make(**{**pretrained, "model__text_model": section})
+
+
+def test_a_checkpoint_is_loaded_whole_or_refused(tmp_path: Path) -> None:
+    model = make()
+    model.save_pretrained(tmp_path)
+    params = Params.model_validate(values())
+    shape = read_row_shape(params, [str(dataset())])
+    loaded = load_checkpoint(str(tmp_path), params.model, shape)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert loaded.image_start_idx == shape.image_start_idx > 0
+    other = Params.model_validate(values(model__image_feature_select_layer_idx=-1))
+    with pytest.raises(ParamsError, match=r"is -1, but the projector of .* was made for -2"):
+        load_checkpoint(str(tmp_path), other.model, shape)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("multi_modal_projector.linear_1.bias")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ParamsError, match=r"multi_modal_projector\.linear_1\.bias"):
+        load_checkpoint(str(tmp_path), params.model, shape)
+
+
+def test_the_shape_of_the_rows_is_that_of_data_params() -> None:
+    params = Params.model_validate(values())
+    described = json.loads((dataset() / "data_params.json").read_bytes())
+    assert read_row_shape(params, [str(dataset())]) == RowShape(
+        described["image_start_idx"], 16, 56, 96, described["vocab_size"]
+    )
+
+
+def test_freezing_is_by_search_in_the_name_and_can_be_narrow() -> None:
+    model = make()
+    freeze(model, [r"layers\.0\."])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == ("layers.0." not in name), name
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["vison_tower"], "'vison_tower' is found in no parameter's name; the names begin with model.vision_tower., "),
+        ([r"^vision_tower\."], "is found in no parameter's name"),
+        (["(vision"], "'(vision' is no regular expression"),
+        (["."], "model.freeze freezes every parameter"),
+    ],
+)
+def test_a_regex_that_does_nothing_or_too_much_is_refused(patterns: list[str], message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        freeze(make(), patterns)
+    assert message in str(caught.value)

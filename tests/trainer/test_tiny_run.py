@@ -1,0 +1,67 @@
+"""The two shipped tiny params files on the embedded example, as docs/trainer.md runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import QUICKSTART, create
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from PIL import Image  # noqa: E402
+from small import logged  # noqa: E402
+from transformers import AutoProcessor, LlavaForConditionalGeneration  # noqa: E402
+
+from preprocess.config import load_config  # noqa: E402
+from trainer.run import main  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both phases ran, from the files of README's first command and those of its plain twin."""
+    root = tmp_path_factory.mktemp("tiny")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(root)
+    create(load_config("quickstart.yaml"))
+    plain = (
+        "dataset.system_prompt_style=plain",
+        "setup.input_dir=${config_dir}/quickstart/phase_1",
+        "setup.output_dir=quickstart_output_phase_1",
+    )
+    create(load_config("quickstart.yaml", plain))
+    assert main(["--params", "params_tiny_phase1.yaml", "--model_dir", "tiny_phase_1"]) == 0
+    arguments = ["--params", "params_tiny_phase2.yaml", "--model_dir", "tiny_phase_2"]
+    assert main([*arguments, "--checkpoint_path", "tiny_phase_1"]) == 0
+    patch.undo()
+    return root
+
+
+def test_phase_1_then_phase_2_learn_32_examples_by_heart(folder: Path) -> None:
+    phase_1, phase_2 = (logged(folder / f"tiny_phase_{phase}", "loss") for phase in (1, 2))
+    assert phase_1[-1] < phase_1[0], "the projector alone, in front of random weights, can do little"
+    assert phase_2[-1] < min(phase_1[0], phase_2[0]) / 10
+    # 55 rows, 32 in a batch, the rest left out, in the order they are stored: every step sees the same 32.
+    state = json.loads((folder / "tiny_phase_2" / "checkpoint-60" / "loader_state.json").read_bytes())
+    assert (state["epoch"], state["global_batch_size"], state["shuffle_seed"]) == (60, 32, None)
+
+
+def test_what_is_saved_is_an_ordinary_llava_folder_that_answers_about_an_image(folder: Path) -> None:
+    model = LlavaForConditionalGeneration.from_pretrained(folder / "tiny_phase_2")
+    processor = AutoProcessor.from_pretrained(folder / "tiny_phase_2")
+    record = next(
+        record
+        for record in map(json.loads, (QUICKSTART / "phase_2" / "conversations.jsonl").read_text().splitlines())
+        if "image" in record
+    )
+    question = record["conversations"][0]["value"].replace("<image>", "").strip()
+    prompt = f"USER: <image>\n{question} ASSISTANT:"
+    picture = Image.open(QUICKSTART / "images" / record["image"])
+    inputs = processor(images=picture, text=prompt, return_tensors="pt")
+    assert int((inputs["input_ids"] == model.config.image_token_index).sum()) == 576
+    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert len(answer) >= 1
+    assert int(answer.max()) < 1800, "no token that the tokenizer does not have"
+    assert processor.tokenizer.decode(answer, skip_special_tokens=True).strip()

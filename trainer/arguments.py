@@ -1,0 +1,121 @@
+"""Params → `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from trainer.params import Params
+from trainer.params_file import ParamsError, did_you_mean, one_line
+
+# What the loader or this package decides; given as well, it would be taken and ignored.
+_OURS = "train_input"
+_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+_OWNED = {
+    **dict.fromkeys(_CHECKPOINTING, "runconfig.gradient_checkpointing"),
+    "max_steps": "runconfig.max_steps",
+    "num_train_epochs": "runconfig.num_epochs",
+    "warmup_steps": "optimizer.warmup_ratio",
+    "eval_strategy": "runconfig.eval_steps",
+    "save_strategy": "runconfig.checkpoint_steps",
+    "save_total_limit": "runconfig.keep_checkpoints",
+    "per_device_eval_batch_size": "eval_input.micro_batch_size",
+    "data_seed": "train_input.shuffle_seed",
+    "resume_from_checkpoint": "--model_dir",
+    "ignore_data_skip": _OURS,
+    "remove_unused_columns": _OURS,
+    "average_tokens_across_devices": _OURS,
+    "auto_find_batch_size": _OURS,
+    "label_smoothing_factor": _OURS,
+    "logging_nan_inf_filter": _OURS,
+    "train_sampling_strategy": "train_input.group_by_modality",
+}
+
+
+def make_training_arguments(params: Params, model_dir: Path, *, vision_is_trained: bool) -> TrainingArguments:
+    """All but the number of steps, which `set_steps` adds when the loader is there.
+
+    Making them starts the process group, where there are several processes.
+
+    Args:
+        params: the whole of it.
+        model_dir: where checkpoints go.
+        vision_is_trained: the last layer of a vision model whose features are taken from the one before never gets a
+            gradient, which DDP must be told.
+
+    Raises:
+        ParamsError: `runconfig.training_arguments` or the precision is refused.
+    """
+    given, run, optimizer = params.train_input, params.runconfig, params.optimizer
+    ours: dict[str, Any] = {
+        "output_dir": str(model_dir),
+        "per_device_train_batch_size": given.micro_batch_size or given.batch_size,
+        "learning_rate": optimizer.learning_rate,
+        "weight_decay": optimizer.weight_decay,
+        "lr_scheduler_type": optimizer.lr_scheduler,
+        "adam_beta1": optimizer.beta1,
+        "adam_beta2": optimizer.beta2,
+        "adam_epsilon": optimizer.epsilon,
+        "max_grad_norm": optimizer.max_grad_norm,
+        "bf16": run.precision == "bf16",
+        "fp16": run.precision == "fp16",
+        "logging_steps": run.log_steps,
+        "save_steps": run.checkpoint_steps or sys.maxsize,
+        "eval_steps": run.eval_steps,
+        "seed": run.seed,
+        # On a machine without GPUs the Trainer else takes every process for the only one.
+        "use_cpu": not torch.accelerator.is_available(),
+    }
+    owned = {**dict.fromkeys(ours.keys() - {"use_cpu"}, "a key of its own"), **_OWNED}
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in run.training_arguments:
+        if name in owned:
+            raise ParamsError(f"runconfig.training_arguments.{name}: is set by {owned[name]}; take it out here")
+        if name not in known:
+            raise ParamsError(f"unknown key runconfig.training_arguments.{name}{did_you_mean(name, sorted(known))}")
+    ours |= {
+        "save_strategy": "steps",
+        "eval_strategy": "no" if run.eval_steps is None else "steps",
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would replace a loss that is no number by the mean of those before
+        "average_tokens_across_devices": True,
+        "ignore_data_skip": True,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "ddp_find_unused_parameters": vision_is_trained,
+    }
+    if run.gradient_checkpointing:
+        # Renamed in the course of transformers 5.
+        name = next(name for name in _CHECKPOINTING if name in known)
+        # The reentrant kind wants inputs with gradients, which embedded text is not while the text model is frozen.
+        ours |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    try:
+        arguments = TrainingArguments(**{**ours, **run.training_arguments})
+    except (ValueError, TypeError, ImportError) as error:
+        raise ParamsError(f"runconfig: transformers refuses it: {one_line(error)}") from None
+    _ = arguments.device  # starts the process group
+    if int(os.environ.get("WORLD_SIZE") or 1) != arguments.world_size:
+        raise ParamsError(
+            f"the environment has WORLD_SIZE {os.environ.get('WORLD_SIZE')}, but transformers sees "
+            f"{arguments.world_size} process(es), so each would train alone; start with torchrun or accelerate launch"
+        )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; torchrun or accelerate starts several
+    return arguments
+
+
+def set_steps(arguments: TrainingArguments, params: Params, steps_per_epoch: int) -> None:
+    """Add what follows from the number of rows: steps, warm-up and micro-batches in a step."""
+    run, given = params.runconfig, params.train_input
+    arguments.max_steps = run.max_steps or math.ceil(run.num_epochs * steps_per_epoch)
+    arguments.warmup_steps = math.ceil(params.optimizer.warmup_ratio * arguments.max_steps)
+    share = given.batch_size // arguments.world_size
+    arguments.per_device_train_batch_size = given.micro_batch_size or share
+    arguments.gradient_accumulation_steps = share // arguments.per_device_train_batch_size

@@ -1,0 +1,78 @@
+"""A loader → one endless sequence of micro-batches, with its place and the time it was waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loaders import LlavaDataLoader
+
+MicroBatch = dict[str, Tensor]
+
+
+class BatchStream:
+    """What the Hugging Face Trainer gets as its loader.
+
+    It has no length, so that to the Trainer a whole run is one epoch: the Trainer's own way of resuming within an
+    epoch counts its steps from the start of that epoch again and would leave gradients of a broken group behind.
+    Epochs, order and place are the loader's.
+
+    Attributes:
+        waited: seconds spent waiting for the loader since the start.
+    """
+
+    def __init__(
+        self, loader: LlavaDataLoader, *, micro_batch_size: int | None, trim_to: int | None, image_end: int
+    ) -> None:
+        """Set up.
+
+        Args:
+            loader: its batches are one process's share of an optimizer step.
+            micro_batch_size: rows in a micro-batch, a divisor of the loader's batch size; None takes all of them.
+            trim_to: cut each micro-batch to its longest row, rounded up to a multiple of this; None keeps all.
+            image_end: the position behind the last image slot, which is never cut.
+        """
+        self.loader = loader
+        self.waited = 0.0
+        self._micro_batch_size = micro_batch_size
+        self._trim_to = trim_to
+        self._image_end = image_end
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        while True:
+            batches = iter(self.loader)
+            while (batch := self._wait_for(batches)) is not None:
+                rows = len(batch["text_input_ids"])
+                size = self._micro_batch_size or rows
+                for start in range(0, rows, size):
+                    micro = {name: values[start : start + size] for name, values in batch.items()}
+                    yield self._trim(micro)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the loader: right between optimizer steps, when all micro-batches of a batch are taken."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a place. Raises ValueError when it is that of other data or batches."""
+        self.loader.load_state_dict(state)
+
+    def _wait_for(self, batches: Iterator[Any]) -> dict[str, Tensor] | None:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        self.waited += time.perf_counter() - asked
+        return batch
+
+    def _trim(self, batch: MicroBatch) -> MicroBatch:
+        """Cut what no row attends to. The loader could, but only to the longest row of the whole step."""
+        if self._trim_to is None:
+            return batch
+        attended = (batch["key_padding_mask"] == 0).any(dim=0)
+        longest = max(int(torch.nonzero(attended).max()) + 1, self._image_end)
+        length = -(-longest // self._trim_to) * self._trim_to
+        # Only the sequences have the length of the mask as their second axis.
+        full = attended.shape[0]
+        return {name: v[:, :length] if v.ndim == 2 and v.shape[1] == full else v for name, v in batch.items()}

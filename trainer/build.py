@@ -1,0 +1,184 @@
+"""Params → the model: random, of pretrained parts, or of a checkpoint; and what of it is frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from trainer.data import RowShape
+from trainer.model import LlavaForRows
+from trainer.params import ModelParams
+from trainer.params_file import ParamsError
+from trainer.pretrained import load_image_model, load_text_model, load_whole
+
+# The number of rows of the embedding becomes a multiple of it, as in the models of llava-hf.
+_ROWS_MULTIPLE = 64
+
+
+def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | None) -> LlavaForRows:
+    """A model with a new projector, on pretrained or random parts.
+
+    Args:
+        params: the section `model`.
+        shape: of the rows it is to take.
+        image_token_id: the tokenizer's id of `<image>`, which prompts for `generate` are written with; None where
+            there is no tokenizer: the first id behind the vocabulary.
+
+    Returns:
+        In float32, with a row for the image token in the embedding and in the output layer.
+
+    Raises:
+        ParamsError: the parts cannot be loaded, or do not fit each other, the sizes given or the rows.
+    """
+    image, text, attention = params.image_model, params.text_model, params.attention
+    if image.pretrained is not None:
+        vision = load_image_model(image.pretrained, attention)
+    else:
+        vision = CLIPVisionModel(CLIPVisionConfig.from_dict(image.sizes, attn_implementation=attention))
+    if text.pretrained is not None:
+        language = load_text_model(text.pretrained, attention)
+    else:
+        language = LlamaForCausalLM(LlamaConfig.from_dict(text.sizes, attn_implementation=attention))
+    config = LlavaConfig(
+        vision_config=vision.config,
+        text_config=language.config,
+        image_token_index=language.config.vocab_size if image_token_id is None else image_token_id,
+        image_seq_length=shape.num_patches,
+        vision_feature_layer=params.image_feature_select_layer_idx,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=language.config.tie_word_embeddings,
+    )
+    _check_fits(params, config, shape)
+    # On no device: the parts take the place of what the constructor would fill with random numbers.
+    with torch.device("meta"):
+        model = LlavaForRows(config)
+    projector = type(model.model.multi_modal_projector)(config)
+    for layer in (projector.linear_1, projector.linear_2):
+        layer.reset_parameters()  # torch's own initialisation, as in the LLaVA authors' code
+    model.model.vision_tower, model.model.multi_modal_projector = vision, projector
+    model.model.language_model, model.lm_head = language.model, language.lm_head
+    model.generation_config = language.generation_config
+    add_image_token(model)
+    model.image_start_idx = shape.image_start_idx
+    return model
+
+
+def load_checkpoint(folder: str, params: ModelParams, shape: RowShape) -> LlavaForRows:
+    """The weights of a LLaVA folder: a checkpoint, what a run ended with, or any other that transformers loads.
+
+    Raises:
+        ParamsError: it cannot be loaded, or does not fit the params or the rows.
+    """
+    model = load_whole(LlavaForRows, folder, "--checkpoint_path", attn_implementation=params.attention)
+    found, wanted = model.config.vision_feature_layer, params.image_feature_select_layer_idx
+    if found != wanted:
+        raise ParamsError(
+            f"model.image_feature_select_layer_idx is {wanted}, but the projector of {folder} was made for {found}"
+        )
+    _check_fits(params, model.config, shape)
+    model.image_start_idx = shape.image_start_idx
+    return model
+
+
+def add_image_token(model: LlavaForConditionalGeneration) -> None:
+    """Give the image token of the config a row in the embedding and in the output layer.
+
+    Rows of the data do not use it, since they have image slots; prompts for `generate` do, and their embedding there
+    is overwritten with the image. The new rows are the mean of the others: an output layer that is their mean never
+    gives the largest logit. `config.text_vocab_size` tells how many rows there were.
+    """
+    config: Any = model.config
+    token, rows = config.image_token_index, config.text_config.vocab_size
+    if token < rows:
+        return
+    config.text_vocab_size = rows
+    model.resize_token_embeddings(token + 1, pad_to_multiple_of=_ROWS_MULTIPLE, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.model.language_model.embed_tokens, model.lm_head):
+            layer.weight[rows:] = layer.weight[:rows].mean(dim=0)
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Switch off the gradients of every parameter in whose name `re.search` finds one of the regexes.
+
+    Raises:
+        ParamsError: one is no regex or finds nothing, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        try:
+            found = [name for name in parameters if re.search(pattern, name)]
+        except re.error as error:
+            raise ParamsError(f"model.freeze: {pattern!r} is no regular expression ({error})") from None
+        if not found:
+            raise ParamsError(
+                f"model.freeze: {pattern!r} is found in no parameter's name; the names begin with "
+                f"{', '.join(_prefixes(parameters))}"
+            )
+        for name in found:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ParamsError("model.freeze freezes every parameter; leave the projector out of it")
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """`model.vision_tower.`, … : the parts of the model, in their order."""
+    parts = (name.split(".") for name in names)
+    return list(dict.fromkeys(".".join(part[: 2 if part[0] == "model" else 1]) + "." for part in parts))
+
+
+def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> None:
+    vision: Any = config.vision_config
+    text: Any = config.text_config
+    _refuse_other_sizes("model.image_model", params.image_model.sizes, vision)
+    # The image token may have added rows to a saved model.
+    sizes = {**params.text_model.sizes}
+    sizes.pop("vocab_size", None)
+    theta = sizes.pop("rope_theta", None)
+    _refuse_other_sizes("model.text_model", sizes, text)
+    if theta is not None and theta != text.rope_parameters["rope_theta"]:
+        raise ParamsError(
+            f"model.text_model.rope_theta is {theta}, but the model has {text.rope_parameters['rope_theta']}"
+        )
+    patches = (vision.image_size // vision.patch_size) ** 2
+    if vision.image_size != shape.image_size or patches != shape.num_patches:
+        raise ParamsError(
+            f"model.image_model takes images of {vision.image_size} pixels and makes {patches} patches of them, but "
+            f"the rows are made for {shape.image_size} pixels and {shape.num_patches} patches; "
+            "take another image model, or write the dataset with its sizes"
+        )
+    layers, layer = vision.num_hidden_layers, params.image_feature_select_layer_idx
+    if not -(layers + 1) <= layer <= layers:
+        raise ParamsError(
+            f"model.image_feature_select_layer_idx is {layer}, but an image model of {layers} layers has the hidden "
+            f"states {-(layers + 1)} to {layers}"
+        )
+    if shape.vocab_size > config.image_token_index:
+        raise ParamsError(
+            f"the rows hold ids below {shape.vocab_size}, but the text model and its tokenizer know those below "
+            f"{config.image_token_index} only; give the text model whose tokenizer the dataset was written with"
+        )
+    if shape.max_sequence_length > text.max_position_embeddings:
+        raise ParamsError(
+            f"the rows have {shape.max_sequence_length} positions, but the text model was made for "
+            f"{text.max_position_embeddings}; write the dataset with a smaller processor.max_sequence_length"
+        )
+
+
+def _refuse_other_sizes(section: str, sizes: Mapping[str, object], config: object) -> None:
+    for name, given in sizes.items():
+        found = getattr(config, name)
+        if given != found:
+            raise ParamsError(f"{section}.{name} is {given}, but the model has {found}; leave it out or correct it")

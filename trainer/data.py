@@ -1,0 +1,153 @@
+"""Params → loaders, and what the data says about the model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import torch
+
+from loaders import LlavaDataLoader, create_dataloader
+from loaders.data_dir import DataDir, read_data_dir, require_alike
+from trainer.params import ModelParams, Params, TrainInputParams
+from trainer.params_file import ParamsError
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """What the rows ask of a model.
+
+    Attributes:
+        image_start_idx: position of the first image slot.
+        num_patches: image slots.
+        image_size: edge of an image in pixels.
+        max_sequence_length: positions in a row.
+        vocab_size: ids are below it.
+    """
+
+    image_start_idx: int
+    num_patches: int
+    image_size: int
+    max_sequence_length: int
+    vocab_size: int
+
+
+def read_row_shape(params: Params, folders: list[str]) -> RowShape:
+    """Read it from `data_params.json`, and refuse params that disagree.
+
+    Raises:
+        ParamsError: `model.image_start_idx` or `train_input.image_size` is another.
+        DataDirError: a folder is no whole dataset, or they disagree with each other.
+    """
+    dirs = [read_data_dir(folder) for folder in folders]
+    require_alike(dirs)
+    first = dirs[0]
+    _refuse_other(params.model, params.train_input, first)
+    # `read_data_dir` has checked the file and does not hand this number out.
+    described = json.loads((first.root / "data_params.json").read_bytes())
+    return RowShape(
+        first.image_start_idx,
+        first.num_patches,
+        first.image_size,
+        first.max_sequence_length,
+        described["vocab_size"],
+    )
+
+
+def _refuse_other(model: ModelParams, train_input: TrainInputParams, data: DataDir) -> None:
+    for key, given, found in (
+        ("model.image_start_idx", model.image_start_idx, data.image_start_idx),
+        ("train_input.image_size", train_input.image_size, data.image_size),
+    ):
+        if given is not None and given != found:
+            raise ParamsError(
+                f"{key} is {given}, but the rows of {data.root} are made for {found}; leave it out or correct it"
+            )
+
+
+def make_train_loader(params: Params, rank: int, world_size: int) -> LlavaDataLoader:
+    """The rows of training. One batch of it is this process's share of one optimizer step.
+
+    So its place counts optimizer steps, and the same batches come back with other numbers of processes and rows in a
+    micro-batch.
+
+    Raises:
+        ParamsError: processes do not divide `batch_size`, or there are fewer rows than one batch.
+    """
+    given = params.train_input
+    if given.batch_size % world_size:
+        raise ParamsError(
+            f"train_input.batch_size is {given.batch_size}, which {world_size} processes cannot share equally; "
+            "give a multiple"
+        )
+    share = given.batch_size // world_size
+    micro = given.micro_batch_size or share
+    if share % micro:
+        raise ParamsError(
+            f"train_input.micro_batch_size is {micro}, which does not divide the {share} rows that each of "
+            f"{world_size} processes takes of a batch of {given.batch_size}; give one that does"
+        )
+    try:
+        return create_dataloader(
+            data_dir=None if given.data_dir is None else given.folders,
+            mixture=None if given.mixture is None else list(given.mixture.items()),
+            img_data_dir=given.img_data_dir,
+            batch_size=share,
+            image_aspect_ratio=given.image_aspect_ratio,
+            image_dtype=image_dtype(params),
+            on_image_error=given.on_image_error,
+            shuffle=given.shuffle,
+            shuffle_seed=given.shuffle_seed,
+            shuffle_window=given.shuffle_window,
+            drop_last=given.drop_last,
+            group_by_modality=given.group_by_modality,
+            rank=rank,
+            world_size=world_size,
+            num_workers=given.num_workers,
+            prefetch_factor=given.prefetch_factor,
+            persistent_workers=given.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            verify=given.verify,
+        )
+    except ValueError as error:
+        raise ParamsError(f"train_input: {error}") from None
+
+
+def eval_folders(params: Params) -> list[str]:
+    """The folders that are evaluated on: those of `eval_input`, else those that are trained on."""
+    return params.train_input.folders if params.eval_input is None else params.eval_input.folders
+
+
+def make_eval_loader(params: Params, rank: int, world_size: int) -> LlavaDataLoader:
+    """Every row once, in the order they are stored.
+
+    Raises:
+        ParamsError: the loader refuses the params.
+    """
+    train, given = params.train_input, params.eval_input
+    images = None if given is None else given.img_data_dir
+    micro = (None if given is None else given.micro_batch_size) or train.micro_batch_size
+    workers = None if given is None else given.num_workers
+    try:
+        return create_dataloader(
+            data_dir=eval_folders(params),
+            img_data_dir=images or train.img_data_dir,
+            batch_size=micro or max(1, train.batch_size // world_size),
+            image_aspect_ratio=train.image_aspect_ratio,
+            image_dtype=image_dtype(params),
+            on_image_error=train.on_image_error,
+            shuffle=False,
+            drop_last=False,
+            trim_to=train.trim_to,
+            rank=rank,
+            world_size=world_size,
+            num_workers=train.num_workers if workers is None else workers,
+            verify=train.verify,
+        )
+    except ValueError as error:
+        raise ParamsError(f"{'train_input' if given is None else 'eval_input'}: {error}") from None
+
+
+def image_dtype(params: Params) -> torch.dtype:
+    """Pixels need no more than half precision, unless the run is to be exact."""
+    return torch.float32 if params.runconfig.precision == "fp32" else torch.float16

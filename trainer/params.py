@@ -1,0 +1,206 @@
+"""What a params file may say: validated, frozen sections. `params_file` reads the file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+Folders = Name | Annotated[list[Name], Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TrainInputParams(_Section):
+    """The rows that are trained on, and how they make batches.
+
+    Attributes:
+        data_dir: a folder that `create_hdf5_dataset` wrote, or several; or instead
+        mixture: folder → weight, see `loaders.mixture.MixtureOrder`.
+        img_data_dir: the folder that image paths are relative to, or one for each data dir.
+        image_size: refused where the data has another; None takes the data's.
+        batch_size: rows of one optimizer step, over all processes and micro-batches.
+        micro_batch_size: rows that one process takes at a time; None takes all of its share at once. The gradients of
+            its micro-batches are added up.
+        trim_to: cut each micro-batch to its longest row, rounded up to a multiple of this.
+    """
+
+    data_dir: Folders | None = None
+    mixture: Annotated[dict[Name, PositiveFloat], Field(min_length=1)] | None = None
+    img_data_dir: Folders
+    image_size: PositiveInt | None = None
+    image_aspect_ratio: Literal["square", "pad"] = "square"
+    batch_size: PositiveInt
+    micro_batch_size: PositiveInt | None = None
+    shuffle: bool = True
+    shuffle_seed: Annotated[int, Field(ge=0)] = 0
+    shuffle_window: PositiveInt = 32
+    group_by_modality: bool = False
+    drop_last: bool = True
+    trim_to: PositiveInt | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    prefetch_factor: PositiveInt | None = None
+    on_image_error: Literal["raise", "blank"] = "raise"
+    verify: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TrainInputParams:
+        if (self.data_dir is None) == (self.mixture is None):
+            raise ValueError("give either data_dir, or mixture with a weight for each folder")
+        if self.prefetch_factor is not None and not self.num_workers:
+            raise ValueError("prefetch_factor needs num_workers of at least 1")
+        return self
+
+    @property
+    def folders(self) -> list[str]:
+        """All data dirs."""
+        if self.mixture is not None:
+            return list(self.mixture)
+        return [self.data_dir] if isinstance(self.data_dir, str) else list(self.data_dir or [])
+
+
+class EvalInputParams(_Section):
+    """The rows that are evaluated on; what is None is that of `train_input`."""
+
+    data_dir: Folders
+    img_data_dir: Folders | None = None
+    micro_batch_size: PositiveInt | None = None
+    num_workers: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def folders(self) -> list[str]:
+        """All data dirs."""
+        return [self.data_dir] if isinstance(self.data_dir, str) else list(self.data_dir)
+
+
+class _PartOfModel(_Section):
+    """Either a pretrained model, or the sizes of one with random weights."""
+
+    pretrained: Name | None = None
+
+    @property
+    def sizes(self) -> dict[str, int | float]:
+        """The sizes that were given, by their name in the transformers config."""
+        names = set(type(self).model_fields) - {"pretrained", "tokenizer"}
+        return {name: value for name, value in self.model_dump(include=names).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> _PartOfModel:
+        fields = type(self).model_fields
+        optional = {"pretrained", "tokenizer", "num_key_value_heads", "max_position_embeddings", "rope_theta"}
+        missing = [name for name in fields if name not in optional and getattr(self, name) is None]
+        if self.pretrained is None and missing:
+            raise ValueError(f"give pretrained, or the sizes of a model with random weights; missing: {missing[0]}")
+        return self
+
+
+class ImageModelParams(_PartOfModel):
+    """A CLIP vision model."""
+
+    hidden_size: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    num_hidden_layers: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    image_size: PositiveInt | None = None
+    patch_size: PositiveInt | None = None
+
+
+class TextModelParams(_PartOfModel):
+    """A Llama model. `tokenizer` is the folder or hub name its tokenizer files come from, by default `pretrained`."""
+
+    tokenizer: Name | None = None
+    vocab_size: PositiveInt | None = None
+    hidden_size: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    num_hidden_layers: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    num_key_value_heads: PositiveInt | None = None
+    max_position_embeddings: PositiveInt | None = None
+    rope_theta: PositiveFloat | None = None
+
+
+class ProjectorParams(_Section):
+    """Two linear layers with a GELU between them: the projector of LLaVA-1.5."""
+
+    type: Literal["mlp2x_gelu"] = "mlp2x_gelu"
+
+
+class ModelParams(_Section):
+    """The model and what of it is trained.
+
+    Attributes:
+        image_start_idx: refused where the data has another; None takes the data's.
+        freeze: regexes; a parameter is frozen when `re.search` finds one of them in its name.
+        image_feature_select_layer_idx: index into the hidden states of the vision model, the embedding layer's first.
+        attention: implementation in transformers.
+    """
+
+    image_start_idx: Annotated[int, Field(ge=0)] | None = None
+    freeze: list[Name] = []
+    image_feature_select_layer_idx: int = -2
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    image_model: ImageModelParams
+    text_model: TextModelParams
+    projector: ProjectorParams = ProjectorParams()
+
+
+class OptimizerParams(_Section):
+    """AdamW and its learning rate."""
+
+    learning_rate: PositiveFloat
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr_scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup_ratio: Share = 0.03
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: PositiveFloat = 1e-8
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+
+
+class RunParams(_Section):
+    """How long, how exact, and what is kept.
+
+    Attributes:
+        max_steps: optimizer steps; None runs `num_epochs`.
+        checkpoint_steps: write a checkpoint every so many steps, and at the end; None only at the end.
+        keep_checkpoints: keep the newest ones only; None keeps all.
+        eval_steps: evaluate on `eval_input` every so many steps; None never.
+        load_checkpoint_states: of `--checkpoint_path` take the weights alone ("model": a new run that starts from
+            them), or everything ("all": go on as if that run had not ended).
+        precision: of the arithmetic; weights are float32.
+        training_arguments: more fields of `transformers.TrainingArguments`, such as `deepspeed` or `fsdp`.
+    """
+
+    max_steps: PositiveInt | None = None
+    num_epochs: PositiveFloat = 1.0
+    checkpoint_steps: PositiveInt | None = None
+    keep_checkpoints: PositiveInt | None = None
+    log_steps: PositiveInt = 10
+    eval_steps: PositiveInt | None = None
+    load_checkpoint_states: Literal["model", "all"] = "model"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    training_arguments: dict[str, Any] = {}
+
+
+class Params(_Section):
+    """A whole params file."""
+
+    train_input: TrainInputParams
+    eval_input: EvalInputParams | None = None
+    model: ModelParams
+    optimizer: OptimizerParams
+    runconfig: RunParams
+
+    @model_validator(mode="after")
+    def _evaluates_on_something(self) -> Params:
+        if self.runconfig.eval_steps is not None and self.eval_input is None:
+            raise ValueError("runconfig.eval_steps needs the section eval_input, with the data_dir to evaluate on")
+        return self

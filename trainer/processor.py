@@ -1,0 +1,94 @@
+"""The tokenizer and the image processor that are saved beside the weights, for prompts with `<image>`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
+
+from trainer.params import ModelParams
+from trainer.pretrained import load_tokenizer
+
+IMAGE_TOKEN = "<image>"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
+
+
+def find_tokenizer(params: ModelParams, checkpoint: str | None) -> PreTrainedTokenizerBase | None:
+    """The tokenizer to save, with the image token added where it has none.
+
+    It is `model.text_model.tokenizer`, else that of the checkpoint, else that of the pretrained text model; None
+    where none of them is there.
+    """
+    text = params.text_model
+    if text.tokenizer is not None:
+        tokenizer = load_tokenizer(text.tokenizer, "model.text_model.tokenizer")
+    elif checkpoint is not None:
+        if not any((Path(checkpoint) / name).exists() for name in TOKENIZER_FILES):
+            return None
+        tokenizer = load_tokenizer(checkpoint, "--checkpoint_path")
+    elif text.pretrained is not None:
+        tokenizer = load_tokenizer(text.pretrained, "model.text_model.pretrained")
+    else:
+        return None
+    return with_image_token(tokenizer)
+
+
+def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, knowing `<image>`: as its last token, where it did not know it."""
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
+    return tokenizer
+
+
+def image_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int | None:
+    """The id of `<image>`, None without a tokenizer."""
+    return None if tokenizer is None else int(tokenizer.get_vocab()[IMAGE_TOKEN])
+
+
+def make_processor(tokenizer: PreTrainedTokenizerBase | None, images: Any, *, patch_size: int) -> Any:
+    """What turns a prompt and a picture into the model's inputs.
+
+    Args:
+        tokenizer: with the image token.
+        images: of `make_image_processor`.
+        patch_size: of the image model, in pixels.
+
+    Returns:
+        A `LlavaProcessor`; without a tokenizer the image processor alone.
+    """
+    if tokenizer is None:
+        return images
+    from transformers import LlavaProcessor
+
+    make: Any = LlavaProcessor
+    return make(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # the class token, which "default" takes off again
+        image_token=IMAGE_TOKEN,
+    )
+
+
+def make_image_processor(settings: Mapping[str, Any], *, image_size: int, pad: bool) -> Any:
+    """CLIP's image processor, or LLaVA's where pictures are made square with bars first.
+
+    Args:
+        settings: of the processor of the image model; what is not in it is CLIP's, as in `loaders`.
+        image_size: of the image model, in pixels.
+        pad: as the data was made (`image_aspect_ratio: pad`).
+    """
+    # Here, since transformers remarks on a missing torchvision when they are imported, before it can be told not to.
+    from transformers import CLIPImageProcessor, LlavaImageProcessor
+
+    kept = {
+        "size": {"shortest_edge": image_size},
+        "crop_size": {"height": image_size, "width": image_size},
+        **{name: settings[name] for name in _IMAGE_SETTINGS if settings.get(name) is not None},
+    }
+    return LlavaImageProcessor(do_pad=True, **kept) if pad else CLIPImageProcessor(**kept)

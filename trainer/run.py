@@ -1,0 +1,246 @@
+"""`python -m trainer.run`: command line, and what a run does in which order."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PrinterCallback, TrainerState, set_seed
+
+from loaders import DataDirError, ImageError, ShardError
+from trainer.arguments import make_training_arguments, set_steps
+from trainer.batch_stream import BatchStream
+from trainer.build import build_model, freeze, load_checkpoint
+from trainer.checkpoints import (
+    is_finished,
+    is_whole,
+    read_state,
+    refuse_other_params,
+    step_of,
+    whole_checkpoints,
+    write_params,
+)
+from trainer.data import RowShape, eval_folders, make_eval_loader, make_train_loader, read_row_shape
+from trainer.hf_trainer import LlavaTrainer, LossError
+from trainer.model import LlavaForRows
+from trainer.params import Params
+from trainer.params_file import ParamsError, load_params, one_line
+from trainer.pretrained import load_image_settings, quiet_transformers
+from trainer.processor import find_tokenizer, image_token_id, make_image_processor, make_processor
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+_RESULTS = {"train": "train_results.json", "eval": "eval_results.json"}
+
+_EPILOG = """\
+Give any key of the params as section.key=value to override it:
+  python -m trainer.run --params params_tiny_phase1.yaml --model_dir out train_input.batch_size=16
+Run the same command again after an interruption: it goes on from the last whole checkpoint, with the batch that was
+next.
+
+Exit codes: 0 done; 1 the run failed (checkpoints stay); 2 params, arguments or inputs are wrong; 130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code."""
+    options = _parser().parse_args(arguments)
+    quiet_transformers()
+    try:
+        params = load_params(options.params, options.overrides)
+        action = train if options.mode == "train" else evaluate
+        action(params, Path(options.model_dir).expanduser(), options.checkpoint_path)
+    except (ParamsError, DataDirError) as error:
+        return _fail(WRONG_INPUT, str(error))
+    except (LossError, ShardError) as error:
+        return _fail(FAILED, str(error))
+    except ImageError as error:
+        # From a worker process it comes with that process's traceback in front of what it says.
+        return _fail(FAILED, str(error).strip().splitlines()[-1].removeprefix("loaders.images.ImageError: "))
+    except torch.OutOfMemoryError as error:
+        return _fail(FAILED, f"{one_line(error)[:200]}; give a smaller train_input.micro_batch_size")
+    except (OSError, SafetensorError) as error:
+        return _fail(FAILED, f"{one_line(error)}; whole checkpoints stay: mend that and run the same command again")
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted; run the same command again to go on from the last checkpoint")
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.run",
+        description="Train or evaluate a LLaVA model on the datasets that create_hdf5_dataset writes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--mode", choices=["train", "eval"], default="train", help="the default is train")
+    parser.add_argument(
+        "--params", required=True, metavar="FILE", help="a YAML file, or the name of one that ships with the package"
+    )
+    parser.add_argument("--model_dir", required=True, metavar="DIR", help="where checkpoints and the trained model go")
+    parser.add_argument(
+        "--checkpoint_path",
+        metavar="DIR",
+        help="a LLaVA folder to start from, or to evaluate; by default that is what is in --model_dir",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override a key of the params")
+    return parser
+
+
+def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
+    """Train to the end, from the last whole checkpoint in the folder if there is one.
+
+    Raises:
+        ParamsError, DataDirError: params, arguments or inputs are wrong.
+        LossError: the loss is no number.
+    """
+    shape = read_row_shape(params, params.train_input.folders)
+    resume = _checkpoint_to_resume(params, model_dir, checkpoint_path)
+    weights = checkpoint_path if resume is None else str(resume)
+    model, processor = _make(params, shape, weights)
+    freeze(model, params.model.freeze)
+    trains_vision = any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
+    arguments = make_training_arguments(params, model_dir, vision_is_trained=trains_vision)
+    loader = make_train_loader(params, arguments.process_index, arguments.world_size)
+    set_steps(arguments, params, len(loader))
+    stream = BatchStream(
+        loader,
+        micro_batch_size=params.train_input.micro_batch_size,
+        trim_to=params.train_input.trim_to,
+        image_end=shape.image_start_idx + shape.num_patches,
+    )
+    if resume is not None:
+        try:
+            stream.load_state_dict(read_state(resume))
+        except ValueError as error:
+            raise ParamsError(f"{resume}: {error}") from None
+    eval_loader = None
+    if params.runconfig.eval_steps is not None:
+        read_row_shape(params, eval_folders(params))
+        eval_loader = make_eval_loader(params, arguments.process_index, arguments.world_size)
+    trainer = LlavaTrainer(
+        model=model,
+        args=arguments,
+        stream=stream,
+        eval_loader=eval_loader,
+        steps_per_epoch=len(loader),
+        keep_checkpoints=params.runconfig.keep_checkpoints,
+        processing_class=processor,
+    )
+    first = trainer.is_world_process_zero()
+    done = 0 if resume is None else step_of(resume)
+    if first:
+        write_params(model_dir, params)
+        print(_describe(model, params, weights, done, arguments.max_steps, len(loader)), flush=True)
+    if not is_finished(model_dir, arguments.max_steps):
+        if done < arguments.max_steps:
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        else:  # killed after the last checkpoint
+            trainer.state = TrainerState.load_from_json(str(Path(str(resume)) / "trainer_state.json"))
+        trainer.save_model(str(model_dir))
+        trainer.save_state()
+    if first:
+        print(f"{'model':<12} {model_dir}", flush=True)
+
+
+def evaluate(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
+    """Print loss and perplexity over all supervised labels of a dataset, and note them in the model folder.
+
+    Raises:
+        ParamsError, DataDirError: params, arguments or inputs are wrong.
+    """
+    folders = eval_folders(params)
+    shape = read_row_shape(params, folders)
+    weights = checkpoint_path or _trained_model(model_dir)
+    model, _ = _make(params, shape, weights)
+    arguments = make_training_arguments(params, model_dir, vision_is_trained=False)
+    loader = make_eval_loader(params, arguments.process_index, arguments.world_size)
+    trainer = LlavaTrainer(model=model, args=arguments, eval_loader=loader)
+    trainer.remove_callback(PrinterCallback)  # the figures are printed below
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        result = {
+            "loss": metrics["eval_loss"],
+            "perplexity": metrics["eval_perplexity"],
+            "tokens": metrics["eval_tokens"],
+            "rows": len(loader.dataset),
+            "data_dir": folders,
+            "weights": weights,
+        }
+        (model_dir / _RESULTS["eval"]).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        for name, value in result.items():
+            print(f"{name:<12} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _checkpoint_to_resume(params: Params, model_dir: Path, checkpoint_path: str | None) -> Path | None:
+    """The checkpoint that training goes on from, with optimizer and place in the data; None for a new run."""
+    whole = whole_checkpoints(model_dir)
+    if whole:
+        refuse_other_params(model_dir, params)
+        return whole[-1]
+    if checkpoint_path is None or params.runconfig.load_checkpoint_states == "model":
+        return None
+    if not is_whole(Path(checkpoint_path)):
+        raise ParamsError(
+            f"--checkpoint_path {checkpoint_path}: is no whole checkpoint of a run, which "
+            "runconfig.load_checkpoint_states all needs; give a folder named checkpoint-N, or load the model alone"
+        )
+    return Path(checkpoint_path)
+
+
+def _trained_model(model_dir: Path) -> str:
+    """What a run left in its folder: the trained model, else the last whole checkpoint."""
+    if (model_dir / "config.json").exists():
+        return str(model_dir)
+    whole = whole_checkpoints(model_dir)
+    if not whole:
+        raise ParamsError(f"--model_dir {model_dir}: holds no model to evaluate; give --checkpoint_path")
+    return str(whole[-1])
+
+
+def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaForRows, object]:
+    """The model, of a checkpoint or a new one, and what is saved beside it."""
+    set_seed(params.runconfig.seed)
+    tokenizer = find_tokenizer(params.model, weights)
+    if weights is not None:
+        model = load_checkpoint(weights, params.model, shape)
+    else:
+        model = build_model(params.model, shape, image_token_id=image_token_id(tokenizer))
+    vision: Any = model.config.vision_config
+    source = params.model.image_model.pretrained if weights is None else weights
+    images = make_image_processor(
+        {} if source is None else load_image_settings(source, "model.image_model.pretrained"),
+        image_size=vision.image_size,
+        pad=params.train_input.image_aspect_ratio == "pad",
+    )
+    processor = make_processor(tokenizer, images, patch_size=vision.patch_size)
+    return model, processor
+
+
+def _describe(
+    model: LlavaForRows, params: Params, weights: str | None, done: int, max_steps: int, steps_per_epoch: int
+) -> str:
+    parts = (params.model.image_model.pretrained, params.model.text_model.pretrained)
+    new = " and ".join(part or "random weights" for part in parts) + ", with a new projector"
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    lines = {
+        "starts from": new if weights is None else weights,
+        "parameters": f"{total:,}, of which {trained:,} are trained",
+        "steps": f"{done:,} of {max_steps:,} done, {steps_per_epoch:,} in an epoch",
+    }
+    return "\n".join(f"{name:<12} {value}" for name, value in lines.items())
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"trainer.run: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
