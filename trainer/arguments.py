@@ -90,6 +90,7 @@ def make_training_arguments(params: Params, model_dir: Path, *, vision_is_traine
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "report_to": "none",
+        "log_level_replica": "error",
         "ddp_find_unused_parameters": vision_is_trained,
     }
     if run.gradient_checkpointing:
