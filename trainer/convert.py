@@ -23,6 +23,7 @@ from trainer.llava_layout import (
     IMAGE_TOKEN_ROWS,
     TEXT_MODEL,
     LayoutError,
+    check_text_config,
     hf_config,
     join_tensors,
     split_tensors,
@@ -140,6 +141,7 @@ def to_hf(folder: Path, out: Path) -> None:
     """
     text_folder = folder / TEXT_MODEL if (folder / TEXT_MODEL).is_dir() else folder
     described = _read_json(text_folder / "config.json")
+    check_text_config(described, text_folder / "config.json")
     image_folder = folder / IMAGE_MODEL
     if not image_folder.is_dir():
         image_folder = Path(str(described.get("mm_vision_tower")))

@@ -172,6 +172,24 @@ def text_config(
     }
 
 
+def check_text_config(text: dict[str, Any], where: object) -> None:
+    """Refuse the `config.json` of another model.
+
+    Raises:
+        LayoutError: it is no LLaVA-1.5 model of the authors' code with a Llama in it.
+    """
+    for key, expected in (
+        ("model_type", ("llava_llama", "llava")),
+        ("mm_projector_type", ("mlp2x_gelu",)),
+        ("mm_vision_select_feature", ("patch",)),
+    ):
+        if text.get(key) not in expected:
+            raise LayoutError(
+                f"{where}: has {key} {text.get(key)!r}, expected {' or '.join(expected)}; "
+                "give a LLaVA-1.5 model of the LLaVA authors' code, or what --to llava wrote"
+            )
+
+
 def hf_config(text: dict[str, Any], vision: CLIPVisionConfig, *, text_rows: int, all_rows: int) -> LlavaConfig:
     """The inverse of `text_config`.
 
@@ -180,17 +198,7 @@ def hf_config(text: dict[str, Any], vision: CLIPVisionConfig, *, text_rows: int,
         vision: config of the image model.
         text_rows: rows of the vocabulary there.
         all_rows: with those of the image token.
-
-    Raises:
-        LayoutError: it is no LLaVA-1.5 model with a Llama in it.
     """
-    for key, expected in (
-        ("model_type", ("llava_llama", "llava")),
-        ("mm_projector_type", ("mlp2x_gelu",)),
-        ("mm_vision_select_feature", ("patch",)),
-    ):
-        if text.get(key) not in expected:
-            raise LayoutError(f"config.json has {key} {text.get(key)!r}, expected {' or '.join(expected)}")
     llama = {key: text[key] for key in _LLAMA_KEYS if text.get(key) is not None}
     rope = {"rope_type": "default", **(text.get("rope_scaling") or {}), "rope_theta": text.get("rope_theta", 10000.0)}
     config = LlavaConfig(

@@ -53,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_transformers()
     try:
         params = load_params(options.params, options.overrides)
+        if options.checkpoint_path is not None and not Path(options.checkpoint_path).expanduser().is_dir():
+            raise ParamsError(f"--checkpoint_path {options.checkpoint_path}: there is no such folder")
         action = train if options.mode == "train" else evaluate
-        action(params, Path(options.model_dir).expanduser(), options.checkpoint_path)
+        checkpoint = None if options.checkpoint_path is None else str(Path(options.checkpoint_path).expanduser())
+        action(params, Path(options.model_dir).expanduser(), checkpoint)
     except (ParamsError, DataDirError) as error:
         return _fail(WRONG_INPUT, str(error))
     except (LossError, ShardError) as error:
@@ -226,7 +229,7 @@ def _describe(
     model: LlavaForRows, params: Params, weights: str | None, done: int, max_steps: int, steps_per_epoch: int
 ) -> str:
     parts = (params.model.image_model.pretrained, params.model.text_model.pretrained)
-    new = " and ".join(part or "random weights" for part in parts) + ", with a new projector"
+    new = " and ".join(dict.fromkeys(part or "random weights" for part in parts)) + ", with a new projector"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     lines = {

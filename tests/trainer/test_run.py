@@ -302,3 +302,24 @@ def test_gradient_checkpointing_trains_the_same(trained: tuple[Path, Path], tmp_
     _, model_dir = trained
     assert run(write_params(tmp_path, runconfig__gradient_checkpointing=True), tmp_path / "model") == 0
     assert_close(tmp_path / "model", model_dir, 2e-4)
+
+
+def test_the_options_of_the_phase_2_files_run_together(tmp_path: Path) -> None:
+    """16 rows with an image and 8 without, 5 in a batch of one kind: 4 and 2 steps, the last of each filled up."""
+    params = write_params(
+        tmp_path,
+        train_input__batch_size=5,
+        train_input__micro_batch_size=1,
+        train_input__image_aspect_ratio="pad",
+        train_input__group_by_modality=True,
+        train_input__drop_last=False,
+        train_input__trim_to=64,
+        runconfig__max_steps=None,
+        runconfig__num_epochs=1,
+        runconfig__precision="bf16",
+        runconfig__gradient_checkpointing=True,
+    )
+    assert run(params, tmp_path / "model") == 0
+    losses = logged(tmp_path / "model", "loss")
+    assert len(losses) == 6
+    assert all(6 < loss < 9 for loss in losses), "log 1856 is 7.5"

@@ -41,7 +41,7 @@ def test_every_shipped_file_is_valid_and_found_by_its_name(name: str) -> None:
 def test_the_settings_are_those_of_the_paper(
     size: str, name: str, batch_size: int, learning_rate: float, aspect_ratio: str
 ) -> None:
-    """LLaVA-1.5 (arXiv 2310.03744), table 9, and the authors' scripts/v1_5."""
+    """LLaVA-1.5 (arXiv 2310.03744) and the authors' scripts/v1_5."""
     params = load_params(f"params_llava_v1p5_{name.format(size)}_MSL2K.yaml")
     assert params.train_input.batch_size == batch_size
     assert params.train_input.image_size == 336
