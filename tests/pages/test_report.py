@@ -116,7 +116,7 @@ def test_a_report_that_cannot_be_written_is_a_warning(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hdf5_writer.report.write_report", full)
-    create_hdf5_dataset._report(layout, "command", keep=False)
+    create_hdf5_dataset._report(layout.root, "command", keep=False)
     said = capsys.readouterr()
     assert "No space left on device" in said.err
     assert "the dataset itself is complete" in said.err
