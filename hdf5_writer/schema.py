@@ -92,16 +92,22 @@ ATTRIBUTES: dict[str, str] = {
 }
 
 
+def text_of(attribute: object) -> object:
+    """A file attribute with strings as text; h5py gives those of fixed length, as all are here, as bytes."""
+    return attribute.decode(errors="replace") if isinstance(attribute, bytes) else attribute
+
+
 def check_version(found: object, where: object) -> None:
     """Refuse what this code would misread.
 
     Args:
-        found: the `schema_version` of a file.
+        found: the `schema_version` of a file; HDF5 gives it as bytes.
         where: the file, for the message.
 
     Raises:
         SchemaError: no version, or another major version.
     """
+    found = text_of(found)
     ours = int(SCHEMA_VERSION.split(".")[0])
     try:
         major = int(str(found).split(".")[0])

@@ -103,7 +103,9 @@ class ShardBuilder:
         columns["image_paths"] = np.array(self._paths, dtype=f"S{max(map(len, self._paths), default=0) or 1}")[:, None]
         with h5py.File("shard", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
             for key, value in {**self._attributes, "n_examples": rows}.items():
-                file.attrs[key] = value
+                # A string of fixed length stands in the header, under its checksum. Others stand in a heap that has
+                # none, where one flipped bit makes HDF5 2.0 read for ever.
+                file.attrs[key] = np.bytes_(value.encode()) if isinstance(value, str) else value
             for name, spec in DATASETS.items():
                 if spec.row == "positions":
                     self._create(file, spec, rows, np.dtype(spec.dtype), self._chunks.pop(name))

@@ -16,7 +16,7 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, read_plan
 from hdf5_writer.publish import DamagedError, seal, unseal
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
-from hdf5_writer.schema import ATTRIBUTES, DATASETS, SchemaError, check_version
+from hdf5_writer.schema import ATTRIBUTES, DATASETS, SchemaError, check_version, text_of
 
 _ROWS_AT_ONCE = 512
 _Array = npt.NDArray[Any]
@@ -170,8 +170,9 @@ def _check_file(
     expected = {name: params[name] for name in ATTRIBUTES if name in params}
     expected |= {"n_examples": rows, "tokenizer_digest": params["tokenizer"]["digest"]}
     for name, value in expected.items():
-        if file.attrs.get(name) != value:
-            yield f"attribute {name} is {file.attrs.get(name)!r}, expected {value!r}"
+        found = text_of(file.attrs.get(name))
+        if found != value:
+            yield f"attribute {name} is {found!r}, expected {value!r}"
     for name, spec in DATASETS.items():
         if name not in file:
             yield f"dataset {name} is missing"
