@@ -222,7 +222,8 @@ class _Chunks:
 
 
 def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
-    with h5py.File(shard.path, "r", locking=False) as file:
+    # Not by its path: HDF5 would lock it, or refuse it where someone in this process looks at it with h5py.
+    with open(shard.path, "rb") as raw, h5py.File(raw, "r") as file:
         check_version(file.attrs.get("schema_version"), shard.path)
         return {name: _chunks_of(file[name], name, shard.rows) for name in DATASETS}
 

@@ -171,6 +171,11 @@ def test_verify_finds_what_no_checksum_of_a_chunk_covers(copied: Path) -> None:
     LlavaH5Dataset(copied, verify=True)[2 * 70]
 
 
+def test_a_shard_that_is_open_elsewhere_in_the_process_is_read(copied: Path) -> None:
+    with h5py.File(copied / "examples-00000-of-00005.h5") as file:
+        assert np.array_equal(LlavaH5Dataset(copied)[0]["labels"], file["labels"][0])
+
+
 def test_a_shard_of_another_size_is_refused_before_reading(copied: Path) -> None:
     shard = copied / "examples-00002-of-00005.h5"
     dataset = LlavaH5Dataset(copied)
