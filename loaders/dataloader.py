@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,10 @@ def create_dataloader(
     ):
         if value < least:
             raise ValueError(f"{name} is {value}, expected at least {least}")
-    folders: Folders = [folder for folder, _ in mixture] if mixture is not None else data_dir or []
+    folders: Folders = data_dir or []
+    weights = None
+    if mixture is not None:
+        folders, weights = _folders_and_weights(mixture)
     dataset = LlavaH5Dataset(
         folders,
         img_data_dir,
@@ -187,7 +190,6 @@ def create_dataloader(
         open_files=open_files,
         verify=verify,
     )
-    weights = None if mixture is None else [weight for _, weight in mixture]
     window = shuffle_window if shuffle else None
     order = _row_order(dataset, weights, window, shuffle_seed)
     size = batch_size * world_size
@@ -230,6 +232,16 @@ def create_dataloader(
         pin_memory=pin_memory,
         multiprocessing_context=multiprocessing_context,
     )
+
+
+def _folders_and_weights(mixture: Sequence[tuple[str | Path, float]]) -> tuple[list[str | Path], list[float]]:
+    if isinstance(mixture, Mapping):
+        raise ValueError("mixture is a mapping, expected [(folder, weight), …]; give list(mixture.items())")
+    for entry in mixture:
+        pair = tuple(entry) if isinstance(entry, (tuple, list)) else ()
+        if len(pair) != 2 or not (isinstance(pair[0], (str, Path)) and isinstance(pair[1], (int, float))):
+            raise ValueError(f"mixture has the entry {entry!r}, expected (folder, weight)")
+    return [folder for folder, _ in mixture], [weight for _, weight in mixture]
 
 
 def _row_order(dataset: LlavaH5Dataset, weights: Sequence[float] | None, window: int | None, seed: int) -> RowOrder:
