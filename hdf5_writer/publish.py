@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and JSON documents that carry a checksum of themselves."""
+"""Files that are whole or absent, and JSON documents and pages that carry a checksum of themselves."""
 
 from __future__ import annotations
 
@@ -71,6 +71,17 @@ def unseal(path: Path) -> dict[str, Any]:
     if data != seal(document, indent=data.startswith(b"{\n")):
         raise DamagedError(f"{path}: is damaged: its content does not have the checksum {checksum!r}")
     return document  # type: ignore[no-any-return]
+
+
+def seal_page(page: bytes) -> bytes:
+    """An HTML page with its sha256 in a comment as the last line."""
+    return page + b"<!-- sha256 of what stands above: %s -->\n" % hashlib.sha256(page).hexdigest().encode()
+
+
+def is_whole_page(path: Path) -> bool:
+    """Whether a file is what `seal_page` made."""
+    data = path.read_bytes()
+    return data == seal_page(data[: len(data) - len(seal_page(b""))])
 
 
 def digest_of(document: Any) -> str:

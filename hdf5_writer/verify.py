@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, read_plan
-from hdf5_writer.publish import DamagedError, seal, unseal
+from hdf5_writer.publish import DamagedError, is_whole_page, seal, unseal
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
 from hdf5_writer.schema import ATTRIBUTES, DATASETS, SchemaError, check_version, text_of
 
@@ -42,7 +42,8 @@ def verify_dataset(root: Path) -> Summary:
     """Check a whole output folder, reading every byte.
 
     With its hidden work folder, every row and reject is also matched with the plan: each record exactly once.
-    Without it, `data_params.json` is what the shards are held against.
+    Without it, `data_params.json` is what the shards are held against. The pages may be missing: they are no part of
+    the dataset. Locks are not looked at: what stands in them is for people alone.
     """
     layout = OutputLayout(root)
     problems: list[str] = []
@@ -68,6 +69,9 @@ def verify_dataset(root: Path) -> Summary:
         problems += [f"{path}: is a foreign shard: not part of this dataset" for path in foreign]
     if params and not (layout.rejects.exists() and _sha256(layout.rejects) == params["rejects"]["sha256"]):
         problems.append(f"{layout.rejects}: is missing, or not what was written")
+    for page, command in ((layout.report, "create_hdf5_dataset"), (layout.rows_page, "inspect_hdf5")):
+        if page.exists() and not is_whole_page(page):
+            problems.append(f"{page}: is damaged; remove it, and {command} writes it anew")
     rows = 0
     if params:
         for task, shard in enumerate(expected):

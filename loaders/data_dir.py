@@ -132,8 +132,11 @@ def _read_params(layout: OutputLayout) -> dict[str, Any]:
         raise DataDirError(
             f"{path}: is damaged: no JSON document with a checksum; run create_hdf5_dataset again"
         ) from None
-    # The writer's rule: sha256 over the document without the checksum, keys sorted, no blanks.
-    if checksum != hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest():
+    # The writer's rule: sha256 over the document without the checksum, keys sorted, no blanks. What means the same
+    # and is not written the same, such as 5E-2 for 0.05, is damage too.
+    digest = hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    as_written = orjson.dumps({**document, "checksum": digest}, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_INDENT_2)
+    if checksum != digest or data != as_written:
         raise DataDirError(f"{path}: was changed after it was written; run create_hdf5_dataset again")
     return document  # type: ignore[no-any-return]
 

@@ -12,11 +12,13 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hdf5_writer.publish import seal_page
+
 _FOLDER = Path(__file__).parent
 
 
 def render_page(template: str, script: str | None = None, **values: Any) -> bytes:
-    """A page as it is written to disk.
+    """A page as it is written to disk, with its checksum at the end.
 
     Args:
         template: name of a template of this folder. Every value is escaped unless it is `Markup`.
@@ -30,7 +32,8 @@ def render_page(template: str, script: str | None = None, **values: Any) -> byte
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         policy += f"; script-src 'sha256-{digest}'"
     page = _environment().get_template(template)
-    return page.render(policy=policy, style=Markup(_read("style.css")), script=Markup(code), **values).encode()
+    style = Markup(_read("style.css"))
+    return seal_page(page.render(policy=policy, style=style, script=Markup(code), **values).encode())
 
 
 def json_for_script(document: Any) -> Markup:

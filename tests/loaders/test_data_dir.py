@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 pytest.importorskip("torch", reason="the loaders need torch")
 
 from written import first, second
 
+from hdf5_writer.publish import seal
 from loaders import DataDirError, create_dataloader
 from loaders.data_dir import read_data_dir
 
@@ -29,8 +28,7 @@ def change_params(root: Path, **changes: Any) -> None:
     path = root / "data_params.json"
     params = {**json.loads(path.read_bytes()), **changes}
     del params["checksum"]
-    canonical = orjson.dumps(params, option=orjson.OPT_SORT_KEYS)
-    path.write_bytes(orjson.dumps({**params, "checksum": hashlib.sha256(canonical).hexdigest()}))
+    path.write_bytes(seal(params, indent=True))
 
 
 def test_what_the_main_job_wrote_is_read() -> None:

@@ -1,0 +1,77 @@
+"""Flip any bit, or cut anywhere: a loader with verify=True refuses, one without never gives a wrong row."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ConfigMaker
+
+pytest.importorskip("torch", reason="the loaders need torch")
+
+from faults.damage import finished_folder, harmed, output_files
+from loaders import DataDirError, ShardError, create_dataloader
+from loaders.shard_reader import ShardReader
+
+pytestmark = pytest.mark.faults
+
+
+def read_all(root: Path, *, verify: bool) -> dict[str, Any]:
+    """Everything that a loader can give of a folder: batches, and what stands in the narrow columns."""
+    loader = create_dataloader(root, batch_size=4, shuffle=False, drop_last=False, verify=verify)
+    batches = list(loader)
+    found = {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
+    dataset = loader.dataset
+    found["modality_lengths"] = dataset.modality_lengths
+    found["sources"] = np.array([f"{file}:{line}" for file, line in map(dataset.source, range(len(dataset)))])
+    reader = ShardReader(dataset.data_dirs[0].shards)
+    found["image_paths"] = np.concatenate([reader.block(shard, 0).image_paths for shard in range(3)])
+    return found
+
+
+def outcome(root: Path, *, verify: bool) -> dict[str, Any] | str:
+    """What `read_all` gives, or in which words it refuses."""
+    try:
+        return read_all(root, verify=verify)
+    except (ShardError, DataDirError) as error:
+        return str(error)
+
+
+def is_same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_verify_finds_all_and_without_it_no_row_is_wrong(make_config: ConfigMaker, tmp_path: Path, rounds: int) -> None:
+    out = finished_folder(make_config, tmp_path)
+    wanted = read_all(out, verify=True)
+    assert len(wanted["labels"]) >= 11
+    assert set(wanted["image_paths"]) == {b"", b"shapes/0001.png"}
+    choose = random.Random(rounds)
+    read = [path for path in output_files(out) if path.suffix == ".h5" or path.name == "data_params.json"]
+    unnoticed, wrong, refused = [], [], 0
+    for number in range(5 * rounds):  # 1,000 in the long part
+        path = choose.choice(read)
+        with harmed(path, choose, cut=number % 4 == 0) as at:
+            strict, plain = outcome(out, verify=True), outcome(out, verify=False)
+        if str(path) not in strict:
+            unnoticed.append((path.name, at))
+        if isinstance(plain, str):
+            assert str(path) in plain
+            refused += 1
+        elif not is_same(plain, wanted):
+            wrong.append((path.name, at))
+    assert (unnoticed, wrong) == ([], [])
+    assert refused > rounds
+    assert is_same(read_all(out, verify=True), wanted)
+
+
+def test_what_a_loader_does_not_read_does_not_matter_to_it(make_config: ConfigMaker, tmp_path: Path) -> None:
+    out = finished_folder(make_config, tmp_path)
+    wanted, choose = read_all(out, verify=True), random.Random(0)
+    for path in output_files(out):
+        if path.suffix != ".h5" and path.name != "data_params.json":
+            with harmed(path, choose, cut=False):
+                assert is_same(read_all(out, verify=True), wanted)
