@@ -14,10 +14,11 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, make_plan
 from hdf5_writer.task import Stages, row_layout
 from preprocess.config import Config
-from preprocess.features import empty_rows, write_row
+from preprocess.features import measure_rows
 from preprocess.images import require_image_dir
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
+from preprocess.token_batches import batch_of
 from preprocess.tokenizer import load_tokenizer
 
 _MOST_TRIED = 1000
@@ -52,7 +53,9 @@ def describe_plan(config: Config, limit: int | None) -> str:
             try:
                 conversation = stages.read(parse_record(record.data))
                 sequence = stages.encode(conversation)
-                write_row(sequence, layout, empty_rows(1, layout), 0)
+                _, wrong = measure_rows(batch_of(sequence), layout)
+                if wrong:
+                    raise wrong[0]
             except Rejected as reject:
                 lines.append(f"{where}: would be rejected: {reject}")
                 continue

@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from preprocess.features import RowLayout
-from preprocess.tokens import TokenSequence
+from preprocess.features import RowFacts
+from preprocess.token_batches import TokenBatch
 
 # Fingerprints kept over all tasks: of more records, only those whose checksum is divisible by a number, so that all
 # rows of the same content are kept or left out together, and counts of duplicates stay unbiased.
@@ -35,12 +36,12 @@ def fingerprints_every(records: int) -> int:
 class TaskFacts:
     """The notes of one task."""
 
-    def __init__(self, layout: RowLayout, every: int) -> None:
+    def __init__(self, every: int) -> None:
         """`every`: keep the fingerprints of contents whose checksum this number divides."""
-        self._most_text = layout.max_sequence_length - layout.num_patches
         self._every = every
-        self._supervised: list[int] = []
-        self._rounds: list[int] = []
+        self._rows = 0
+        self._supervised: Counter[int] = Counter()
+        self._rounds: Counter[int] = Counter()
         self._hashes: list[bytes] = []
         self._hashed_rows: list[int] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -53,23 +54,21 @@ class TaskFacts:
         self._seconds[stage] += now - self._last
         self._last = now
 
-    def add(self, sequence: TokenSequence, image_path: str | None) -> None:
-        """Note a record that became a row."""
-        ids, spans, _ = sequence
-        end = min(len(ids), self._most_text + 1)  # behind the last label that the row keeps
-        supervised = rounds = 0
-        for start, stop in spans:
-            if start >= end:
-                break
-            supervised += (stop if stop < end else end) - start
-            rounds += 1
-        content = ids[:end].tobytes() + (image_path or "").encode()
-        # Thinned by a checksum, which costs a tenth of the digest.
-        if self._every == 1 or isal_zlib.crc32(content) % self._every == 0:
-            self._hashes.append(hashlib.sha1(content, usedforsecurity=False).digest()[:8])
-            self._hashed_rows.append(len(self._rounds))
-        self._supervised.append(supervised)
-        self._rounds.append(rounds)
+    def add(self, batch: TokenBatch, facts: RowFacts, image_paths: Sequence[str | None]) -> None:
+        """Note records that became rows."""
+        ids = batch.ids.tobytes()
+        size = batch.ids.itemsize
+        begins = batch.begins[:-1]
+        ends = begins + facts.text_tokens + 1  # behind the last label that the row keeps
+        for begin, end, path in zip((begins * size).tolist(), (ends * size).tolist(), image_paths, strict=True):
+            content = ids[begin:end] + (path or "").encode()
+            # Thinned by a checksum, which costs a tenth of the digest.
+            if self._every == 1 or isal_zlib.crc32(content) % self._every == 0:
+                self._hashes.append(hashlib.sha1(content, usedforsecurity=False).digest()[:8])
+                self._hashed_rows.append(self._rows)
+            self._rows += 1
+        self._supervised.update(facts.supervised.tolist())
+        self._rounds.update(facts.rounds.tolist())
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: histograms as [value, rows], fingerprints as base64 of `FINGERPRINT` records."""
@@ -79,8 +78,8 @@ class TaskFacts:
             "worker": f"{platform.node()}:{os.getpid()}",
             "began": round(self._began, 3),
             "stages": {stage: round(seconds, 4) for stage, seconds in self._seconds.items()},
-            "supervised": sorted(Counter(self._supervised).items()),
-            "rounds": sorted(Counter(self._rounds).items()),
+            "supervised": sorted(self._supervised.items()),
+            "rounds": sorted(self._rounds.items()),
             "fingerprints_every": self._every,
             "fingerprints": base64.b64encode(table.tobytes()).decode(),
         }

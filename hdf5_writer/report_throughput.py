@@ -11,9 +11,12 @@ STAGES = {
     "read": "read lines",
     "parse": "parse JSON",
     "validate": "validate, check image",
-    "encode": "render and tokenize",
-    "rows": "rows, compression",
-    "write": "write and read back",
+    "render": "render the template",
+    "tokenize": "tokenize",
+    "assemble": "assemble rows",
+    "compress": "compress",
+    "write": "write, fsync",
+    "verify": "read back",
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import h5py
@@ -18,8 +19,8 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from hdf5_writer.schema import DATASETS, GZIP_LEVEL, DatasetSpec
-from preprocess.features import RowArrays, RowLayout, clear_rows, empty_rows, write_row
-from preprocess.tokens import TokenSequence
+from preprocess.features import RowArrays, RowFacts, RowLayout, clear_rows, empty_rows, write_rows
+from preprocess.token_batches import TokenBatch
 
 # Metadata with checksums, readable since HDF5 1.10.
 _LIBVER = ("v110", "v110")
@@ -51,40 +52,59 @@ class RowCounts:
 class ShardBuilder:
     """Takes rows in order and makes the file."""
 
-    def __init__(self, layout: RowLayout, attributes: dict[str, int | str]) -> None:
-        """`attributes`: the file's attributes but for `n_examples`."""
+    def __init__(
+        self, layout: RowLayout, attributes: dict[str, int | str], lap: Callable[[str], None] = lambda stage: None
+    ) -> None:
+        """Start an empty one.
+
+        Args:
+            layout: of its rows.
+            attributes: the file's, but for `n_examples`.
+            lap: told the name of each stage when it ends.
+        """
         self.counts = RowCounts()
         self._layout = layout
         self._attributes = attributes
+        self._lap = lap
         self._block_rows = DATASETS["labels"].rows_per_chunk
         self._rows = empty_rows(self._block_rows, layout)
-        self._filled = 0
+        self._filled = self._width = 0
         self._chunks: dict[str, list[bytes]] = {name: [] for name, spec in DATASETS.items() if spec.row == "positions"}
         self._paths: list[bytes] = []
         self._narrow: dict[str, list[int]] = {"modality_lengths": [], "source_file": [], "source_line": []}
 
-    def add(self, sequence: TokenSequence, image_path: str | None, source_file: int, source_line: int) -> None:
-        """Append one row.
-
-        Raises:
-            preprocess.rejects.Rejected: the row cannot be; nothing was appended.
-        """
-        facts = write_row(sequence, self._layout, self._rows, self._filled)
-        length = int(self._rows.modality_lengths[self._filled])
-        self._filled += 1
-        self._paths.append((image_path or "").encode())
-        self._narrow["modality_lengths"].append(length)
-        self._narrow["source_file"].append(source_file)
-        self._narrow["source_line"].append(source_line)
+    def add(
+        self,
+        batch: TokenBatch,
+        facts: RowFacts,
+        image_paths: Sequence[str | None],
+        source_files: Sequence[int],
+        source_lines: Sequence[int],
+    ) -> None:
+        """Append the rows of a batch, of which nothing is wrong by `preprocess.features.measure_rows`."""
+        done, count = 0, len(image_paths)
+        while done < count:
+            taken = min(count - done, self._block_rows - self._filled)
+            free = self._rows.part(self._filled, self._block_rows)
+            write_rows(batch.part(done, done + taken), facts.part(done, done + taken), self._layout, free)
+            self._narrow["modality_lengths"] += free.modality_lengths[:taken].tolist()
+            self._width = max(self._width, int(facts.used[done : done + taken].max()))
+            self._filled += taken
+            done += taken
+            if self._filled == self._block_rows:
+                self._lap("assemble")
+                self._compress_block(self._block_rows)
+                self._lap("compress")
+        self._paths += [(path or "").encode() for path in image_paths]
+        self._narrow["source_file"] += source_files
+        self._narrow["source_line"] += source_lines
         counts = self.counts
-        counts.rows += 1
-        counts.rows_with_image += length > 0
-        counts.truncated += facts.truncated
-        counts.text_tokens += facts.text_tokens
-        counts.supervised += facts.supervised
-        counts.lengths[abs(length) // LENGTH_BIN] += 1
-        if self._filled == self._block_rows:
-            self._compress_block(self._block_rows)
+        counts.rows += count
+        counts.rows_with_image += count - int(facts.text_only.sum())
+        counts.truncated += int(facts.truncated.sum())
+        counts.text_tokens += int(facts.text_tokens.sum())
+        counts.supervised += int(facts.supervised.sum())
+        counts.lengths.update((np.where(facts.text_only, facts.text_tokens, facts.used) // LENGTH_BIN).tolist())
 
     def finish(self) -> bytes:
         """The whole HDF5 file. The builder is used up.
@@ -93,6 +113,8 @@ class ShardBuilder:
             RuntimeError: what HDF5 reads back is not what was written.
         """
         rows = self.counts.rows
+        self._lap("assemble")
+        clear_rows(self._rows.part(self._filled, self._block_rows), self._layout)
         last_block, last_rows = RowArrays(*(array[: self._filled].copy() for array in self._rows)), self._filled
         if self._filled:
             # A shard of less than one chunk has chunks of its own size; otherwise the last one is filled up.
@@ -113,15 +135,15 @@ class ShardBuilder:
                     self._create(file, spec, rows, columns[name].dtype, _compress_column(columns[name], spec))
             file.flush()
             image: bytes = file.id.get_file_image()
+        self._lap("compress")
         _read_back(image, rows, last_block, last_rows, columns)
         return image
 
     def _compress_block(self, rows: int) -> None:
         for name, chunks in self._chunks.items():
             array: npt.NDArray[np.generic] = getattr(self._rows, name)
-            chunks.append(compress_chunk(array[:rows]))
-        clear_rows(self._rows, self._layout)
-        self._filled = 0
+            chunks.append(compress_chunk(array[:rows], self._width))
+        self._filled = self._width = 0
 
     def _create(
         self, file: h5py.File, spec: DatasetSpec, rows: int, dtype: np.dtype[np.generic], chunks: list[bytes]
@@ -146,24 +168,31 @@ class ShardBuilder:
             dataset.id.write_direct_chunk((number * chunk_rows, *start), chunk)
 
 
-def compress_chunk(array: npt.NDArray[np.generic]) -> bytes:
-    """What HDF5's shuffle and deflate filters make of a chunk, by ISA-L: several times faster than zlib."""
+def compress_chunk(array: npt.NDArray[np.generic], width: int | None = None) -> bytes:
+    """What HDF5's shuffle and deflate filters make of a chunk, by ISA-L: several times faster than zlib.
+
+    `width`: how many columns there are before those of padding, which are all alike.
+    """
     data = np.ascontiguousarray(array)
-    if data.dtype.itemsize > 1:
-        data = _byte_planes(data)
+    if data.dtype == np.dtype("<i4") and data.ndim == 2 and width is not None:
+        data = _int_planes(data.view(np.uint32), width)
+    elif data.dtype.itemsize > 1:
+        data = np.ascontiguousarray(data.view(np.uint8).reshape(-1, data.dtype.itemsize).T)
     return isal_zlib.compress(data.data, _ISAL_LEVEL)
 
 
-def _byte_planes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """HDF5's shuffle: the first byte of every element, then the second of every element, …"""
-    size = array.dtype.itemsize
-    if array.dtype != np.dtype("<i4"):
-        return np.ascontiguousarray(array.view(np.uint8).reshape(-1, size).T)
-    # Shifts are several times faster than a transposition, and the upper planes of small numbers are zero.
-    flat: npt.NDArray[np.uint32] = array.reshape(-1).view(np.uint32)
-    planes = np.zeros((size, flat.size), dtype=np.uint8)
-    for plane in range((int(flat.max(initial=0)).bit_length() + 7) // 8):
-        np.right_shift(flat, 8 * plane, out=planes[plane], casting="unsafe", dtype=np.uint32)
+def _int_planes(array: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint8]:
+    """HDF5's shuffle: the first byte of every element, then the second of every element, …
+
+    Shifts are several times faster than a transposition, and most of the columns are padding, whose bytes are known.
+    """
+    planes = np.zeros((4, *array.shape), dtype=np.uint8)
+    padding = int(array[0, -1]) if width < array.shape[1] else 0
+    used = array[:, :width]
+    for plane in range((max(int(used.max(initial=0)), padding).bit_length() + 7) // 8):
+        np.right_shift(used, 8 * plane, out=planes[plane, :, :width], casting="unsafe", dtype=np.uint32)
+        if padding >> 8 * plane:
+            planes[plane, :, width:] = padding >> 8 * plane & 0xFF
     return planes
 
 

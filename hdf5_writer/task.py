@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,16 +21,19 @@ from hdf5_writer.schema import SCHEMA_VERSION
 from hdf5_writer.shard import ShardBuilder, sha256
 from preprocess.config import Config, ConfigError
 from preprocess.conversation import Conversation, RecordKeys, read_conversation
-from preprocess.features import RowLayout
+from preprocess.features import RowLayout, measure_rows
 from preprocess.images import ImageChecker
 from preprocess.records import parse_record, record_id
 from preprocess.rejects import Reason, Rejected
-from preprocess.templates import Segment, renderer_for
+from preprocess.templates import renderer_for
+from preprocess.token_batches import BatchEncoder
 from preprocess.tokenizer import Tokenizer, load_tokenizer
 from preprocess.tokens import Encoder, TokenSequence
 
 _LONGEST_ID = 200
-_AT_A_TIME = 64
+# Lines that go through the stages together, and their bytes: what is made of them in memory is a hundred times as much.
+_AT_A_TIME = 128
+_BYTES_AT_A_TIME = 1 << 20
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -50,6 +53,7 @@ class Stages:
         dataset = config.dataset
         self.tokenizer = tokenizer
         self.encoder = Encoder(tokenizer)
+        self.batches = BatchEncoder(self.encoder)
         self.renderer = renderer_for(dataset)
         self.images = ImageChecker(dataset.image_dir, dataset.check_images)
         self._keys = RecordKeys(
@@ -82,10 +86,6 @@ class Stages:
         if conversation.image is not None:
             self.images.check(conversation.image)
         return conversation
-
-    def segments(self, conversation: Conversation) -> list[Segment]:
-        """Render by the template."""
-        return self.renderer.render(conversation)
 
     def encode(self, conversation: Conversation) -> TokenSequence:
         """Render and tokenize."""
@@ -186,14 +186,16 @@ class _TaskRunner:
         else:
             for lines in self._reader.read(records):
                 work.facts.lap("read")
-                for start in range(0, len(lines), _AT_A_TIME):
-                    work.add(lines[start : start + _AT_A_TIME])
+                for some in _batches(lines):
+                    work.add(some)
         image = work.builder.finish()
+        work.facts.lap("verify")
         shard = self._layout.shard(task, plan.tasks)
         publish(shard, [image])
+        work.facts.lap("write")
         if shard.read_bytes() != image:
             raise OSError(f"{shard}: the disk gives back other bytes than were written")
-        work.facts.lap("write")
+        work.facts.lap("verify")
         counts = dataclasses.asdict(work.builder.counts)
         counts["lengths"] = sorted(work.builder.counts.lengths.items())
         receipt = {
@@ -226,42 +228,63 @@ class _Work:
     """A shard in the making: records go through the stages some at a time, so that the time of each is known."""
 
     def __init__(self, plan: Plan, stages: Stages, layout: RowLayout) -> None:
-        self.builder = ShardBuilder(layout, shard_attributes(plan))
-        self.facts = TaskFacts(layout, fingerprints_every(plan.records))
+        self.facts = TaskFacts(fingerprints_every(plan.records))
+        self.builder = ShardBuilder(layout, shard_attributes(plan), self.facts.lap)
         self.rejects: list[tuple[int, int, dict[str, Any]]] = []
         self.moved = self.skipped = 0
-        self._plan, self._stages = plan, stages
+        self._plan, self._stages, self._layout = plan, stages, layout
 
     def add(self, lines: list[Line]) -> None:
         """Make a row or a reject of each line."""
-        stages = self._stages
-        records = self._pass("parse", _parse, [(line, line) for line in lines])
-        conversations = self._pass("validate", stages.read, records)
-        sequences = self._pass("encode", lambda found: (found, stages.encode(found)), conversations)
-        self._pass("rows", self._add_row, [(line, (line, *found)) for line, found in sequences])
+        stages, lap = self._stages, self.facts.lap
+        lines, records = self._pass("parse", _parse, lines, lines)
+        lines, conversations = self._pass("validate", stages.read, lines, records)
+        rendered = [stages.renderer.render(conversation) for conversation in conversations]
+        lap("render")
+        batch, failed = stages.batches.encode(rendered)
+        lap("tokenize")
+        rows, unfit = measure_rows(batch, self._layout)
+        failed = unfit | failed
+        if failed:
+            for number in sorted(failed):
+                self._judge(lines[number], failed[number])
+            batch = batch.without(list(failed))
+            rows, _ = measure_rows(batch, self._layout)
+            lines = [line for number, line in enumerate(lines) if number not in failed]
+            conversations = [found for number, found in enumerate(conversations) if number not in failed]
+        images = [conversation.image for conversation in conversations]
+        self.builder.add(batch, rows, images, [line.file for line in lines], [line.number for line in lines])
+        self.facts.add(batch, rows, images)
+        self.moved += sum(conversation.image_moved for conversation in conversations)
+        self.skipped += sum(conversation.first_turn_skipped for conversation in conversations)
+        lap("assemble")
 
-    def _pass(self, stage: str, work: Callable[[_In], _Out], items: list[tuple[Line, _In]]) -> list[tuple[Line, _Out]]:
-        """What a stage makes of each item; those it rejects are noted."""
-        passed = []
-        for line, item in items:
-            try:
-                passed.append((line, work(item)))
-            except Rejected as reject:
-                self.note(line, reject)
-            except Exception as error:
-                where = f"{self._plan.inputs[line.file].path}, line {line.number}"
-                if isinstance(error, ConfigError):
-                    raise ConfigError(f"{where}: {error}") from None
-                raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
+    def _pass(
+        self, stage: str, work: Callable[[_In], _Out], lines: list[Line], items: Sequence[_In]
+    ) -> tuple[list[Line], list[_Out]]:
+        """What a stage makes of each line's item, with the lines that are left; those it rejects are noted."""
+        try:
+            passed = [work(item) for item in items]  # as good as always
+        except Exception:
+            left, lines, passed = lines, [], []
+            for line, item in zip(left, items, strict=True):
+                try:
+                    passed.append(work(item))
+                    lines.append(line)
+                except Exception as error:
+                    self._judge(line, error)
         self.facts.lap(stage)
-        return passed
+        return lines, passed
 
-    def _add_row(self, row: tuple[Line, Conversation, TokenSequence]) -> None:
-        line, conversation, sequence = row
-        self.builder.add(sequence, conversation.image, line.file, line.number)
-        self.facts.add(sequence, conversation.image)
-        self.moved += conversation.image_moved
-        self.skipped += conversation.first_turn_skipped
+    def _judge(self, line: Line, error: Exception) -> None:
+        """Note a reject; anything else ends the task, with the record named."""
+        if isinstance(error, Rejected):
+            self.note(line, error)
+            return
+        where = f"{self._plan.inputs[line.file].path}, line {line.number}"
+        if isinstance(error, ConfigError):
+            raise ConfigError(f"{where}: {error}") from None
+        raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
 
     def note(self, line: Line, reject: Rejected) -> None:
         """List a record as rejected."""
@@ -273,6 +296,20 @@ class _Work:
             "detail": reject.detail,
         }
         self.rejects.append((line.file, line.number, entry))
+
+
+def _batches(lines: list[Line]) -> Iterator[list[Line]]:
+    """The lines in parts of at most `_AT_A_TIME` lines and, unless one is longer, `_BYTES_AT_A_TIME` bytes."""
+    batch: list[Line] = []
+    size = 0
+    for line in lines:
+        size += len(line.data)
+        if batch and (len(batch) == _AT_A_TIME or size > _BYTES_AT_A_TIME):
+            yield batch
+            batch, size = [], len(line.data)
+        batch.append(line)
+    if batch:
+        yield batch
 
 
 def shard_attributes(plan: Plan) -> dict[str, int | str]:

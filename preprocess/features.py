@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.rejects import Reason, Rejected
-from preprocess.tokens import TokenSequence
+from preprocess.token_batches import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,33 @@ class RowArrays(NamedTuple):
     key_padding_mask: npt.NDArray[np.uint8]
     modality_lengths: npt.NDArray[np.int32]
 
+    def part(self, start: int, stop: int) -> RowArrays:
+        """Views of some rows."""
+        return RowArrays._make(array[start:stop] for array in self)
+
 
 class RowFacts(NamedTuple):
-    """Counts of one row: tokens of text among the row's positions, supervised labels, and whether it was cut."""
+    """What is known of n rows before they are written, each of shape (n,).
 
-    text_tokens: int
-    supervised: int
-    truncated: bool
+    Attributes:
+        text_tokens: tokens of text among the row's positions.
+        used: positions up to the last one attended, image slots included.
+        supervised: labels with loss.
+        rounds: answers of which a label is left.
+        truncated: whether the record is longer than the row.
+        text_only: whether it has no image.
+    """
+
+    text_tokens: npt.NDArray[np.int64]
+    used: npt.NDArray[np.int64]
+    supervised: npt.NDArray[np.int64]
+    rounds: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+    text_only: npt.NDArray[np.bool_]
+
+    def part(self, start: int, stop: int) -> RowFacts:
+        """Some rows."""
+        return RowFacts._make(array[start:stop] for array in self)
 
 
 def empty_rows(count: int, layout: RowLayout) -> RowArrays:
@@ -70,57 +90,88 @@ def clear_rows(rows: RowArrays, layout: RowLayout) -> None:
     rows.modality_lengths.fill(0)
 
 
-def write_row(sequence: TokenSequence, layout: RowLayout, rows: RowArrays, index: int) -> RowFacts:
-    """Write one record as row `index` of `rows`, which must hold padding there.
+def measure_rows(batch: TokenBatch, layout: RowLayout) -> tuple[RowFacts, dict[int, Exception]]:
+    """What the rows of a batch will be.
 
-    Nothing is written when the record is rejected.
-
-    Raises:
-        Rejected: TOO_LONG, NOTHING_SUPERVISED, or SUPERVISED_AT_DUMMY_IMAGE (a text-only row whose answer would
-            directly follow a dummy slot, from which it would then have to be predicted).
-        RuntimeError: the image stands elsewhere than `image_start_idx`: a fault of the program.
+    Returns:
+        facts, and what is wrong with those records that cannot be rows: `Rejected` with TOO_LONG, NOTHING_SUPERVISED
+        or SUPERVISED_AT_DUMMY_IMAGE (a text-only row whose answer would directly follow a dummy slot, from which it
+        would then have to be predicted); RuntimeError where an image stands elsewhere than `image_start_idx`, a fault
+        of the program.
     """
-    ids, spans, image_at = sequence
-    start, slots, length = layout.image_start_idx, layout.num_patches, layout.max_sequence_length
-    text_only = image_at is None
-    if image_at is not None and image_at != start:
-        raise RuntimeError(f"the image stands after {image_at} tokens, but image_start_idx is {start}")
-    if spans and spans[0][0] < start + text_only:
-        raise Rejected(
-            Reason.SUPERVISED_AT_DUMMY_IMAGE,
-            f"the answer begins at token {spans[0][0] + 1} of a text-only record, within or right behind the "
-            f"first {start} tokens, after which the dummy image stands",
-        )
+    begins, ends = batch.begins[:-1], batch.begins[1:]
     # Positions of the shifted row: the last token is only a label.
-    used = len(ids) + slots - 1
-    truncated = used > length
-    if truncated:
-        if not layout.truncate:
-            raise Rejected(
-                Reason.TOO_LONG, f"{used} positions, image included, expected at most max_sequence_length {length}"
-            )
-        used = length
-    last = used - slots  # in ids: the last label that is kept
-    kept = [(a + slots - 1, min(b, last + 1) + slots - 1) for a, b in spans if a <= last]
-    if not kept:
-        found = f"the answer begins behind the {length} positions that are kept" if truncated else "no answer token"
-        raise Rejected(Reason.NOTHING_SUPERVISED, found)
+    positions = ends - begins + layout.num_patches - 1
+    used = np.minimum(positions, layout.max_sequence_length)
+    last = used - layout.num_patches  # in ids: the last label that is kept
+    kept_ends = begins + last + 1
+    supervised = np.flatnonzero(batch.supervised)
+    first = np.searchsorted(supervised, begins)
+    count = np.searchsorted(supervised, kept_ends) - first
+    # A span begins behind a token without loss, and where a record begins.
+    begins_here = np.zeros(len(batch.ids) + 1, dtype=np.bool_)
+    begins_here[begins] = True
+    spans = supervised[begins_here[supervised] | ~batch.supervised[supervised - 1]]
+    facts = RowFacts(
+        text_tokens=last,
+        used=used,
+        supervised=count,
+        rounds=np.searchsorted(spans, kept_ends) - np.searchsorted(spans, begins),
+        truncated=positions > layout.max_sequence_length,
+        text_only=batch.image_at < 0,
+    )
+    any_supervised = np.searchsorted(supervised, ends) > first
+    answer_at = np.append(supervised, len(batch.ids))[first] - begins
+    too_early = any_supervised & (answer_at < layout.image_start_idx + facts.text_only)
+    misplaced = ~facts.text_only & (batch.image_at != layout.image_start_idx)
+    too_long = facts.truncated & (not layout.truncate)
+    wrong = np.flatnonzero(misplaced | too_early | too_long | (count == 0)).tolist()
 
-    row = rows.text_input_ids[index]
-    row[:start] = ids[:start]
-    row[start + slots : used] = ids[start:last]
-    row = rows.labels[index]
-    if start:
-        row[: start - 1] = ids[1:start]
-    row[start + slots - 1 : used] = ids[start : last + 1]
-    mask = rows.loss_mask[index]
-    supervised = 0
-    for a, b in kept:
-        mask[a:b] = 1
-        supervised += b - a
-    mask = rows.key_padding_mask[index]
-    mask[:used] = 0
-    if text_only:
-        mask[start : start + slots] = 1
-    rows.modality_lengths[index] = -last if text_only else used
-    return RowFacts(last, supervised, truncated)
+    def explain(row: int) -> Exception:
+        start, length = layout.image_start_idx, layout.max_sequence_length
+        if misplaced[row]:
+            return RuntimeError(f"the image stands after {batch.image_at[row]} tokens, but image_start_idx is {start}")
+        if too_early[row]:
+            return Rejected(
+                Reason.SUPERVISED_AT_DUMMY_IMAGE,
+                f"the answer begins at token {answer_at[row] + 1} of a text-only record, within or right behind the "
+                f"first {start} tokens, after which the dummy image stands",
+            )
+        if too_long[row]:
+            found = f"{positions[row]} positions, image included, expected at most max_sequence_length {length}"
+            return Rejected(Reason.TOO_LONG, found)
+        cut = f"the answer begins behind the {length} positions that are kept"
+        return Rejected(Reason.NOTHING_SUPERVISED, cut if facts.truncated[row] else "no answer token")
+
+    return facts, {row: explain(row) for row in wrong}
+
+
+def write_rows(batch: TokenBatch, facts: RowFacts, layout: RowLayout, rows: RowArrays) -> None:
+    """Write a batch, of which nothing is wrong, as the first rows of `rows`; what stood there does not matter."""
+    count = len(facts.used)
+    start, slots = layout.image_start_idx, layout.num_patches
+    ids, supervised, lengths = batch.ids, batch.supervised, facts.text_tokens + 1
+    if facts.truncated.any():
+        kept = np.arange(len(ids)) < np.repeat(batch.begins[:-1] + lengths, np.diff(batch.begins))
+        ids, supervised = ids[kept], supervised[kept]
+    begins = np.cumsum(lengths) - lengths
+    # Full sequences, one token longer than what they need of the row.
+    width = int(facts.used.max(initial=0))
+    sequences = np.full((count, width + 1), layout.pad_id, dtype=np.int32)
+    with_loss = np.zeros((count, width + 1), dtype=np.uint8)
+    # Where each token goes, those before the image without its slots.
+    places = np.arange(len(ids)) + np.repeat(np.arange(count) * (width + 1) + slots - begins, lengths)
+    places[(begins[:, None] + np.arange(start)).reshape(-1)] -= slots
+    sequences.reshape(-1)[places] = ids
+    with_loss.reshape(-1)[places] = supervised
+
+    rows = rows.part(0, count)
+    rows.labels[:, :width] = sequences[:, 1:]
+    rows.loss_mask[:, :width] = with_loss[:, 1:]
+    sequences[np.arange(count), facts.used] = layout.pad_id  # the last token is only a label
+    rows.text_input_ids[:, :width] = sequences[:, :-1]
+    rows.key_padding_mask[:, :width] = np.arange(width, dtype=np.int32) >= facts.used.astype(np.int32)[:, None]
+    rows.key_padding_mask[facts.text_only, start : start + slots] = 1
+    rows.text_input_ids[:, width:] = rows.labels[:, width:] = layout.pad_id
+    rows.loss_mask[:, width:], rows.key_padding_mask[:, width:] = 0, 1
+    rows.modality_lengths[:] = np.where(facts.text_only, -facts.text_tokens, facts.used)

@@ -51,9 +51,9 @@ class Encoder:
         self._bare = _PieceTable(tokenizer, prefix="")
         self._after_blank = _PieceTable(tokenizer, prefix=BLANK)
         self._bare.inner = self._after_blank.inner = self._bare
-        self._constants: dict[tuple[str, bool], bytes] = {}
         self._bos = b"" if tokenizer.bos_id is None else _to_bytes([tokenizer.bos_id])
         self._eos = _to_bytes([tokenizer.eos_id])
+        self._constants: dict[Mark | tuple[str, bool], bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
 
     def encode(self, segments: Sequence[Segment]) -> TokenSequence:
         """Ids and supervised spans of a rendered conversation.
@@ -72,7 +72,7 @@ class Encoder:
             position += 1
             if isinstance(segment, Text):
                 following = segments[position] if position < last else None
-                if isinstance(following, Text) and not (cuts and _blank_begins(segment.text, following.text)):
+                if isinstance(following, Text) and not (cuts and blank_begins(segment.text, following.text)):
                     run = [segment]
                     while position < last and isinstance(following := segments[position], Text):
                         run.append(following)
@@ -80,9 +80,9 @@ class Encoder:
                     count = self._add_run(run, starts_text, chunks, spans, count)
                 else:
                     encoded = (
-                        self._encode_constant(segment, starts_text)
+                        self.encode_constant((segment.text, starts_text))
                         if segment.constant
-                        else (self._encode_text(segment.text, starts_text))
+                        else self.encode_text(segment.text, starts_text)
                     )
                     chunks.append(encoded)
                     end = count + len(encoded) // _ITEM
@@ -103,14 +103,19 @@ class Encoder:
                 count += 1
         return TokenSequence(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, image_at)
 
-    def _encode_constant(self, segment: Text, starts_text: bool) -> bytes:
-        key = segment.text, starts_text
-        if key not in self._constants:
-            self._constants[key] = self._encode_text(segment.text, starts_text)
-        return self._constants[key]
+    def encode_constant(self, constant: Mark | tuple[str, bool]) -> bytes:
+        """Ids, as int32, of a mark or of a template's own text with whether it starts a text. Kept."""
+        if constant not in self._constants:
+            assert not isinstance(constant, Mark)
+            self._constants[constant] = self.encode_text(*constant)
+        return self._constants[constant]
 
-    def _encode_text(self, text: str, starts_text: bool) -> bytes:
-        """Ids of one text whose neighbours no token can span."""
+    def encode_word(self, word: str, *, after_blank: bool) -> bytes:
+        """Ids, as int32, of what has no blank in it; `after_blank` puts one in front."""
+        return (self._after_blank if after_blank else self._bare)[word]
+
+    def encode_text(self, text: str, starts_text: bool) -> bytes:
+        """Ids, as int32, of one text whose neighbours no token can span."""
         if not self.tokenizer.cuts_at_blanks:
             return _to_bytes(self._encode_whole(text, starts_text)[0])
         if not text:
@@ -190,7 +195,7 @@ class _PieceTable(dict[str, bytes]):
         return encoded
 
 
-def _blank_begins(before: str, after: str) -> bool:
+def blank_begins(before: str, after: str) -> bool:
     """Whether a run of blanks begins exactly where two texts meet, so that a cut there is exact."""
     return after[:1] in (" ", BLANK) and after != "" and before[-1:] not in (" ", BLANK)
 

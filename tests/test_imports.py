@@ -21,6 +21,8 @@ STAGES = [
     "preprocess.tokenizer_backends",
     "preprocess.tokenizer",
     "preprocess.tokens",
+    "preprocess.word_table",
+    "preprocess.token_batches",
     "preprocess.features",
 ]
 LEAVES = {"hdf5_writer.schema", "hdf5_writer.layout"}
@@ -87,7 +89,7 @@ def test_imports_point_to_the_left(path: Path) -> None:
 
 def test_the_stages_meet_in_one_place() -> None:
     """Only `task.py` composes them; for one record, `dry_run.py` shows what they do."""
-    composing = {"preprocess.conversation", "preprocess.templates", "preprocess.tokens"}
+    composing = {"preprocess.conversation", "preprocess.templates", "preprocess.tokens", "preprocess.token_batches"}
     meeting = [name_of(path) for path in modules() if len(composing & imports_of(path)) > 1]
     assert set(meeting) - set(STAGES) <= {"hdf5_writer.task", "loaders.lazy"}
 

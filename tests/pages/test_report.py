@@ -23,7 +23,8 @@ from hdf5_writer.report_images import ImageTally, look_at_images
 from hdf5_writer.report_lengths import at_length, empty_lengths, quantiles
 from hdf5_writer.report_plots import binned
 from hdf5_writer.report_throughput import Throughput
-from preprocess.features import RowLayout
+from preprocess.features import RowLayout, measure_rows
+from preprocess.token_batches import batch_of
 from preprocess.tokens import TokenSequence
 
 
@@ -157,9 +158,10 @@ def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
 def test_fingerprints_are_thinned_by_content() -> None:
     assert [fingerprints_every(n) for n in (0, 1, 1_000_000, 1_000_001, 5_000_000)] == [1, 1, 1, 2, 5]
     layout = RowLayout(max_sequence_length=64, num_patches=4, image_start_idx=1, pad_id=0, truncate=True)
-    facts = TaskFacts(layout, every=5)
+    facts = TaskFacts(every=5)
     for number in [*range(2000), *range(1000)]:
-        facts.add(TokenSequence(np.array([1, number, 2], dtype=np.int32), [(1, 3)], 1), "a.png")
+        batch = batch_of(TokenSequence(np.array([1, number, 2], dtype=np.int32), [(1, 3)], 1))
+        facts.add(batch, measure_rows(batch, layout)[0], ["a.png"])
     kept = read_fingerprints(facts.to_json())
     assert len(kept) < 900
     assert find_duplicates([kept], 5).surplus == pytest.approx(1000, rel=0.2)
@@ -169,11 +171,11 @@ def test_fingerprints_are_thinned_by_content() -> None:
 def test_pauses_between_two_runs_do_not_count() -> None:
     throughput = Throughput()
     for began, worker in ((100.0, "a:1"), (101.0, "a:2"), (500.0, "b:1")):
-        facts = {"worker": worker, "began": began, "stages": {"read": 0.5, "encode": 1.5}}
+        facts = {"worker": worker, "began": began, "stages": {"read": 0.5, "tokenize": 1.5}}
         throughput.add({"read": 1000, "seconds": 2.0, "report": facts})
     assert throughput.busy_seconds == pytest.approx(5.0)
     assert throughput.rate == pytest.approx(600)
-    assert [share for _, _, share in throughput.stage_rows()] == pytest.approx([0.25, 0, 0, 0.75, 0, 0])
+    assert [share for _, _, share in throughput.stage_rows()] == pytest.approx([0.25, 0, 0, 0, 0.75, 0, 0, 0, 0])
     assert [(name, worker.rate) for name, worker in throughput.busiest(2)] == [("a:1", 500), ("a:2", 500)]
     del throughput.workers["b:1"]
     assert [name for name, _ in throughput.busiest(9)] == ["1", "2"], "one host need not be named"

@@ -11,8 +11,9 @@ import pytest
 from conftest import needs_shared, shared_folder
 
 from preprocess.conversation import RecordKeys, read_conversation
-from preprocess.features import RowLayout, empty_rows, write_row
+from preprocess.features import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.templates import TEMPLATES, Renderer
+from preprocess.token_batches import BatchEncoder
 from preprocess.tokenizer import load_tokenizer
 from preprocess.tokens import Encoder
 
@@ -60,16 +61,22 @@ def test_rows_equal_the_goldens(encoder: Encoder, path: Path) -> None:
     renderer = Renderer(TEMPLATES[style])
     start = image_start_idx(encoder, style)
     layout = RowLayout(4096, PATCHES, start, encoder.tokenizer.pad_id, truncate=True)
-    different = []
-    number = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        golden = json.loads(line)
-        conversation = read_conversation(golden["record"], RecordKeys(), only_one_round=style == "plain")
-        rows = empty_rows(1, layout)
-        write_row(encoder.encode(renderer.render(conversation)), layout, rows, 0)
-        if not row_is_golden(rows, golden, layout, conversation.image is None):
-            different.append(number)
-    assert number > 0
+    goldens = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert goldens
+    conversations = [
+        read_conversation(golden["record"], RecordKeys(), only_one_round=style == "plain") for golden in goldens
+    ]
+    batch, failed = BatchEncoder(encoder).encode([renderer.render(conversation) for conversation in conversations])
+    facts, unfit = measure_rows(batch, layout)
+    assert not failed
+    assert not unfit
+    rows = empty_rows(len(goldens), layout)
+    write_rows(batch, facts, layout, rows)
+    different = [
+        number + 1
+        for number, (golden, conversation) in enumerate(zip(goldens, conversations, strict=True))
+        if not row_is_golden(rows.part(number, number + 1), golden, layout, conversation.image is None)
+    ]
     assert different == []
 
 
