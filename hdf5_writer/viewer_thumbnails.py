@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import os
-import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from PIL import Image, ImageOps
 
-from preprocess.images import ImageChecker
+from preprocess.images import ImageChecker, decode_rgb
 from preprocess.rejects import Rejected
 
 AspectRatio = Literal["square", "pad"]
@@ -46,17 +45,15 @@ class Thumbnails:
         except Rejected as reject:
             return Thumbnail(None, f"{reject.reason.value}: {reject.detail}", None)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(os.path.join(self._root, path)) as image:
-                    size = image.size
-                    small = self._as_model_sees(image.convert("RGB"))
+            with open(os.path.join(self._root, path), "rb") as file:
+                image = decode_rgb(file)
+            small = self._as_model_sees(image)
         except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
             return Thumbnail(None, f"does not decode: {type(error).__name__}", None)
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=80, optimize=True)
-        return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", None, size)
+        uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return Thumbnail(uri, None, image.size)
 
     def _as_model_sees(self, image: Image.Image) -> Image.Image:
         box = (_SIDE, _SIDE)

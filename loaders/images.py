@@ -116,12 +116,15 @@ def read_image(path: Path, transform: ImageTransform) -> torch.Tensor:
     """Decode and transform an image file: (3, image_size, image_size).
 
     Raises:
-        ImageError: says what Pillow, or the file system, said.
+        ImageError: says what Pillow, or the file system, said; or the file is PostScript, which Pillow hands to
+            Ghostscript.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             with Image.open(path) as image:
+                if image.format == "EPS":
+                    raise ValueError("it is PostScript, a program, which is not run")
                 return transform(image)
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
         raise ImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from preprocess.config import ConfigError, DatasetConfig
 from preprocess.rejects import Reason, Rejected, shorten
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as RgbImage
+
 # Names kept in memory over all listed folders; past it the listings made first are forgotten.
 _MOST_NAMES = 2_000_000
 _OUTSIDE: dict[str, bool] = {}
+
+# What `decode` takes: all that datasets hold. Among the other formats of Pillow is one that runs a program (EPS).
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
+LARGEST_FILE = 128 << 20
+# As libtiff has it (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); encoders write about ten.
+MOST_SCANS = 100
+# A marker of JPEG: not a stuffed zero, a restart marker or fill bytes.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
 
 class ImageChecker:
@@ -98,24 +111,77 @@ class ImageChecker:
 
 
 def decode(file: str, shown: str) -> None:
-    """Decode a whole image as training will, to RGB.
+    """Decode an image file; see `decode_rgb`.
 
     Raises:
-        Rejected: IMAGE_UNREADABLE with what Pillow said.
+        Rejected: IMAGE_UNREADABLE, with what `decode_rgb` said.
+    """
+    try:
+        with open(file, "rb") as opened:
+            decode_rgb(opened)
+    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+        said = what_was_said(error).replace(file, shown)
+        raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(shown, 200)} does not decode: {said}") from None
+
+
+def decode_rgb(file: BinaryIO) -> RgbImage:
+    """Decode a whole image as training will, to RGB; of an animation, the first frame.
+
+    What decides is in the file alone, never a clock, so that every machine rejects the same. The limits bound time and
+    memory all the same: docs/config.md has what was measured.
+
+    Raises:
+        ValueError: the file is beyond one of the limits.
+        Exception: whatever Pillow's plugins raise.
     """
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)
-            with Image.open(file) as image:
-                image.convert("RGB").load()
-    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
-        said = " ".join(str(error).split()).replace(file, shown)
-        raise Rejected(
-            Reason.IMAGE_UNREADABLE, f"{shorten(shown, 200)} does not decode: {type(error).__name__}: {said[:200]}"
-        ) from None
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if size > LARGEST_FILE:
+        raise ValueError(f"the file has {size:,} bytes, expected at most {LARGEST_FILE:,}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)
+        with Image.open(file, formats=_formats()) as image:
+            if image.format in ("JPEG", "MPO"):
+                place = file.tell()
+                file.seek(0)
+                _require_few_scans(file.read())
+                file.seek(place)
+            rgb: RgbImage = image.convert("RGB")
+            return rgb
+
+
+def what_was_said(error: Exception) -> str:
+    """An error of `decode_rgb` in one line."""
+    said = " ".join(str(error).split())
+    # Pillow puts the address of what it reads from into this message; a reject is the same in every run.
+    if "cannot identify" in said:
+        said = f"cannot identify the format, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    return f"{type(error).__name__}: {said[:200]}"
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow knows."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _require_few_scans(data: bytes) -> None:
+    """Refuse a JPEG that goes over its pixels again and again: 14 bytes are one more pass over all of them."""
+    if data.count(b"\xff\xda") <= MOST_SCANS:
+        return  # the usual case, without looking at where they stand
+    scans, at = 0, 2
+    while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        # Behind the header of a scan come its bits, in which every FF is followed by 00 or a restart marker.
+        at = marker.end() + max(int.from_bytes(data[marker.end() : marker.end() + 2], "big"), 2)
+    if scans > MOST_SCANS:
+        raise ValueError(f"the JPEG has {scans:,} scans, expected at most {MOST_SCANS}")
 
 
 def _is_inside(path: str, root: str) -> bool:

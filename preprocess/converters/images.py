@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +11,7 @@ from preprocess.converters.atomic import write_whole
 from preprocess.converters.canonical import ImageFile
 from preprocess.converters.errors import InputError
 from preprocess.converters.rejects import Reason, Rejected
+from preprocess.images import decode_rgb, what_was_said
 from preprocess.rejects import shorten
 
 
@@ -77,16 +77,7 @@ def check_decodes(data: bytes) -> None:
     Raises:
         Rejected: IMAGE_DOES_NOT_DECODE, with what Pillow said.
     """
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)
-            with Image.open(BytesIO(data)) as image:
-                image.convert("RGB").load()
+        decode_rgb(BytesIO(data))
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
-        said = " ".join(str(error).split())
-        # Pillow puts the address of the buffer into its message; a reject is the same in every run.
-        said = "cannot identify the format" if "cannot identify" in said else said
-        raise Rejected(Reason.IMAGE_DOES_NOT_DECODE, f"{type(error).__name__}: {said[:200]}") from None
+        raise Rejected(Reason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None

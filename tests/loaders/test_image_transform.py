@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from transformers import CLIPImageProcessor  # noqa: E402
 from written import IMAGES, PICTURES  # noqa: E402
 
 from loaders.images import ImageError, ImageTransform, read_image  # noqa: E402
+from preprocess.images import ImageChecker  # noqa: E402
+from preprocess.rejects import Rejected  # noqa: E402
 
 SIZE = 336
 
@@ -78,6 +82,37 @@ def test_what_pillow_cannot_read_is_an_image_error() -> None:
     for path in files:
         with pytest.raises(ImageError):
             read_image(path, transform)
+
+
+@needs_shared("images")
+@pytest.mark.filterwarnings("ignore")
+def test_check_images_decode_passes_what_the_loader_reads_and_rejects_what_fails_in_it() -> None:
+    """What is read is bit-equal to the authors' pixels: `test_every_readable_real_image_is_bit_equal`."""
+    checker, transform = ImageChecker(shared_folder("images"), "decode"), ImageTransform(SIZE, "pad")
+    outcomes = Counter[tuple[bool, bool]]()
+    for path in sorted(shared_folder("images/odd").rglob("*")):
+        if path.is_file():
+            passes, reads = True, True
+            try:
+                checker.check(str(path.relative_to(shared_folder("images"))))
+            except Rejected:
+                passes = False
+            try:
+                read_image(path, transform)
+            except ImageError:
+                reads = False
+            assert passes == reads, path
+            outcomes[passes, reads] += 1
+    assert outcomes[True, True] > 60
+    assert outcomes[False, False] > 10
+
+
+def test_postscript_is_not_handed_to_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "page.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was run"))
+    with pytest.raises(ImageError, match="it is PostScript"):
+        read_image(path, ImageTransform(SIZE, "square"))
 
 
 # One pixel more or less than the size, odd bars, very wide, very tall, enlarged, already of the size.

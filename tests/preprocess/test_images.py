@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ from conftest import ConfigMaker, needs_shared, shared_folder
 from PIL import Image
 
 from preprocess.config import ConfigError
-from preprocess.images import ImageChecker, require_image_dir
+from preprocess.images import LARGEST_FILE, ImageChecker, require_image_dir
 from preprocess.rejects import Reason, Rejected
 
 
@@ -75,6 +76,60 @@ def test_decode_finds_what_exists_does_not(image_dir: Path) -> None:
     for name in ("broken.jpg", "empty.jpg"):
         ImageChecker(image_dir, "exists").check(name)
         assert reason_of(ImageChecker(image_dir, "decode"), name) is Reason.IMAGE_UNREADABLE
+
+
+def many_scans(scans: int) -> bytes:
+    """A progressive JPEG whose last scan, 14 bytes, comes again and again."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (10, 200, 30)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def test_a_jpeg_of_endless_scans_is_rejected_by_their_number(image_dir: Path) -> None:
+    (image_dir / "most.jpg").write_bytes(many_scans(100))
+    (image_dir / "more.jpg").write_bytes(many_scans(101))
+    checker = ImageChecker(image_dir, "decode")
+    checker.check("most.jpg")
+    with pytest.raises(Rejected, match="has 101 scans, expected at most 100"):
+        checker.check("more.jpg")
+
+
+def test_what_looks_like_scans_inside_metadata_does_not_count(image_dir: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "JPEG", comment=b"\xff\xda" * 500)
+    (image_dir / "comment.jpg").write_bytes(buffer.getvalue() + b"\xff\xda\x00\x02" * 500)
+    ImageChecker(image_dir, "decode").check("comment.jpg")
+
+
+def test_a_file_larger_than_any_image_is_not_read(image_dir: Path) -> None:
+    with (image_dir / "a.png").open("r+b") as file:
+        file.truncate(LARGEST_FILE + 1)
+    with pytest.raises(Rejected, match=r"has 134,217,729 bytes, expected at most 134,217,728"):
+        ImageChecker(image_dir, "decode").check("a.png")
+
+
+def test_more_pixels_than_the_bound_are_rejected_before_decoding(image_dir: Path) -> None:
+    Image.new("1", (9460, 9459)).save(image_dir / "large.png")
+    with pytest.raises(Rejected, match=r"DecompressionBombWarning: Image size \(89482140 pixels\)"):
+        ImageChecker(image_dir, "decode").check("large.png")
+
+
+def test_a_format_that_runs_a_program_is_not_opened(image_dir: Path) -> None:
+    (image_dir / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with Image.open(image_dir / "page.png") as opened:
+        assert opened.format == "EPS", "Pillow would hand it to Ghostscript"
+    with pytest.raises(Rejected, match=r"cannot identify the format, expected JPEG, .* or AVIF"):
+        ImageChecker(image_dir, "decode").check("page.png")
+
+
+def test_of_an_animation_the_first_frame_alone_is_decoded(image_dir: Path) -> None:
+    frames = [Image.new("RGB", (50, 50), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(image_dir / "moves.gif", save_all=True, append_images=frames[1:])
+    data = (image_dir / "moves.gif").read_bytes()
+    (image_dir / "moves.gif").write_bytes(data[:-20])
+    ImageChecker(image_dir, "decode").check("moves.gif")
 
 
 def test_none_checks_the_path_alone(image_dir: Path) -> None:
