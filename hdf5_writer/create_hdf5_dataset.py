@@ -6,7 +6,7 @@ Imports of the project stand in functions, so that an interrupt is answered from
 from __future__ import annotations
 
 import argparse
-import importlib
+import contextlib
 import os
 import shlex
 import signal
@@ -177,8 +177,8 @@ def _run(options: argparse.Namespace, command: str) -> int:
     from hdf5_writer.progress import ConsoleProgress, summary_table
     from hdf5_writer.run import Part, create_dataset, create_part, culprit, finalize
 
-    # The report's libraries are slow to import, and this process waits for its workers anyway.
-    load_report = threading.Thread(target=importlib.import_module, args=("hdf5_writer.report",), daemon=True)
+    # The report's libraries are slow to import and at their first plot; this process waits for its workers anyway.
+    load_report = threading.Thread(target=_prepare_report, daemon=True)
     progress = ConsoleProgress(on_planned=load_report.start)
     try:
         if options.task_slice:
@@ -201,8 +201,18 @@ def _run(options: argparse.Namespace, command: str) -> int:
     if outcome.already_done:
         _say("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
     _say(summary_table(outcome.params, outcome.read, progress.seconds))
+    if load_report.is_alive():
+        load_report.join()
     _report(config.setup.output_dir, command, keep=outcome.already_done)
     return _judge(outcome.params["counts"], config.setup.max_reject_fraction, str(config.setup.output_dir))
+
+
+def _prepare_report() -> None:
+    # What fails here fails again, and is told, when the report is written.
+    with contextlib.suppress(Exception):
+        from hdf5_writer.report import warm_up
+
+        warm_up()
 
 
 def _report(output_dir: Path, command: str, *, keep: bool) -> None:

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import h5py
@@ -86,6 +87,19 @@ def write_report(layout: OutputLayout, command: str) -> Path:
     return layout.report
 
 
+def warm_up() -> None:
+    """Have the plotting library ready: its import and its first plot take longer than all others."""
+    _load_plots().histogram("warm-up", np.arange(3), "")
+
+
+def _load_plots() -> ModuleType:
+    # It takes half a second; and what it has to say about its own cache is nothing to the user.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from hdf5_writer import report_plots
+
+    return report_plots
+
+
 def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
     config, images, throughput = plan.config, ImageTally(), Throughput()
     length = config.processor.max_sequence_length
@@ -144,10 +158,7 @@ def _summaries(tallies: _Tallies) -> list[tuple[str, list[int]]]:
 
 
 def _plots(tallies: _Tallies) -> dict[str, Any]:
-    # It takes half a second; and what it has to say about its own cache is nothing to the user.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from hdf5_writer import report_plots as plots
-
+    plots = _load_plots()
     lengths = tallies.lengths
     other = [length for length in other_lengths(lengths) if length.fits]
     rows = int(lengths.used.sum()) or 1
@@ -181,8 +192,7 @@ def _images(params: dict[str, Any], image_dir: Path | None, tally: ImageTally) -
         "sample": sample,
     }
     if sample is not None and sample.sizes:
-        from hdf5_writer import report_plots as plots
-
+        plots = _load_plots()
         aspects = [width / height for width, height in sample.sizes]
         shown["sizes"] = plots.scatter("Image sizes", sample.sizes, "width in pixels")
         shown["aspects"] = plots.measurements("Aspect ratios", aspects, "width / height")
