@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 
-Sample = dict[str, Any]
-TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
+from loaders.samples import Sample, Samples
 
 
 class Batch(dict[str, torch.Tensor]):
@@ -56,21 +53,18 @@ class Collator:
             or what `trim_to` leaves; `has_image`: (B,) bool; and, where the dataset reads images, `image_data`:
             (B, 3, image_size, image_size).
         """
-        length = self._trimmed_length(samples)
-        batch = Batch()
-        for key in TEXT_KEYS:
-            rows = [sample[key][:length] for sample in samples]
-            batch[key] = torch.from_numpy(np.stack(rows, dtype=np.int32, casting="unsafe"))
+        rows = Samples.of(samples)
+        batch = Batch(rows.text.tensors(self._trimmed_length(rows)))
         if self._ignore_index is not None:
             batch["labels"].masked_fill_(batch["loss_mask"] == 0, self._ignore_index)
-        batch["has_image"] = torch.tensor([sample["has_image"] for sample in samples], dtype=torch.bool)
-        if "image_data" in samples[0]:
-            batch["image_data"] = torch.stack([sample["image_data"] for sample in samples])
-        batch.failed_images = sum(sample["image_failed"] for sample in samples)
+        batch["has_image"] = torch.from_numpy(rows.has_image)
+        if rows.images is not None:
+            batch["image_data"] = torch.stack(list(rows.images))
+        batch.failed_images = int(rows.image_failed.sum())
         return batch
 
-    def _trimmed_length(self, samples: Sequence[Sample]) -> int:
+    def _trimmed_length(self, rows: Samples) -> int:
         if self._trim_to is None:
             return self._length
-        longest: int = max(self._image_end, *(sample["used_length"] for sample in samples))
+        longest = max(self._image_end, int(rows.used_lengths.max()))
         return min(self._length, -(-longest // self._trim_to) * self._trim_to)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from loaders.batch_sampler import RankBatchSampler
-from loaders.collate import Batch, Sample
+from loaders.collate import Batch
 from loaders.data_dir import DataDirError
 from loaders.dataset import Folders, LlavaH5Dataset, OnImageError
 from loaders.global_batches import ConsecutiveBatches, GlobalBatches
@@ -21,6 +21,7 @@ from loaders.grouping import ModalityBatches
 from loaders.images import AspectRatio
 from loaders.mixture import MixtureOrder
 from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
+from loaders.samples import Sample
 from loaders.shard_reader import BLOCK_ROWS
 
 
@@ -187,6 +188,7 @@ def create_dataloader(
         on_image_error=on_image_error,
         # Grouped rows are drawn from a window of each modality.
         cache_blocks=shuffle_window * (len(mixture) if mixture is not None else 1) * (2 if group_by_modality else 1),
+        threads=1 if num_workers else min(4, len(os.sched_getaffinity(0))),
         open_files=open_files,
         verify=verify,
     )

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from loaders.collate import Collator, Sample
+from loaders.blocks import Block, gather
+from loaders.collate import Collator
 from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
 from loaders.images import AspectRatio, ImageError, ImageTransform, read_image
-from loaders.shard_reader import BLOCK_ROWS, Block, ShardReader
+from loaders.samples import Sample, Samples
+from loaders.shard_reader import BLOCK_ROWS, ShardReader
 
 OnImageError = Literal["raise", "blank"]
 Folders = str | Path | Sequence[str | Path]
@@ -43,6 +45,7 @@ class LlavaH5Dataset(Dataset[Sample]):
         on_image_error: OnImageError = "raise",
         cache_blocks: int = 32,
         open_files: int = 16,
+        threads: int = 1,
         verify: bool = False,
     ) -> None:
         """Check the folders; reads no rows.
@@ -55,6 +58,7 @@ class LlavaH5Dataset(Dataset[Sample]):
             on_image_error: "raise", or "blank": zeros, image slots masked, loss off, `has_image` False.
             cache_blocks: decoded blocks (of 64 rows) that are kept in each process.
             open_files: shard files kept open in each process.
+            threads: that decode the blocks of a batch; 1 for a dataset that several processes read.
             verify: compare the sha256 of each shard before a process first reads it.
 
         Raises:
@@ -79,7 +83,9 @@ class LlavaH5Dataset(Dataset[Sample]):
         self._dir_of_shard = [number for number, dir_ in enumerate(self.data_dirs) for _ in dir_.shards]
         self._shard_rows = [shard.rows for shard in shards]
         self._starts = np.concatenate(([0], np.cumsum(self._shard_rows, dtype=np.int64)))
-        self._reader = ShardReader(shards, cache_blocks=cache_blocks, open_files=open_files, verify=verify)
+        self._reader = ShardReader(
+            shards, cache_blocks=cache_blocks, open_files=open_files, threads=threads, verify=verify
+        )
         self._modality_lengths: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
@@ -90,7 +96,7 @@ class LlavaH5Dataset(Dataset[Sample]):
         """One sample; `~row` (a negative number) gives it with its loss off."""
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
+    def __getitems__(self, rows: Sequence[int]) -> Samples:
         """Several samples, each block of the shards read once.
 
         Raises:
@@ -103,14 +109,25 @@ class LlavaH5Dataset(Dataset[Sample]):
         if numbers.size and int(numbers.max()) >= len(self):
             raise IndexError(f"row {numbers.max()} is asked for, but there are {len(self)} rows")
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
-        blocks, places = np.divmod(numbers - self._starts[shards], BLOCK_ROWS)
-        samples: list[Sample | None] = [None] * len(rows)
-        # Rows of one block together: it is looked up, and perhaps read, once.
-        for i in np.lexsort((blocks, shards)).tolist():
-            shard, block_number, place = int(shards[i]), int(blocks[i]), int(places[i])
-            block = self._reader.block(shard, block_number)
-            samples[i] = self._sample(block, shard, block_number * BLOCK_ROWS + place, place, loss_off=rows[i] < 0)
-        return samples  # type: ignore[return-value]
+        numbers -= self._starts[shards]
+        blocks, places = np.divmod(numbers, BLOCK_ROWS)
+        keys = list(zip(shards.tolist(), blocks.tolist(), strict=True))
+        found = self._reader.blocks(sorted(set(keys)))
+        text = gather([found[key] for key in keys], places.tolist())
+        has_image, loss_off = text.modality_lengths > 0, np.asarray(rows) < 0
+        slots = self._image_slots
+        used_lengths = np.where(has_image, text.modality_lengths, slots.stop - slots.start - text.modality_lengths)
+        failed = np.zeros(len(rows), dtype=bool)
+        images: list[torch.Tensor] | None = None
+        if self._image_dirs is not None:
+            images = []
+            for i, ((shard, _), row) in enumerate(zip(keys, numbers.tolist(), strict=True)):
+                image = self._image(text, shard, row, i) if has_image[i] else None
+                failed[i] = has_image[i] and image is None
+                images.append(self._transform.blank() if image is None else image)
+            text.key_padding_mask[failed, slots] = 1
+        text.loss_mask[loss_off | failed] = 0
+        return Samples(text, has_image & ~failed, failed, used_lengths, images)
 
     @property
     def modality_lengths(self) -> npt.NDArray[np.int32]:
@@ -151,30 +168,6 @@ class LlavaH5Dataset(Dataset[Sample]):
         file = int(self._reader.column(shard, "source_file", row, row + 1)[0])
         line = int(self._reader.column(shard, "source_line", row, row + 1)[0])
         return self.data_dirs[self._dir_of_shard[shard]].inputs[file], line
-
-    def _sample(self, block: Block, shard: int, row: int, place: int, *, loss_off: bool) -> Sample:
-        length = int(block.modality_lengths[place])
-        has_image = length > 0
-        slots = self._image_slots
-        sample: Sample = {
-            "text_input_ids": block.text_input_ids[place],
-            "labels": block.labels[place],
-            "loss_mask": block.loss_mask[place],
-            "key_padding_mask": block.key_padding_mask[place],
-            "has_image": has_image,
-            "used_length": length if has_image else slots.stop - slots.start - length,
-            "image_failed": False,
-        }
-        if self._image_dirs is not None:
-            image = self._image(block, shard, row, place) if has_image else None
-            if has_image and image is None:
-                sample["key_padding_mask"] = sample["key_padding_mask"].copy()
-                sample["key_padding_mask"][slots] = 1
-                sample["has_image"], sample["image_failed"], loss_off = False, True, True
-            sample["image_data"] = self._transform.blank() if image is None else image
-        if loss_off:
-            sample["loss_mask"] = np.zeros_like(sample["loss_mask"])
-        return sample
 
     def _image(self, block: Block, shard: int, row: int, place: int) -> torch.Tensor | None:
         """The image of a row; None where it fails and failures are left blank."""

@@ -1,9 +1,9 @@
 """Shards → decoded blocks of rows.
 
 HDF5 is asked once per shard and process: where does each chunk lie in the file. From then on a block is one plain
-read, one inflate (ISA-L, which checks the Adler-32 at the end of each stream, as HDF5 would) and one unshuffle for
-each dataset. So no HDF5 handle stays open or is inherited by a forked worker, and a few file descriptors are enough
-for any number of shards.
+read and one inflate (ISA-L, which checks the Adler-32 at the end of each stream, as HDF5 would) for each dataset. So
+no HDF5 handle stays open or is inherited by a forked worker, and a few file descriptors are enough for any number of
+shards.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 from isal import isal_zlib
 
 from hdf5_writer.schema import DATASETS, check_version
+from loaders.blocks import FEWEST_ID_BYTES, ID_KEYS, TEXT_KEYS, Array, Block, make_block
 from loaders.data_dir import Shard
 
 # Decoded chunks of narrow columns that are kept; each holds some thousand rows.
 _NARROW_CHUNKS = 64
 BLOCK_ROWS = DATASETS["labels"].rows_per_chunk
-_WIDE = [name for name, spec in DATASETS.items() if spec.row == "positions"]
 
-Array = npt.NDArray[Any]
 _InflateError = cast(type[Exception], isal_zlib.error)
 
 
@@ -38,40 +37,40 @@ class ShardError(ValueError):
     """A shard is not what was written."""
 
 
-class Block(NamedTuple):
-    """The rows of one chunk, read-only: n of them, fewer than a chunk at the end of a shard.
-
-    Attributes:
-        text_input_ids, labels: (n, max_sequence_length) int32.
-        loss_mask, key_padding_mask: (n, max_sequence_length) uint8.
-        modality_lengths: (n,) int32.
-        image_paths: (n,) bytes, empty for a text-only row.
-    """
-
-    text_input_ids: Array
-    labels: Array
-    loss_mask: Array
-    key_padding_mask: Array
-    modality_lengths: Array
-    image_paths: Array
-
-
 class ShardReader:
     """Reads blocks of many shards; keeps the blocks used last and a few open files."""
 
     def __init__(
-        self, shards: Sequence[Shard], *, cache_blocks: int = 32, open_files: int = 16, verify: bool = False
+        self,
+        shards: Sequence[Shard],
+        *,
+        cache_blocks: int = 32,
+        open_files: int = 16,
+        threads: int = 1,
+        verify: bool = False,
     ) -> None:
-        """`verify`: compare the sha256 of a shard with `data_params.json` before this process first reads it."""
+        """Set up; opens nothing.
+
+        Args:
+            shards: those that blocks are read of.
+            cache_blocks: blocks that are kept.
+            open_files: files that are kept open.
+            threads: that read the blocks of one call; inflating leaves Python's lock to others.
+            verify: compare the sha256 of a shard with `data_params.json` before this process first reads it.
+        """
         self._shards = list(shards)
         self._cache_blocks = cache_blocks
         self._open_files = open_files
+        self._threads = threads
         self._verify = verify
         self._forget()
 
     def _forget(self) -> None:
-        # One reader at a time: a file closed by one thread can be another file to the next.
+        self._process = os.getpid()
+        # For what is kept below, and for reading: a file closed by one thread can be another file to the next.
+        # Decoding goes on outside of it.
         self._lock = threading.RLock()
+        self._executor: ThreadPoolExecutor | None = None
         self._files: OrderedDict[int, int] = OrderedDict()
         self._chunks: dict[int, dict[str, _Chunks]] = {}
         self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
@@ -79,7 +78,7 @@ class ShardReader:
 
     def __getstate__(self) -> dict[str, Any]:
         # File descriptors mean nothing in a spawned process, and caches would be copied.
-        left_out = ("_lock", "_files", "_chunks", "_blocks", "_narrow")
+        left_out = ("_process", "_lock", "_executor", "_files", "_chunks", "_blocks", "_narrow")
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -92,34 +91,64 @@ class ShardReader:
                 os.close(file)
 
     def block(self, shard: int, number: int) -> Block:
-        """Rows `number * BLOCK_ROWS` and on of a shard.
+        """Rows `number * BLOCK_ROWS` and on of a shard; see `blocks`."""
+        return self.blocks([(shard, number)])[shard, number]
+
+    def blocks(self, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Block]:
+        """Several blocks, each by its shard and its number in the shard.
 
         Raises:
-            ShardError: the shard is not what was written.
+            ShardError: a shard is not what was written.
             OSError: it cannot be read.
         """
+        self._after_fork()
+        found: dict[tuple[int, int], Block] = {}
+        missing: list[tuple[int, int]] = []
         with self._lock:
-            key = (shard, number)
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-            else:
-                self._blocks[key] = self._read_block(shard, number)
-                if len(self._blocks) > self._cache_blocks:
+            for key in wanted:
+                block = self._blocks.get(key)
+                if block is None:
+                    missing.append(key)
+                else:
+                    self._blocks.move_to_end(key)
+                    found[key] = block
+        if missing:
+            read = self._pool().map if self._threads > 1 and len(missing) > 1 else map
+            found.update(zip(missing, read(self._read_block, missing), strict=True))
+            with self._lock:
+                for key in missing:
+                    self._blocks[key] = found[key]
+                while len(self._blocks) > self._cache_blocks:
                     self._blocks.popitem(last=False)
-            return self._blocks[key]
+        return found
 
-    def _read_block(self, shard: int, number: int) -> Block:
+    def _after_fork(self) -> None:
+        """A fork copies the lock, perhaps held, and not the threads: begin anew."""
+        if self._process != os.getpid():
+            self.__del__()
+            self._forget()
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="shard-reader")
+            return self._executor
+
+    def _read_block(self, key: tuple[int, int]) -> Block:
+        shard, number = key
         start = number * BLOCK_ROWS
         stop = min(start + BLOCK_ROWS, self._shards[shard].rows)
-        return Block(
-            **{name: self._read_chunk(shard, name, number)[: stop - start] for name in _WIDE},
-            modality_lengths=self.column(shard, "modality_lengths", start, stop),
-            image_paths=self.column(shard, "image_paths", start, stop)[:, 0],
+        narrow = (
+            self.column(shard, "modality_lengths", start, stop),
+            self.column(shard, "image_paths", start, stop)[:, 0],
         )
+        wide = {name: self._read_chunk(shard, name, number, _Chunks.planes) for name in TEXT_KEYS}
+        return make_block(**{name: planes[..., : stop - start, :] for name, planes in wide.items()}, narrow=narrow)
 
     def column(self, shard: int, name: str, start: int, stop: int) -> Array:
         """Rows of a narrow dataset (`image_paths`, `modality_lengths`, `source_file`, `source_line`)."""
         parts = []
+        self._after_fork()
         with self._lock:
             rows = self._index(shard)[name].rows
             while start < stop:
@@ -136,16 +165,17 @@ class ShardReader:
         if key in self._narrow:
             self._narrow.move_to_end(key)
         else:
-            self._narrow[key] = self._read_chunk(shard, name, number)
+            self._narrow[key] = self._read_chunk(shard, name, number, _Chunks.decode)
             if len(self._narrow) > _NARROW_CHUNKS:
                 self._narrow.popitem(last=False)
         return self._narrow[key]
 
-    def _read_chunk(self, shard: int, name: str, number: int) -> Array:
-        chunks = self._index(shard)[name]
-        data = os.pread(self._file(shard), chunks.sizes[number], chunks.offsets[number])
+    def _read_chunk(self, shard: int, name: str, number: int, decode: Callable[[_Chunks, bytes], Array]) -> Array:
+        with self._lock:
+            chunks = self._index(shard)[name]
+            data = os.pread(self._file(shard), chunks.sizes[number], chunks.offsets[number])
         try:
-            return chunks.decode(data)
+            return decode(chunks, data)
         except (_InflateError, ValueError) as error:
             start = number * chunks.rows
             raise ShardError(
@@ -185,58 +215,74 @@ class ShardReader:
 
 @dataclass(frozen=True)
 class _Chunks:
-    """Where the chunks of one dataset lie, and how they are stored."""
+    """Where the chunks of one dataset lie, and how they are stored.
+
+    Attributes:
+        used_bytes: of each item, from the lowest, those that are not zero in a sound shard. Zeros are not inflated
+            then: the Adler-32 of the stream says that they are there. It takes half of the time.
+    """
 
     rows: int
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    used_bytes: int
     offsets: list[int]
     sizes: list[int]
 
+    def planes(self, data: bytes) -> Array:
+        """Inflate a chunk: (bytes of an item, rows, *row_shape) uint8, the lowest bytes of all items first, as stored.
+
+        Of ids it leaves out the upper bytes, where they are zeros; items of one byte are (rows, *row_shape).
+        """
+        plane = self.rows * int(np.prod(self.row_shape, dtype=np.int64))
+        width, shape = self.dtype.itemsize, (self.rows, *self.row_shape)
+        if self.used_bytes < width:
+            size = self.used_bytes * plane
+            raw = isal_zlib.decompressobj().decompress(data, size)
+            if len(raw) == size and _adler32_with_zeros(raw, (width - self.used_bytes) * plane) == data[-4:]:
+                return np.frombuffer(raw, dtype=np.uint8).reshape(self.used_bytes, *shape)
+        raw = isal_zlib.decompress(data, bufsize=width * plane)
+        if len(raw) != width * plane:
+            raise ValueError(f"{len(raw)} bytes, expected {width * plane}")
+        return np.frombuffer(raw, dtype=np.uint8).reshape(*((width,) if width > 1 else ()), *shape)
+
     def decode(self, data: bytes) -> Array:
-        """Inflate and unshuffle a chunk: (rows, *row_shape)."""
-        items = self.rows * int(np.prod(self.row_shape, dtype=np.int64))
-        width = self.dtype.itemsize
-        raw = isal_zlib.decompress(data, bufsize=items * width)
-        if len(raw) != items * width:
-            raise ValueError(f"{len(raw)} bytes, expected {items * width}")
-        array: Array
-        if width == 1:
-            array = np.frombuffer(raw, dtype=self.dtype)
-        else:
-            # The filter stores the first bytes of all items, then the second bytes, …
-            planes = np.frombuffer(raw, dtype=np.uint8).reshape(width, items)
-            if self.dtype == np.dtype("<i4") and not planes[2:].any():
-                # Ids below 65,536, as those of most vocabularies are: half the bytes need not be moved.
-                small = np.empty((items, 2), dtype=np.uint8)
-                small[:, 0], small[:, 1] = planes[0], planes[1]
-                array = small.view("<u2").astype("<i4")
-            else:
-                joined = np.empty((items, width), dtype=np.uint8)
-                for byte in range(width):
-                    joined[:, byte] = planes[byte]
-                array = joined.view(self.dtype)
-        array = array.reshape(self.rows, *self.row_shape)
+        """Inflate and unshuffle a chunk: (rows, *row_shape), read-only."""
+        array = self.planes(data)
+        if self.dtype.itemsize > 1:
+            array = np.ascontiguousarray(np.moveaxis(array, 0, -1))
+        array = array.view(self.dtype).reshape(self.rows, *self.row_shape)
         array.setflags(write=False)  # cached: a caller who writes into it would change later batches
         return array
+
+
+def _adler32_with_zeros(data: bytes, zeros: int) -> bytes:
+    """The Adler-32 of data and so many zeros behind it, as the end of a zlib stream has it (RFC 1950)."""
+    checksum = isal_zlib.adler32(data)
+    low = checksum & 0xFFFF
+    return (((checksum >> 16) + zeros * low) % 65521 << 16 | low).to_bytes(4, "big")
 
 
 def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
     # Not by its path: HDF5 would lock it, or refuse it where someone in this process looks at it with h5py.
     with open(shard.path, "rb") as raw, h5py.File(raw, "r") as file:
         check_version(file.attrs.get("schema_version"), shard.path)
-        return {name: _chunks_of(file[name], name, shard.rows) for name in DATASETS}
+        id_bytes = max(FEWEST_ID_BYTES, (int(file.attrs["vocab_size"]) - 1).bit_length() + 7 >> 3)
+        return {
+            name: _chunks_of(file[name], name, shard.rows, id_bytes if name in ID_KEYS else None) for name in DATASETS
+        }
 
 
-def _chunks_of(dataset: h5py.Dataset, name: str, rows: int) -> _Chunks:
+def _chunks_of(dataset: h5py.Dataset, name: str, rows: int, used_bytes: int | None) -> _Chunks:
     if dataset.shape[0] != rows:
         raise ValueError(f"{name} has {dataset.shape[0]} rows, expected {rows}")
     row_shape, dtype = tuple(dataset.shape[1:]), dataset.dtype
     expected = DATASETS[name]
     if expected.dtype != "path" and dtype != np.dtype(expected.dtype):
         raise ValueError(f"{name} has dtype {dtype}, expected {expected.dtype}")
+    used_bytes = used_bytes or dtype.itemsize
     if not rows:
-        return _Chunks(1, row_shape, dtype, [], [])
+        return _Chunks(1, row_shape, dtype, used_bytes, [], [])
     chunk_rows = min(expected.rows_per_chunk, rows)
     stored = (dataset.chunks, dataset.compression, dataset.shuffle)
     if stored != ((chunk_rows, *row_shape), "gzip", dtype.itemsize > 1):
@@ -253,7 +299,7 @@ def _chunks_of(dataset: h5py.Dataset, name: str, rows: int) -> _Chunks:
     dataset.id.chunk_iter(note)
     if min(offsets) < 0:
         raise ValueError(f"chunk {offsets.index(-1)} of {name} is absent or not compressed")
-    return _Chunks(chunk_rows, row_shape, dtype, offsets, sizes)
+    return _Chunks(chunk_rows, row_shape, dtype, used_bytes, offsets, sizes)
 
 
 def _check_sha256(shard: Shard) -> None:

@@ -20,6 +20,7 @@ from conftest import CHECKOUT, turn_pair
 from written import Written, first, read_written, records_of, second, write_dataset
 
 from loaders import DataDirError, LlavaH5Dataset, ShardError, create_dataloader
+from loaders.blocks import gather, make_block
 from loaders.data_dir import read_data_dir
 from loaders.shard_reader import BLOCK_ROWS, ShardReader
 
@@ -76,7 +77,18 @@ def test_ids_beyond_two_bytes(tmp_path: Path) -> None:
         array[0, 0] = value
         from hdf5_writer.shard import compress_chunk
 
-        assert np.array_equal(chunks.decode(compress_chunk(array)), array)
+        planes = chunks.planes(compress_chunk(array))
+        assert len(planes) == (2 if value == 65_535 else 4)
+        masks = np.zeros(array.shape, np.uint8)
+        small = np.zeros((2, *array.shape), np.uint8)
+        narrow = (np.ones(len(array), np.int32), np.zeros(len(array), bytes))
+        block = make_block(planes, small, masks, masks, narrow=narrow)
+        assert np.array_equal(block.text_input_ids, array)
+        assert not block.labels.any()
+        other = make_block(small, small, masks + 1, masks, narrow=narrow)
+        mixed = gather([other, block], [1, 0]).tensors()
+        assert mixed["text_input_ids"].tolist() == [[0] * 256, array[0].tolist()]
+        assert mixed["loss_mask"].float().mean() == 0.5
 
 
 def test_a_block_cannot_be_changed_by_who_reads_it() -> None:
