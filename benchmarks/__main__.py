@@ -1,0 +1,127 @@
+"""Everything that is measured, in one run: ratios within it, on the machine at hand.
+
+    python -m benchmarks                                   # all tables, under 10 minutes on 2 cores
+    python -m benchmarks --tokenizer DIR --json out.json   # another tokenizer; the figures for programs
+    python -m benchmarks --quick                           # under a minute; exit 1 when a ratio is under its bound
+
+Needs `pip install 'llava-hdf5[bench]'`. Records, rows and pictures are made up on the spot, in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks import growth, loading, preprocessing
+from benchmarks.measure import ROOT, Section
+
+PARTS = ("preprocessing", "loading", "growth")
+BOUNDS = Path(__file__).with_name("bounds.json")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=ROOT / "configs" / "quickstart" / "tokenizer",
+        help="a folder with a tokenizer.json of the Llama layout; the default is the small one that is embedded",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each contestant, whose median counts")
+    parser.add_argument("--only", choices=PARTS, action="append", help="only this part (may be given several times)")
+    parser.add_argument("--quick", action="store_true", help="a few ratios against the bounds of bounds.json")
+    options = parser.parse_args()
+    if not (options.tokenizer / "tokenizer.json").is_file():
+        parser.error(f"--tokenizer {options.tokenizer}: there is no tokenizer.json in it")
+    began = perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        found = (quick if options.quick else full)(Path(folder), options)
+    found["seconds"] = perf_counter() - began
+    note(f"{found['seconds']:.0f} s in all")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return judge(found["ratios"]) if options.quick else 0
+
+
+def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Print all tables as they come; everything for --json."""
+    parts = options.only or PARTS
+    found: dict[str, Any] = {**machine(options.tokenizer), "sections": [], "ratios": {}}
+    print(headline(found), flush=True)
+    sections: list[Section] = []
+    if "preprocessing" in parts:
+        sections += show(preprocessing.run(folder, options.tokenizer, options.repeats, note))
+    if "loading" in parts:
+        sections += show(loading.run(folder, options.repeats, False, note))
+    for section in sections:
+        found["sections"].append(section.to_json())
+        found["ratios"] |= section.ratios
+    if "growth" in parts:
+        grown = growth.grow(folder, options.tokenizer, note)
+        print(f"\n## Cost as work grows: phase 2, {growth.PROCESSES} processes\n\n{growth.growth_table(grown)}")
+        print(f"\n## Where the time of a worker goes\n\n{growth.stage_table(grown[-1])}", flush=True)
+        found["growth"] = growth.growth_json(grown)
+        found["ratios"] |= growth.growth_ratios(grown)
+    print("\n## Ratios\n\n| | |\n|---|---:|")
+    for name, ratio in found["ratios"].items():
+        print(f"| {name} | {ratio:.2f} |")
+    return found
+
+
+def quick(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The ratios that a change of the code must not halve."""
+    sections = preprocessing.run_quick(folder, options.tokenizer, note) + loading.run(folder, 1, True, note)
+    ratios = {name: ratio for section in sections for name, ratio in section.ratios.items()}
+    return {**machine(options.tokenizer), "sections": [s.to_json() for s in sections], "ratios": ratios}
+
+
+def judge(ratios: dict[str, float]) -> int:
+    """Compare with the bounds; the exit code."""
+    bounds: dict[str, float] = json.loads(BOUNDS.read_text())
+    low = 0
+    print("| | ratio | at least |\n|---|---:|---:|")
+    for name, bound in bounds.items():
+        verdict = "" if ratios[name] >= bound else " **too low**"
+        low += bool(verdict)
+        print(f"| {name} | {ratios[name]:.2f} | {bound:.2f}{verdict} |")
+    return 1 if low else 0
+
+
+def show(sections: list[Section]) -> list[Section]:
+    for section in sections:
+        print(f"\n{section.to_markdown()}", flush=True)
+    return sections
+
+
+def machine(tokenizer: Path) -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+        "python": platform.python_version(),
+        "tokenizer": tokenizer.name,
+    }
+
+
+def headline(found: dict[str, Any]) -> str:
+    return (
+        f"{found['cores']} cores, {found['memory_bytes'] / 2**30:.0f} GiB, Python {found['python']}, "
+        f"tokenizer `{found['tokenizer']}`; rows/s are of the median run, memory is that of the largest process"
+    )
+
+
+def note(text: str) -> None:
+    """What is being done, for those who wait."""
+    print(f"# {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What more records cost, and where the time of one worker goes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.generate import phase_2_records, write_records
+from benchmarks.measure import Contestant, Measured, run_once
+from benchmarks.preprocessing import command
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.report_throughput import STAGES
+from preprocess.tokenizer import load_tokenizer
+
+COUNTS = (10_000, 100_000, 1_000_000)
+PROCESSES = 2
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The whole command on so many records.
+
+    Attributes:
+        seconds: from start to end.
+        start_seconds: until the first task begins: libraries, plan, tokenizer.
+        peak_bytes: the largest resident set of one of its processes.
+        again_seconds: the same command again, when all is done.
+        stages: microseconds a record of each stage, over all workers.
+    """
+
+    records: int
+    seconds: float
+    start_seconds: float
+    peak_bytes: int
+    again_seconds: float
+    stages: dict[str, float]
+
+
+def grow(folder: Path, tokenizer: Path, note: Callable[[str], None], counts: tuple[int, ...] = COUNTS) -> list[Grown]:
+    """Phase 2 with two processes, ten times the records each time."""
+    loaded = load_tokenizer(str(tokenizer))
+    grown = []
+    for count in counts:
+        data = write_records(folder / f"{count}.jsonl", phase_2_records(loaded, count))
+        out = folder / "grown"
+        note(f"{count:,} records")
+        began = time.time()
+        first = run(count, command(tokenizer, data, out, 2, PROCESSES), out)
+        receipts = list(read_receipts(out))
+        again = run(count, command(tokenizer, data, out, 2, PROCESSES), None)
+        grown.append(
+            Grown(
+                records=count,
+                seconds=first.seconds[0],
+                start_seconds=min(receipt["report"]["began"] for receipt in receipts) - began,
+                peak_bytes=first.peak_bytes,
+                again_seconds=again.seconds[0],
+                stages=stages_of(receipts),
+            )
+        )
+        shutil.rmtree(out)
+        data.unlink()
+    return grown
+
+
+def run(count: int, arguments: list[str], out: Path | None) -> Measured:
+    result = Measured("", count, "")
+    run_once(Contestant("ours", arguments, count, out=out), result)
+    return result
+
+
+def read_receipts(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted(OutputLayout(out).receipts.iterdir())]
+
+
+def stages_of(receipts: list[dict[str, Any]]) -> dict[str, float]:
+    """Microseconds a record of each stage."""
+    seconds: Counter[str] = Counter()
+    for receipt in receipts:
+        seconds.update(receipt["report"]["stages"])
+    records = sum(receipt["read"] for receipt in receipts)
+    return {stage: seconds[stage] / records * 1e6 for stage in STAGES}
+
+
+def growth_table(grown: list[Grown]) -> str:
+    """Markdown."""
+    lines = [
+        "| records | whole command | a record | until the first task | peak memory of a process | again, all done |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in grown:
+        lines.append(
+            f"| {row.records:,} | {row.seconds:.1f} s | {row.seconds / row.records * 1e6:.0f} µs "
+            f"| {row.start_seconds:.2f} s | {row.peak_bytes / 2**20:.0f} MB | {row.again_seconds:.2f} s |"
+        )
+    return "\n".join(lines)
+
+
+def stage_table(row: Grown) -> str:
+    """Markdown: where the time of a worker goes."""
+    total = sum(row.stages.values())
+    lines = ["| stage | µs a record | share |", "|---|---:|---:|"]
+    lines += [f"| {STAGES[stage]} | {spent:.1f} | {spent / total:.0%} |" for stage, spent in row.stages.items()]
+    return "\n".join([*lines, f"| all | {total:.1f} | |"])
+
+
+def growth_json(grown: list[Grown]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in grown]
+
+
+def growth_ratios(grown: list[Grown]) -> dict[str, float]:
+    """How little the largest costs beside the smallest."""
+    first, last = grown[0], grown[-1]
+    return {
+        f"peak memory, {first.records:,} against {last.records:,} records": first.peak_bytes / last.peak_bytes,
+    }

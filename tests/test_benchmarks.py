@@ -1,0 +1,112 @@
+"""The stand-ins of the benchmark do the work they are measured for, and its guard judges."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from conftest import QUICKSTART
+
+from benchmarks import measure, preprocessing, stand_ins
+from benchmarks.generate import phase_1_records, phase_2_records, write_records
+from preprocess.tokenizer import load_tokenizer
+
+TOKENIZER = QUICKSTART / "tokenizer"
+
+
+@pytest.fixture(params=[1, 2])
+def phase(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
+
+
+def options_for(tmp_path: Path, phase: int, count: int = 40) -> argparse.Namespace:
+    records = phase_1_records if phase == 1 else phase_2_records
+    data = write_records(tmp_path / "a.jsonl", records(load_tokenizer(str(TOKENIZER)), count))
+    return argparse.Namespace(data=data, tokenizer=TOKENIZER, out=tmp_path / "out", processes=1, plain=phase == 1)
+
+
+def ours(tmp_path: Path, data: Path, phase: int) -> h5py.File:
+    contestant = measure.Contestant("ours", preprocessing.command(TOKENIZER, data, tmp_path / "ours", phase, 1), 40)
+    measure.run_once(contestant, measure.Measured("ours", 40, ""))
+    (shard,) = (tmp_path / "ours").glob("*.h5")
+    return h5py.File(shard)
+
+
+def test_the_h5py_stand_in_makes_rows_like_ours(tmp_path: Path, phase: int) -> None:
+    options = options_for(tmp_path, phase)
+    assert stand_ins.h5py_gzip(options) > 0
+    (file,) = options.out.glob("*.h5")
+    with h5py.File(file) as theirs, ours(tmp_path, options.data, phase) as mine:
+        order = np.argsort(mine["source_line"][:])
+        for name in ("text_input_ids", "labels", "loss_mask", "key_padding_mask"):
+            assert theirs[name].shape == mine[name].shape
+        # They tokenize turn by turn, so some ids more or less.
+        for name, most in (("key_padding_mask", 16), ("loss_mask", 8)):
+            difference = theirs[name][:].sum(axis=1) - mine[name][:][order].sum(axis=1, dtype=np.int64)
+            assert np.abs(difference).max() <= most, name
+        supervised = theirs["labels"][:][theirs["loss_mask"][:] == 1]
+        assert np.intersect1d(supervised, mine["labels"][:][mine["loss_mask"][:] == 1]).size > 40
+        assert theirs["image_paths"][:].tolist() == mine["image_paths"][:][order].tolist()
+
+
+def test_the_on_the_fly_stand_in_calls_the_tokenizer_for_every_round_again(
+    tmp_path: Path, phase: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = stand_ins.tokenize_around_image
+
+    def counted(text: str, tokenizer: Any) -> list[int]:
+        calls.append(text)
+        return real(text, tokenizer)
+
+    monkeypatch.setattr(stand_ins, "tokenize_around_image", counted)
+    assert stand_ins.on_the_fly(options_for(tmp_path, phase)) > 0
+    assert len(calls) == 40 * (2 if phase == 1 else 1 + 2 * 4)
+
+
+def test_the_batch_call_sees_every_text(tmp_path: Path, phase: int) -> None:
+    options = options_for(tmp_path, phase)
+    assert stand_ins.batch_call(options) > 0
+    assert stand_ins.batch_call_fast(options) > 0
+
+
+def test_masked_turns_supervise_the_answers(tmp_path: Path) -> None:
+    record = next(stand_ins.read_lines(options_for(tmp_path, 2).data))
+    tokenizer = stand_ins.load_fast_tokenizer(TOKENIZER)
+    batch = stand_ins.MaskedTurns(tokenizer, plain=False)({"conversations": [record["conversations"]]})
+    kept = [id_ for id_ in batch["labels"][0] if id_ != stand_ins.IGNORE]
+    assert (
+        tokenizer.decode(kept).split()
+        == " ".join(f"{turn['value']}</s>" for turn in record["conversations"][1::2])
+        .replace("</s> ", "</s>")
+        .replace("</s>", "</s> ")
+        .split()
+    )
+
+
+def test_generated_records_are_the_same_everywhere() -> None:
+    tokenizer = load_tokenizer(str(TOKENIZER))
+    for records in (phase_1_records, phase_2_records):
+        assert list(records(tokenizer, 5)) == list(records(tokenizer, 9))[:5]
+        assert len({json.dumps(record["conversations"]) for record in records(tokenizer, 200)}) == 200
+
+
+def test_a_contestant_that_fails_says_what_it_printed() -> None:
+    contestant = measure.Contestant("broken", ["-c", "raise SystemExit('no such thing')"], 1)
+    with pytest.raises(RuntimeError, match="broken ended with 1:\nno such thing"):
+        measure.in_turn([contestant], 1, lambda _: None)
+
+
+def test_the_table_compares_with_ours() -> None:
+    mine = measure.Measured("ours", 100, "", [1.0, 2.0, 4.0], 2**20, 700)
+    theirs = measure.Measured("theirs", 100, "labels", [8.0], 2**21)
+    assert measure.table([mine, theirs], "ours").splitlines()[2:] == [
+        "| ours | 50 | 1 | 1 MB | 7 | – |",
+        "| theirs | 12 | 4.00× | 2 MB | – | labels |",
+    ]
