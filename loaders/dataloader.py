@@ -151,7 +151,7 @@ def create_dataloader(
         shuffle: mix rows, anew in every epoch; otherwise they come as they are stored.
         shuffle_seed: names the order.
         shuffle_window: blocks of 64 rows that are mixed with each other, and kept decoded in each process
-            (640 bytes for each row and 64 positions).
+            (384 bytes for each row and 64 positions).
         drop_last: leave out the rows at the end of an epoch that do not fill a global batch. False fills it up with
             rows of the same batch whose `loss_mask` is 0, so that every row counts once.
         group_by_modality: global batches are all-image or all-text, of like lengths.

@@ -1,0 +1,142 @@
+"""Loading rows of 2,048 positions, without images and with photos, beside four other loaders and Pillow alone.
+
+All read the same rows, written once by our own command and stored for each loader as its documentation has it
+(`loading_peers.py`), shuffled, in batches of 16. Each runs in a process of its own, in turn, under one rule
+(`loading_epochs.py`): a whole epoch to warm up, in which all rows are checked against what h5py reads, then whole
+epochs until a second is over. The files stay in the page cache: what is compared is the cost of decoding, not that of
+a disk.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.loading_data import expected, write_dataset
+from benchmarks.loading_epochs import LIMIT, OURS
+from benchmarks.loading_peers import BATCH, PEERS
+from benchmarks.measure import ROOT, Contestant, Measured, Section, in_turn, size
+
+Note = Callable[[str], None]
+_ROWS, _PHOTOS = 400 * BATCH, 4 * BATCH
+_QUICK_ROWS, _QUICK_PHOTOS = 128 * BATCH, 2 * BATCH
+_QUICK_PEERS = ("Hugging Face datasets",)
+
+
+def run(folder: Path, repeats: int, quick: bool, note: Note) -> list[Section]:
+    """All tables of loading; `quick` has the cheapest peer and the limit only.
+
+    Raises:
+        RuntimeError: a loader failed, or gave other rows than are stored.
+    """
+    text, images = folder / "text", folder / "images"
+    rows, photos = (_QUICK_ROWS, _QUICK_PHOTOS) if quick else (_ROWS, _PHOTOS)
+    note("making the rows to load")
+    write_dataset(text, rows, with_images=False)
+    write_dataset(images, photos, with_images=True)
+    peers = _QUICK_PEERS if quick else tuple(PEERS)
+    store([(name, data) for data in ((text,) if quick else (text, images)) for name in peers], note)
+    sections = [text_section(text, rows, peers, () if quick else (1, 2), repeats, note)]
+    for pixels in ("square",) if quick else ("square", "pad"):
+        sections.append(image_section(images, photos, pixels, (1,) if quick else (1, 2), repeats, note))
+    if not quick:
+        sections.append(image_peers_section(images, photos, note))
+    return sections
+
+
+def store(wanted: Sequence[tuple[str, Path]], note: Note) -> None:
+    """Write the rows of folders as peers have them, two at a time."""
+
+    def write(name: str, folder: Path) -> None:
+        note(f"storing {folder.name} for {name}")
+        command = [sys.executable, *epochs(name, folder), "--write"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{name} could not store its rows:\n{(done.stdout + done.stderr)[-2000:]}")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, *zip(*wanted, strict=True)))
+
+
+def text_section(
+    folder: Path, rows: int, peers: Sequence[str], workers: Sequence[int], repeats: int, note: Note
+) -> Section:
+    """Without images."""
+    ours = "ours, one process"
+    contestants = [Contestant(ours, epochs(OURS, folder), rows)]
+    contestants += [Contestant(name, epochs(name, folder), rows, PEERS[name].leaves_out) for name in peers]
+    contestants += [
+        Contestant(f"ours, {number} worker{'s' * (number > 1)}", epochs(OURS, folder, workers=number), rows)
+        for number in workers
+    ]
+    measured = checked(in_turn(contestants, repeats, note), expected(folder))
+    for result, name in zip(measured, (OURS, *peers), strict=False):
+        result.out_bytes = size(folder / PEERS[name].folder if name in PEERS else folder / OURS)
+    best = max((result for result in measured if result.name in peers), key=lambda result: result.rate)
+    title = f"Loading without images: {rows:,} rows, shuffled; one process where nothing else is said"
+    return Section(title, measured, ours, {f"loading without images / {best.name}": measured[0].rate / best.rate})
+
+
+def image_section(
+    folder: Path, photos: int, pixels: str, processes: Sequence[int], repeats: int, note: Note
+) -> Section:
+    """With photos of 640 x 480, beside Pillow in as many processes."""
+    contestants = []
+    for number in processes:
+        # One process of ours is the one that asks for the batch; two are workers.
+        workers = 0 if number == 1 else number
+        place = "one process" if number == 1 else f"{number} workers"
+        contestants += [
+            Contestant(f"ours, {place}", epochs(OURS, folder, workers=workers, pixels=pixels), photos),
+            Contestant(
+                f"Pillow alone, {'one process' if number == 1 else f'{number} processes'}",
+                epochs(LIMIT, folder, workers=number, pixels=pixels),
+                photos,
+                "everything but decode, resize, crop and normalise",
+            ),
+        ]
+    measured = checked(in_turn(contestants, repeats, note), expected(folder))
+    ratios = {
+        f"loading `{pixels}` images / Pillow, {number} process{'es' * (number > 1)}": mine.rate / limit.rate
+        for number, mine, limit in zip(processes, measured[::2], measured[1::2], strict=True)
+    }
+    return Section(f"Loading `{pixels}` images of 640 × 480", measured, contestants[0].name, ratios)
+
+
+def image_peers_section(folder: Path, photos: int, note: Note) -> Section:
+    """The other loaders with photos, once: all of them wait for the same function of Pillow."""
+    ours = "ours, one process"
+    contestants = [Contestant(ours, epochs(OURS, folder, pixels="square"), photos)]
+    contestants += [
+        Contestant(name, epochs(name, folder, pixels="square"), photos, f"{peer.leaves_out}; pixels by Pillow's limit")
+        for name, peer in PEERS.items()
+    ]
+    measured = checked(in_turn(contestants, 1, note), expected(folder))
+    return Section("Loading `square` images: the other loaders, one process, one run", measured, ours, {})
+
+
+def epochs(name: str, folder: Path, *, workers: int = 0, pixels: str | None = None) -> list[str]:
+    """Arguments of Python that run one contestant."""
+    command = ["-m", "benchmarks.loading_epochs", name, str(folder), "--workers", str(workers)]
+    return command if pixels is None else [*command, "--pixels", pixels]
+
+
+def checked(measured: list[Measured], wanted: dict[str, object]) -> list[Measured]:
+    """The same, when all gave the rows that are stored, each once, and the same pixels.
+
+    Raises:
+        RuntimeError: one did not.
+    """
+    loaders = [result for result in measured if "checksum" in result.said]
+    for result in loaders:
+        for key in ("checked_rows", "checksum"):
+            if result.said[key] != wanted[key]:
+                raise RuntimeError(f"{result.name} gave {key} {result.said[key]}, stored are {wanted[key]}")
+        # Ours rounds to float16 once, as transformers does; a limit written in float32 can differ in the last bit.
+        if not math.isclose(result.said["pixels"], loaders[0].said["pixels"], rel_tol=1e-3):
+            raise RuntimeError(f"{result.name} gave other pixels: {result.said['pixels']}, {loaders[0].said['pixels']}")
+    return measured

@@ -1,0 +1,153 @@
+"""What the loaders read: a dataset of our own command, its rows one by one, and a checksum of what was given out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from benchmarks.generate import phase_2_records, write_records
+from hdf5_writer.run import create_dataset
+from preprocess.config import build_config
+from preprocess.tokenizer import load_tokenizer
+
+QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart"
+TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
+LENGTH = 2048
+_PHOTO = (640, 480)
+_PHOTOS = 48  # as many files; rows beyond take them again
+_SHARDS = 8
+
+
+def write_dataset(folder: Path, rows: int, *, with_images: bool) -> Path:
+    """Made-up conversations as rows of 2,048 positions in `folder/ours`, and photos in `folder/photos`.
+
+    Without images half of the rows have one all the same, which is then not read; with images every row has one.
+    """
+    made = phase_2_records(load_tokenizer(str(QUICKSTART / "tokenizer")), 2 * rows if with_images else rows)
+    if with_images:
+        names = [file.name for file in draw_photos(folder / "photos", min(rows, _PHOTOS))]
+        made = ({**record, "image": names[i % len(names)]} for i, record in enumerate(islice(made, 0, None, 2)))
+    write_records(folder / "in" / "records.jsonl", made)
+    values: dict[str, dict[str, Any]] = {
+        "setup": {
+            "input_dir": str(folder / "in"),
+            "output_dir": str(folder / "ours"),
+            "samples_per_shard": -(-rows // _SHARDS),
+        },
+        "processor": {"tokenizer_type": str(QUICKSTART / "tokenizer"), "max_sequence_length": LENGTH},
+        "dataset": {"check_images": "none", "system_prompt_style": "vicuna_v1"},
+    }
+    create_dataset(build_config(values, "benchmark", folder), Silent())
+    return folder
+
+
+def draw_photos(folder: Path, count: int) -> list[Path]:
+    """JPEGs of 640 x 480 that decode as slowly as photos: an embedded picture under smooth noise."""
+    folder.mkdir(parents=True)
+    pictures = sorted((QUICKSTART / "images").rglob("*.png"))
+    generator = np.random.default_rng(0)
+    files = []
+    for number in range(count):
+        with Image.open(pictures[number % len(pictures)]) as picture:
+            base = picture.convert("RGB").resize(_PHOTO)
+        noise = Image.fromarray(generator.integers(0, 256, (120, 160, 3), dtype=np.uint8)).resize(_PHOTO)
+        files.append(folder / f"{number:04d}.jpg")
+        Image.blend(base, noise, 0.4).save(files[-1], quality=90)
+    return files
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of `write_dataset`, in order."""
+    return sorted((folder / "ours").glob("*.h5"))
+
+
+def photos(folder: Path) -> list[Path]:
+    """The photo of every row, in the order of rows."""
+    paths = []
+    for shard in shards(folder):
+        with h5py.File(shard) as file:
+            paths += [folder / "photos" / name.decode() for name in file["image_paths"][:, 0]]
+    return paths
+
+
+def columns_of(shard: Path) -> dict[str, Any]:
+    """The rows of a shard as h5py reads them, so that ours is checked by another reader too.
+
+    `TEXT_KEYS` in the dtypes that they are stored in, `has_image`, and the bytes of the JPEGs as `image` where there
+    are photos.
+    """
+    photo_dir = shard.parents[1] / "photos"
+    with h5py.File(shard) as file:
+        columns = {key: file[key][:] for key in TEXT_KEYS}
+        columns["has_image"] = file["modality_lengths"][:] > 0
+        if photo_dir.is_dir():
+            columns["image"] = [(photo_dir / name.decode()).read_bytes() for name in file["image_paths"][:, 0]]
+    return columns
+
+
+def rows_of(shard: Path) -> Iterator[dict[str, Any]]:
+    """The same, row by row."""
+    columns = columns_of(shard)
+    columns["has_image"] = columns["has_image"].tolist()
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+class Checksum:
+    """Of any number of rows, whatever their order."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self.rows = 0
+        self._pixels = 0.0
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Take in a batch of numpy arrays or tensors, its rows along the first axis.
+
+        Raises:
+            ValueError: ids or masks are not int32.
+        """
+        columns = [np.asarray(batch[key]) for key in TEXT_KEYS]
+        if any(column.dtype != np.int32 for column in columns):
+            raise ValueError(f"ids and masks are {[column.dtype.name for column in columns]}, expected int32")
+        columns.append(np.asarray(batch["has_image"], dtype="<i4").reshape(-1, 1))
+        for number, row in enumerate(zip(*columns, strict=True)):
+            hashed = hashlib.blake2b(b"".join(map(np.ndarray.tobytes, row)), digest_size=8)
+            value = int.from_bytes(hashed.digest(), "little")
+            self._sum = (self._sum + value) % 2**64
+            if "image_data" in batch:
+                # Weighed by the text, so that a photo in the wrong row shows.
+                mean = float(np.asarray(batch["image_data"][number], dtype=np.float32).mean())
+                self._pixels += mean * (1 + value % 1000)
+        self.rows += len(columns[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """`rows`, `checksum` of their texts, and `pixels`, which may differ by what float16 rounds."""
+        return {"checked_rows": self.rows, "checksum": f"{self._sum:016x}", "pixels": self._pixels}
+
+
+def expected(folder: Path) -> dict[str, Any]:
+    """The checksum that every loader must come to; without the pixels."""
+    checksum = Checksum()
+    for shard in shards(folder):
+        columns = columns_of(shard)
+        wide = {key: columns[key].astype(np.int32) for key in TEXT_KEYS}
+        checksum.add({**wide, "has_image": columns["has_image"]})
+    return checksum.to_json()
+
+
+class Silent:
+    """Tells nothing of the run of the main job."""
+
+    def planned(self, plan: object, done: int) -> None: ...
+
+    def advance(self, task: object) -> None: ...
+
+    def close(self) -> None: ...
