@@ -105,11 +105,10 @@ def create_dataset(
     with locked(layout.lock):
         if overwrite:
             remove_output(layout)
+        _remove_temporaries(layout)
         finished = finished_dataset(config, limit, layout, files)
         if finished is not None:
             return Outcome(finished, already_done=True, read=0)
-        for path in layout.temporaries():
-            path.unlink(missing_ok=True)
         with _engine(config, make_executor, files) as engine:
             plan = plan_for(config, limit, layout, files)
             read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, engine)
@@ -169,8 +168,6 @@ def finalize(config: Config, *, limit: int | None = None) -> Outcome:
                 f"{len(missing)} of {plan.tasks} tasks are not done ({shown}); run their --task-slice again, "
                 "then --finalize"
             )
-        for path in layout.temporaries():
-            path.unlink(missing_ok=True)
         return Outcome(finish(layout, plan), already_done=False, read=0)
 
 
@@ -266,8 +263,14 @@ def culprit(config: Config, task: int) -> str:
     return f"task {task}, {where} (it has {span})"
 
 
+def _remove_temporaries(layout: OutputLayout) -> None:
+    for path in layout.temporaries():
+        path.unlink(missing_ok=True)
+
+
 def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
     """Check that everything is there, and write the two files that are made of the receipts."""
+    _remove_temporaries(layout)  # a worker that died in this run, and was replaced, may have left one
     for task in range(plan.tasks):
         shard = read_receipt(layout, plan, task)["shard"]
         if layout.shard(task, plan.tasks).stat().st_size != shard["bytes"]:

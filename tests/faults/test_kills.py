@@ -64,7 +64,9 @@ def test_killed_at_random_moments(run: Run, wanted: dict[str, str], rounds: int,
             stderr = process.communicate(timeout=120)[1]
             if whom == "worker" and process.returncode == 0:
                 break  # a dead worker is replaced, and the run goes on
-            assert "Traceback" not in stderr
+            # Python itself complains in a worker that it was still starting when the main process was killed.
+            assert "Traceback" not in stderr.replace('Traceback (most recent call last):\n  File "<string>"', "")
+            assert "create_hdf5_dataset.py" not in stderr
             assert_whole(again, wanted)
         code, stderr = again.finish()
         assert code == 0, stderr
