@@ -1,8 +1,7 @@
-"""Rows of text as the bytes of their ids, plane by plane: gathered from many blocks first, put together afterwards.
+"""Rows of text as they are kept between a shard and a batch: ids as small as they are, gathered first, widened last.
 
-A shard stores the lowest bytes of all ids of a chunk, then the second bytes, and so on. Left like this a block takes 6
-bytes for each position instead of 10, a row of a batch is one copy, and the ids of a whole batch are put together by
-a few calls.
+A block takes 6 bytes for each position instead of the 16 of a batch, a row is two copies, and the rows of a whole batch
+become int32 together.
 """
 
 from __future__ import annotations
@@ -17,60 +16,50 @@ import torch
 Array = npt.NDArray[Any]
 TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
 ID_KEYS = TEXT_KEYS[:2]
-# Ids below 65,536, as those of most vocabularies are, need no more.
-FEWEST_ID_BYTES = 2
 
 
 class Block(NamedTuple):
     """n rows.
 
     Attributes:
-        planes: (2 * w + 2, n, max_sequence_length) uint8: the lowest byte of `text_input_ids`, that of `labels`, the
-            next byte of each, …; then `loss_mask` and `key_padding_mask`.
+        ids: (n, 2, max_sequence_length) uint16, or int32 where one needs it: `text_input_ids` and `labels`.
+        masks: (n, 2, max_sequence_length) uint8: `loss_mask` and `key_padding_mask`.
         modality_lengths: (n,) int32.
         image_paths: (n,) bytes, empty for a text-only row.
     """
 
-    planes: Array
+    ids: Array
+    masks: Array
     modality_lengths: Array
     image_paths: Array
 
     @property
     def text_input_ids(self) -> Array:
         """(n, max_sequence_length) int32."""
-        array: Array = self._ids()[0].numpy()
-        return array
+        return self.ids[:, 0].astype(np.int32)
 
     @property
     def labels(self) -> Array:
         """(n, max_sequence_length) int32."""
-        array: Array = self._ids()[1].numpy()
-        return array
+        return self.ids[:, 1].astype(np.int32)
 
     @property
     def loss_mask(self) -> Array:
         """(n, max_sequence_length) uint8."""
-        array: Array = self.planes[-2]
-        return array
+        mask: Array = self.masks[:, 0]
+        return mask
 
     @property
     def key_padding_mask(self) -> Array:
         """(n, max_sequence_length) uint8."""
-        array: Array = self.planes[-1]
-        return array
+        mask: Array = self.masks[:, 1]
+        return mask
 
-    def tensors(self, length: int | None = None) -> dict[str, torch.Tensor]:
-        """The four of `TEXT_KEYS`, (n, T) int32, cut to the first `length` positions."""
-        masks = torch.from_numpy(self.planes[-2:, :, :length]).to(torch.int32)
-        return dict(zip(TEXT_KEYS, (*self._ids(length), *masks), strict=True))
-
-    def _ids(self, length: int | None = None) -> torch.Tensor:
-        """`text_input_ids` and `labels`: (2, n, T) int32."""
-        planes = torch.from_numpy(self.planes[:-2, :, :length])
-        ids = planes[:2].to(torch.int32)
-        for at in range(2, len(planes), 2):
-            ids.add_(planes[at : at + 2].to(torch.int32), alpha=1 << 4 * at)
-        return ids
+    def tensors(self, length: int) -> dict[str, torch.Tensor]:
+        """The four of `TEXT_KEYS`, (n, length) int32: the first `length` positions."""
+        columns = (self.ids[:, 0], self.ids[:, 1], self.masks[:, 0], self.masks[:, 1])
+        widened = (torch.from_numpy(column[:, :length].astype(np.int32)) for column in columns)
+        return dict(zip(TEXT_KEYS, widened, strict=True))
 
 
 def make_block(
@@ -79,31 +68,34 @@ def make_block(
     """A block from what a shard stores.
 
     Args:
-        text_input_ids, labels: (at most 4, n, max_sequence_length) uint8, the lowest bytes first; left out are zeros.
+        text_input_ids, labels: (2 to 4, n, max_sequence_length) uint8: the lowest bytes of all ids, then the next;
+            those left out are zeros.
         loss_mask, key_padding_mask: (n, max_sequence_length) uint8.
         narrow: `modality_lengths` and `image_paths`.
     """
-    width = max(len(text_input_ids), len(labels))
-    planes = np.empty((2 * width + 2, *loss_mask.shape), dtype=np.uint8)
-    for first, ids in enumerate((text_input_ids, labels)):
-        planes[first : 2 * len(ids) : 2] = ids
-        planes[first + 2 * len(ids) : -2 : 2] = 0
-    planes[-2], planes[-1] = loss_mask, key_padding_mask
-    return Block(planes, *narrow)
+    rows, length = loss_mask.shape
+    dtype = np.uint16 if max(len(text_input_ids), len(labels)) == 2 else np.uint32
+    ids = np.empty((rows, 2, length), dtype=dtype)
+    for column, planes in enumerate((text_input_ids, labels)):
+        joined = ids[:, column]
+        np.left_shift(planes[-1], 8, out=joined, dtype=dtype)
+        for plane in planes[-2:0:-1]:
+            np.bitwise_or(joined, plane, out=joined)
+            np.left_shift(joined, 8, out=joined)
+        np.bitwise_or(joined, planes[0], out=joined)
+    masks = np.stack((loss_mask, key_padding_mask), axis=1)
+    return Block(ids if dtype is np.uint16 else ids.view(np.int32), masks, *narrow)
 
 
 def gather(blocks: Sequence[Block], places: Sequence[int]) -> Block:
     """One row of each block, as a block of its own."""
-    most = max((len(block.planes) for block in blocks), default=2)
-    length = blocks[0].planes.shape[2] if blocks else 0
-    planes = np.empty((most, len(blocks), length), dtype=np.uint8)
+    if not blocks:
+        return Block(np.empty((0, 2, 0), np.uint16), np.empty((0, 2, 0), np.uint8), *np.zeros((2, 0), np.int32))
+    rows, length = len(blocks), blocks[0].ids.shape[2]
+    ids = np.empty((rows, 2, length), dtype=np.result_type(*{block.ids.dtype for block in blocks}))
+    masks = np.empty((rows, 2, length), dtype=np.uint8)
     for i, (block, place) in enumerate(zip(blocks, places, strict=True)):
-        row = block.planes[:, place]
-        if len(row) == most:
-            planes[:, i] = row
-        else:  # its ids are small: the bytes above are zero
-            planes[: len(row) - 2, i], planes[len(row) - 2 : -2, i] = row[:-2], 0
-            planes[-2:, i] = row[-2:]
-    rows = list(zip(blocks, places, strict=True))
-    lengths = np.array([block.modality_lengths[place] for block, place in rows], dtype=np.int32)
-    return Block(planes, lengths, np.array([block.image_paths[place] for block, place in rows], dtype=bytes))
+        ids[i], masks[i] = block.ids[place], block.masks[place]
+    pairs = list(zip(blocks, places, strict=True))
+    lengths = np.array([block.modality_lengths[place] for block, place in pairs], dtype=np.int32)
+    return Block(ids, masks, lengths, np.array([block.image_paths[place] for block, place in pairs], dtype=bytes))

@@ -45,7 +45,7 @@ class Samples(Sequence[Sample]):
         if isinstance(at, slice):
             return [self[i] for i in range(len(self))[at]]
         i = range(len(self))[at]
-        row = self.text._replace(planes=self.text.planes[:, i : i + 1])
+        row = self.text._replace(ids=self.text.ids[i : i + 1], masks=self.text.masks[i : i + 1])
         sample: Sample = {key: getattr(row, key)[0] for key in TEXT_KEYS}
         for array in sample.values():
             array.setflags(write=False)

@@ -23,7 +23,7 @@ import numpy as np
 from isal import isal_zlib
 
 from hdf5_writer.schema import DATASETS, check_version
-from loaders.blocks import FEWEST_ID_BYTES, ID_KEYS, TEXT_KEYS, Array, Block, make_block
+from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, make_block
 from loaders.data_dir import Shard
 
 # Decoded chunks of narrow columns that are kept; each holds some thousand rows.
@@ -267,7 +267,7 @@ def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
     # Not by its path: HDF5 would lock it, or refuse it where someone in this process looks at it with h5py.
     with open(shard.path, "rb") as raw, h5py.File(raw, "r") as file:
         check_version(file.attrs.get("schema_version"), shard.path)
-        id_bytes = max(FEWEST_ID_BYTES, (int(file.attrs["vocab_size"]) - 1).bit_length() + 7 >> 3)
+        id_bytes = max(2, (int(file.attrs["vocab_size"]) - 1).bit_length() + 7 >> 3)
         return {
             name: _chunks_of(file[name], name, shard.rows, id_bytes if name in ID_KEYS else None) for name in DATASETS
         }
