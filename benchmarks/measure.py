@@ -1,0 +1,153 @@
+"""Run contestants as processes, in turn and several times, and compare their medians."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way of doing the work, as a command.
+
+    Attributes:
+        name: what the table calls it.
+        command: arguments of Python. Its last line on standard output may be `{"seconds": …}`: then that part of its
+            time counts and its start does not.
+        rows: what it makes or reads each time.
+        leaves_out: what it does not do, beside ours.
+        out: what it writes, whose size is measured; removed before each run.
+        environment: added to this process's.
+    """
+
+    name: str
+    command: Sequence[str]
+    rows: int
+    leaves_out: str = ""
+    out: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Measured:
+    """What came of it: every run's seconds, the largest resident set of one of its processes, bytes written."""
+
+    name: str
+    rows: int
+    leaves_out: str
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    out_bytes: int | None = None
+    said: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Rows per second, of the median run."""
+        return self.rows / statistics.median(self.seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "rows_per_second": self.rate}
+
+
+def in_turn(contestants: Sequence[Contestant], repeats: int, note: Callable[[str], None]) -> list[Measured]:
+    """Every contestant once, then every one again, so that a machine that slows down slows all.
+
+    Raises:
+        RuntimeError: one failed; what it printed is in the message.
+    """
+    measured = [Measured(c.name, c.rows, c.leaves_out) for c in contestants]
+    for repeat in range(repeats):
+        for contestant, result in zip(contestants, measured, strict=True):
+            note(f"{contestant.name} ({repeat + 1} of {repeats})")
+            run_once(contestant, result)
+    return measured
+
+
+def run_once(contestant: Contestant, result: Measured) -> None:
+    """Run it and add what was measured."""
+    if contestant.out is not None:
+        remove(contestant.out)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **contestant.environment}
+    with tempfile.TemporaryFile() as printed:
+        began = perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *contestant.command], stdout=printed, stderr=subprocess.STDOUT, env=environment
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        printed.seek(0)
+        text = printed.read().decode(errors="replace")
+    if process.returncode:
+        raise RuntimeError(f"{contestant.name} ended with {process.returncode}:\n{text[-2000:]}")
+    lines = text.strip().splitlines()
+    said = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    result.said = said
+    result.seconds.append(said.get("seconds", seconds))
+    result.peak_bytes = max(result.peak_bytes, usage.ru_maxrss * 1024)
+    if contestant.out is not None:
+        result.out_bytes = size(contestant.out)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder."""
+    subprocess.run(["rm", "-rf", str(path)], check=True)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def table(measured: Sequence[Measured], ours: str) -> str:
+    """Markdown: rows/s, how many times as fast as each the one called `ours` is, memory, bytes, what is left out."""
+    mine = next(result for result in measured if result.name == ours)
+    lines = ["| | rows/s | ours is | peak memory | bytes out a row | leaves out |", "|---|---:|---:|---:|---:|---|"]
+    for result in measured:
+        out = "–" if result.out_bytes is None else f"{result.out_bytes / result.rows:,.0f}"
+        ratio = "1" if result is mine else f"{mine.rate / result.rate:.2f}×"
+        lines.append(
+            f"| {result.name} | {result.rate:,.0f} | {ratio} | {result.peak_bytes / 2**20:,.0f} MB | {out} "
+            f"| {result.leaves_out or '–'} |"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table.
+
+    Attributes:
+        title: what was done to what.
+        measured: every contestant.
+        ours: the name of the one that the others are compared with.
+        ratios: the figures that matter, by name; larger is better.
+    """
+
+    title: str
+    measured: Sequence[Measured]
+    ours: str
+    ratios: dict[str, float]
+
+    def to_markdown(self) -> str:
+        """Heading and table."""
+        return f"## {self.title}\n\n{table(self.measured, self.ours)}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "ours": self.ours,
+            "measured": [result.to_json() for result in self.measured],
+            "ratios": self.ratios,
+        }
