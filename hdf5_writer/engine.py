@@ -8,6 +8,7 @@ and one that kills its worker again and again is named.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -157,6 +158,9 @@ def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[Callab
 def _begin_worker() -> None:
     # Ctrl-C reaches the whole process group; the main process decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Records are many small objects without cycles: by default, looking for some takes a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -19,7 +19,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 REJECTS_SUFFIX = ".rejects.jsonl"
 _LOOKS_LIKE_DATA = (".json", ".parquet", ".csv", ".tsv", ".bz2", ".xz", ".gz", ".zst", ".zip", ".tar")
 # Bounds on memory: lines read at a time, and what may be one record (LLaVA's have about a kilobyte).
-_MOST_READ = 64 << 20
+_MOST_READ = 8 << 20
 LONGEST_LINE = 16 << 20
 
 
