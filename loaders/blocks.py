@@ -55,11 +55,17 @@ class Block(NamedTuple):
         mask: Array = self.masks[:, 1]
         return mask
 
-    def tensors(self, length: int) -> dict[str, torch.Tensor]:
-        """The four of `TEXT_KEYS`, (n, length) int32: the first `length` positions."""
+    def trimmed(self, length: int) -> Block:
+        """The first `length` positions of each row."""
+        if length == self.ids.shape[2]:
+            return self
+        ids, masks = (np.ascontiguousarray(array[:, :, :length]) for array in (self.ids, self.masks))
+        return self._replace(ids=ids, masks=masks)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The four of `TEXT_KEYS`, each (n, max_sequence_length) int32."""
         columns = (self.ids[:, 0], self.ids[:, 1], self.masks[:, 0], self.masks[:, 1])
-        widened = (torch.from_numpy(column[:, :length].astype(np.int32)) for column in columns)
-        return dict(zip(TEXT_KEYS, widened, strict=True))
+        return dict(zip(TEXT_KEYS, (torch.from_numpy(column.astype(np.int32)) for column in columns), strict=True))
 
 
 def make_block(

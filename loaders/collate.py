@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import get_worker_info
 
+from loaders.blocks import Array, Block
 from loaders.samples import Sample, Samples
 
 
 class Batch(dict[str, torch.Tensor]):
-    """The tensors of a batch by name, and how many of its images failed and were left blank."""
+    """The tensors of a batch by name, and how many of its images failed and were left blank.
+
+    From a worker its text travels as the small arrays it was made of, in the message itself: a tensor each would cost
+    more in file descriptors than everything else.
+    """
 
     failed_images: int = 0
+    _source: _Source | None = None
+    _versions: tuple[tuple[str, int, int], ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Whoever puts other tensors in, or writes into these, sends what is there now.
+        if self._source is not None and self._versions == _versions(self):
+            return _make_batch, (self._source,)
+        return _restore, (dict(self), self.failed_images)
+
+
+class _Source(NamedTuple):
+    """What a batch is made of."""
+
+    text: Block
+    has_image: Array
+    images: torch.Tensor | None
+    failed_images: int
+    ignore_index: int | None
+
+
+def _make_batch(source: _Source) -> Batch:
+    batch = Batch(source.text.tensors())
+    if source.ignore_index is not None:
+        batch["labels"].masked_fill_(batch["loss_mask"] == 0, source.ignore_index)
+    batch["has_image"] = torch.from_numpy(source.has_image)
+    if source.images is not None:
+        batch["image_data"] = source.images
+    batch.failed_images = source.failed_images
+    return batch
+
+
+def _restore(tensors: dict[str, torch.Tensor], failed_images: int) -> Batch:
+    batch = Batch(tensors)
+    batch.failed_images = failed_images
+    return batch
+
+
+def _versions(batch: Batch) -> tuple[tuple[str, int, int], ...]:
+    """Changes when a tensor is replaced, or written into by torch."""
+    return tuple((key, id(tensor), tensor._version) for key, tensor in batch.items())
 
 
 class Collator:
@@ -54,13 +101,16 @@ class Collator:
             (B, 3, image_size, image_size).
         """
         rows = Samples.of(samples)
-        batch = Batch(rows.text.tensors(self._trimmed_length(rows)))
-        if self._ignore_index is not None:
-            batch["labels"].masked_fill_(batch["loss_mask"] == 0, self._ignore_index)
-        batch["has_image"] = torch.from_numpy(rows.has_image)
-        if rows.images is not None:
-            batch["image_data"] = torch.stack(list(rows.images))
-        batch.failed_images = int(rows.image_failed.sum())
+        source = _Source(
+            text=rows.text.trimmed(self._trimmed_length(rows)),
+            has_image=rows.has_image,
+            images=None if rows.images is None else torch.stack(list(rows.images)),
+            failed_images=int(rows.image_failed.sum()),
+            ignore_index=self._ignore_index,
+        )
+        batch = _make_batch(source)
+        if get_worker_info() is not None:
+            batch._source, batch._versions = source, _versions(batch)
         return batch
 
     def _trimmed_length(self, rows: Samples) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import pickle
@@ -55,6 +56,46 @@ def global_batches(order: str, world_size: int, *, at: int = 0, **options: Any) 
         ranks.append([row_keys(batch) for batch in loader])
     assert len({len(batches) for batches in ranks}) == 1, "every rank has the same number of batches"
     return [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
+
+
+class _Doubled:
+    """What a user may put around our collator: it writes into a tensor, replaces one, or adds one."""
+
+    def __init__(self, collate: Any, change: str) -> None:
+        self.collate, self.change = collate, change
+
+    def __call__(self, samples: Any) -> Any:
+        batch = self.collate(samples)
+        if self.change == "written into":
+            batch["labels"].mul_(2)
+        elif self.change == "replaced":
+            batch["labels"] = batch["labels"] * 2
+        elif self.change == "added":
+            batch["doubled"] = batch["labels"] * 2
+        return batch
+
+
+@pytest.mark.parametrize("change", ["none", "written into", "replaced", "added"])
+@pytest.mark.parametrize("options", [{}, {"trim_to": 8, "ignore_index": -100}, {"img_data_dir": IMAGES}])
+def test_a_batch_arrives_from_a_worker_as_it_left(options: dict[str, Any], change: str) -> None:
+    here, there = make(**options, batch_size=7), make(**options, batch_size=7, num_workers=1)
+    here.collate_fn, there.collate_fn = (_Doubled(loader.collate_fn, change) for loader in (here, there))
+    for mine, theirs in zip(here, there, strict=True):
+        assert list(mine) == list(theirs)
+        for name, tensor in mine.items():
+            assert tensor.dtype == theirs[name].dtype, name
+            assert torch.equal(tensor, theirs[name]), name
+            assert theirs[name].is_contiguous()
+
+
+def test_a_batch_can_be_copied_and_pickled() -> None:
+    batch = next(iter(make()))
+    batch["labels"] += 1
+    batch.failed_images = 3
+    for again in (pickle.loads(pickle.dumps(batch)), copy.deepcopy(batch)):
+        assert type(again) is type(batch)
+        assert again.failed_images == 3
+        assert all(torch.equal(again[name], tensor) for name, tensor in batch.items())
 
 
 @pytest.mark.parametrize("order", [*ORDERS, "mixture"])
