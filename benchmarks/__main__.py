@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,6 +24,8 @@ from benchmarks import growth, loading, preprocessing
 from benchmarks.measure import ROOT, Section
 
 PARTS = ("preprocessing", "loading", "growth")
+QUICK_NEEDS = ("torch", "datasets")
+NEEDS = (*QUICK_NEEDS, "litdata", "streaming", "webdataset")
 BOUNDS = Path(__file__).with_name("bounds.json")
 
 
@@ -41,9 +44,22 @@ def main() -> int:
     options = parser.parse_args()
     if not (options.tokenizer / "tokenizer.json").is_file():
         parser.error(f"--tokenizer {options.tokenizer}: there is no tokenizer.json in it")
+    if options.repeats < 1:
+        parser.error(f"--repeats is {options.repeats}, expected at least 1")
+    if options.json and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json {options.json}: there is no such folder")
+    missing = [name for name in (QUICK_NEEDS if options.quick else NEEDS) if find_spec(name) is None]
+    if missing:
+        parser.error(
+            f"{', '.join(missing)} not installed: pip install 'llava-hdf5[bench]', best into an environment of its own"
+        )
     began = perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        found = (quick if options.quick else full)(Path(folder), options)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            found = (quick if options.quick else full)(Path(folder), options)
+    except RuntimeError as error:  # a contestant failed; what it printed is in the message
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
     found["seconds"] = perf_counter() - began
     note(f"{found['seconds']:.0f} s in all")
     if options.json:
@@ -60,7 +76,7 @@ def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if "preprocessing" in parts:
         sections += show(preprocessing.run(folder, options.tokenizer, options.repeats, note))
     if "loading" in parts:
-        sections += show(loading.run(folder, options.repeats, False, note))
+        sections += show(loading.run(folder, min(options.repeats, 2), False, note))
     for section in sections:
         found["sections"].append(section.to_json())
         found["ratios"] |= section.ratios

@@ -111,12 +111,15 @@ def size(path: Path) -> int:
 
 
 def table(measured: Sequence[Measured], ours: str) -> str:
-    """Markdown: rows/s, how many times as fast as each the one called `ours` is, memory, bytes, what is left out."""
+    """Markdown. `ours`: the name of the one that the others are compared with."""
     mine = next(result for result in measured if result.name == ours)
-    lines = ["| | rows/s | ours is | peak memory | bytes out a row | leaves out |", "|---|---:|---:|---:|---:|---|"]
+    lines = [
+        "| | rows/s | ours is faster | peak memory | bytes out a row | leaves out |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
     for result in measured:
         out = "–" if result.out_bytes is None else f"{result.out_bytes / result.rows:,.0f}"
-        ratio = "1" if result is mine else f"{mine.rate / result.rate:.2f}×"
+        ratio = "–" if result.name.startswith("ours") else f"{mine.rate / result.rate:.2f}×"
         lines.append(
             f"| {result.name} | {result.rate:,.0f} | {ratio} | {result.peak_bytes / 2**20:,.0f} MB | {out} "
             f"| {result.leaves_out or '–'} |"

@@ -28,8 +28,8 @@ class Sizes:
     slow: int
 
 
-FULL = Sizes(ours=200_000, batch_call=20_000, slow=2_000)
-QUICK = Sizes(ours=40_000, batch_call=5_000, slow=500)
+FULL = Sizes(ours=200_000, batch_call=10_000, slow=1_000)
+QUICK = Sizes(ours=30_000, batch_call=3_000, slow=300)
 
 
 def command(tokenizer: Path, data: Path, out: Path, phase: int, processes: int) -> list[str]:
@@ -104,7 +104,7 @@ def compare(
                 writes=True,
                 processes=processes,
             )
-            for processes in (1, 2)
+            for processes in (1, 2)[:phase]
         ]
         others.append(
             stand_in(

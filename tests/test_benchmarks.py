@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import QUICKSTART
 
+from benchmarks import __main__ as command
 from benchmarks import measure, preprocessing, stand_ins
 from benchmarks.generate import phase_1_records, phase_2_records, write_records
 from preprocess.tokenizer import load_tokenizer
@@ -107,6 +108,41 @@ def test_the_table_compares_with_ours() -> None:
     mine = measure.Measured("ours", 100, "", [1.0, 2.0, 4.0], 2**20, 700)
     theirs = measure.Measured("theirs", 100, "labels", [8.0], 2**21)
     assert measure.table([mine, theirs], "ours").splitlines()[2:] == [
-        "| ours | 50 | 1 | 1 MB | 7 | – |",
+        "| ours | 50 | – | 1 MB | 7 | – |",
         "| theirs | 12 | 4.00× | 2 MB | – | labels |",
     ]
+
+
+def test_the_guard_refuses_a_ratio_under_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bounds = tmp_path / "bounds.json"
+    bounds.write_text('{"fast": 2.0, "small": 10}')
+    monkeypatch.setattr(command, "BOUNDS", bounds)
+    assert command.judge({"fast": 2.1, "small": 10.0, "other": 0.1}) == 0
+    assert command.judge({"fast": 1.9, "small": 10.0}) == 1
+    assert "| fast | 1.90 | 2.00 **too low** |" in capsys.readouterr().out
+
+
+def test_the_guard_knows_every_ratio_it_judges() -> None:
+    bounds = json.loads(command.BOUNDS.read_text())
+    assert len(bounds) >= 6
+    assert all(bound > 0 for bound in bounds.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tokenizer", "nowhere"], "--tokenizer nowhere: there is no tokenizer.json in it"),
+        (["--repeats", "0"], "--repeats is 0, expected at least 1"),
+        (["--json", "no/such/folder/a.json"], "there is no such folder"),
+        (["--only", "everything"], "invalid choice"),
+    ],
+)
+def test_wrong_options_are_refused(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert said in capsys.readouterr().err
