@@ -24,8 +24,12 @@ from benchmarks import growth, loading, preprocessing
 from benchmarks.measure import ROOT, Section
 
 PARTS = ("preprocessing", "loading", "growth")
-QUICK_NEEDS = ("torch", "datasets")
-NEEDS = (*QUICK_NEEDS, "litdata", "streaming", "webdataset")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "preprocessing": ("datasets",),
+    "loading": ("datasets", "litdata", "streaming", "torch", "webdataset"),
+    "growth": (),
+    "quick": ("datasets", "torch"),
+}
 BOUNDS = Path(__file__).with_name("bounds.json")
 
 
@@ -48,7 +52,8 @@ def main() -> int:
         parser.error(f"--repeats is {options.repeats}, expected at least 1")
     if options.json and not options.json.absolute().parent.is_dir():
         parser.error(f"--json {options.json}: there is no such folder")
-    missing = [name for name in (QUICK_NEEDS if options.quick else NEEDS) if find_spec(name) is None]
+    needs = NEEDS["quick"] if options.quick else {name for part in options.only or PARTS for name in NEEDS[part]}
+    missing = sorted(name for name in needs if find_spec(name) is None)
     if missing:
         parser.error(
             f"{', '.join(missing)} not installed: pip install 'llava-hdf5[bench]', best into an environment of its own"

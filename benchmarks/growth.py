@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -15,6 +14,8 @@ from benchmarks.generate import phase_2_records, write_records
 from benchmarks.measure import Contestant, Measured, run_once
 from benchmarks.preprocessing import command
 from hdf5_writer.layout import OutputLayout
+from hdf5_writer.plan import read_plan
+from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report_throughput import STAGES
 from preprocess.tokenizer import load_tokenizer
 
@@ -52,7 +53,7 @@ def grow(folder: Path, tokenizer: Path, note: Callable[[str], None], counts: tup
         note(f"{count:,} records")
         began = time.time()
         first = run(count, command(tokenizer, data, out, 2, PROCESSES), out)
-        receipts = list(read_receipts(out))
+        receipts = read_receipts(out)
         again = run(count, command(tokenizer, data, out, 2, PROCESSES), None)
         grown.append(
             Grown(
@@ -76,7 +77,8 @@ def run(count: int, arguments: list[str], out: Path | None) -> Measured:
 
 
 def read_receipts(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_bytes()) for path in sorted(OutputLayout(out).receipts.iterdir())]
+    layout = OutputLayout(out)
+    return list(all_receipts(layout, read_plan(layout)))
 
 
 def stages_of(receipts: list[dict[str, Any]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ import pytest
 from conftest import QUICKSTART
 
 from benchmarks import __main__ as command
-from benchmarks import measure, preprocessing, stand_ins
+from benchmarks import growth, measure, preprocessing, stand_ins
 from benchmarks.generate import phase_1_records, phase_2_records, write_records
 from preprocess.tokenizer import load_tokenizer
 
@@ -146,3 +146,17 @@ def test_wrong_options_are_refused(
     with pytest.raises(SystemExit):
         command.main()
     assert said in capsys.readouterr().err
+
+
+def test_growth_is_measured_and_shown(tmp_path: Path) -> None:
+    grown = growth.grow(tmp_path, TOKENIZER, lambda _: None, counts=(20, 60))
+    assert [row.records for row in grown] == [20, 60]
+    for row in grown:
+        assert 0 < row.start_seconds < row.seconds
+        assert row.again_seconds > 0
+        assert row.peak_bytes > 2**20
+        assert all(spent > 0 for spent in row.stages.values())
+    assert len(growth.growth_table(grown).splitlines()) == 4
+    assert "tokenize" in growth.stage_table(grown[0])
+    assert json.dumps(growth.growth_json(grown))
+    assert growth.growth_ratios(grown).keys() == {"peak memory, 20 against 60 records"}
