@@ -44,6 +44,10 @@ def main() -> None:
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    try:
+        create_dataloader(arguments.output_dir)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     root, rows = arguments.output_dir, 0

@@ -152,7 +152,7 @@ def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[Callab
         if first:
             for process in multiprocessing.active_children():
                 process.kill()
-            first[0].shutdown(wait=False)
+            first[0].shutdown()  # not left to its thread, which may trip over the end of the interpreter
 
 
 def _begin_worker() -> None:

@@ -83,7 +83,13 @@ def find_inputs(input_dir: Path, output_dir: Path) -> tuple[list[InputFile], lis
 
 def _input_file(root: Path, path: str) -> InputFile:
     try:
+        path.encode()
         found = os.stat(root / path)
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{os.fsencode(root / path)!r}: the name is not UTF-8, so it cannot stand in the list of inputs; "
+            "rename it, or use a UTF-8 locale if it is shown rightly elsewhere"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{root / path}: cannot be read ({error.strerror}); mend or remove it") from None
     if not stat.S_ISREG(found.st_mode):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -159,7 +159,8 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         name: path of a YAML file, or the name of a shipped config.
-        overrides: `section.key=value` strings; values are read as YAML, so types are those YAML gives.
+        overrides: `section.key=value` strings. The value of a key that takes a text or a path is taken as it stands
+            (but for an empty one, `null`, and quotes around it); others are read as YAML.
 
     Raises:
         ConfigError: unreadable file, YAML that does not parse, unknown or duplicate keys, wrong types or values.
@@ -175,18 +176,26 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
     if not isinstance(values, dict) or not all(isinstance(v, dict) or v is None for v in values.values()):
         raise ConfigError(f"{path}: expected the sections setup, processor and dataset, each with its keys")
     values = {section: dict(keys or {}) for section, keys in values.items()}
-    given: set[str] = set()
+    given: dict[str, str] = {}
     for override in overrides:
         key = override.partition("=")[0]
         if key in given:
             raise ConfigError(f"argument {override!r}: {key} is given twice; give it once")
-        given.add(key)
+        given[key] = override
         _apply_override(values, override)
-    return build_config(values, source=str(path), config_dir=path.parent)
+    return build_config(values, source=str(path), config_dir=path.parent, arguments=given)
 
 
-def build_config(values: dict[str, dict[str, Any]], source: str, config_dir: Path) -> Config:
+def build_config(
+    values: dict[str, dict[str, Any]], source: str, config_dir: Path, arguments: Mapping[str, str] | None = None
+) -> Config:
     """Validate plain values; `${config_dir}` in strings becomes the folder of the config file.
+
+    Args:
+        values: section → key → value.
+        source: where they come from, for messages.
+        config_dir: the folder of the config file.
+        arguments: key → the argument that gave its value, of those that do not come from `source`.
 
     Raises:
         ConfigError: the first thing that is wrong, with its key.
@@ -202,6 +211,9 @@ def build_config(values: dict[str, dict[str, Any]], source: str, config_dir: Pat
     try:
         return Config.model_validate(expanded)
     except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"][:3])
+        if arguments and key in arguments:
+            source = f"argument {arguments[key]!r}"
         raise ConfigError(f"{source}: {_explain(error, expanded)}") from None
 
 
@@ -213,7 +225,10 @@ def _apply_override(values: dict[str, dict[str, Any]], override: str) -> None:
             f"argument {override!r}: expected section.key=value, such as processor.max_sequence_length=4096"
         )
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
+        if _takes_text([section, *path]) and text[:1] not in ("'", '"'):
+            value = None if text in ("", "null") else text
+        else:
+            value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"argument {override!r}: the value is not valid YAML: {_one_line(error)}") from None
     keys = values.setdefault(section, {})
@@ -221,6 +236,19 @@ def _apply_override(values: dict[str, dict[str, Any]], override: str) -> None:
         inner = keys.get(part)
         keys[part] = keys = dict(inner) if isinstance(inner, dict) else {}
     keys[path[-1]] = value
+
+
+def _takes_text(path: Sequence[str]) -> bool:
+    """Whether a key takes a text or a path: YAML would cut `a #2` short, and make a number of the folder `2024`."""
+    model: Any = Config
+    for name in path:
+        fields = getattr(model, "model_fields", {})
+        if name not in fields:
+            return False
+        model = fields[name].annotation
+    kinds = get_args(model) or (model,)
+    bare = {get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds}
+    return bare <= {str, Path, type(None)}
 
 
 def _explain(error: ValidationError, values: dict[str, Any]) -> str:
@@ -259,16 +287,16 @@ def _nearest_key(where: tuple[str, ...]) -> str:
         return f"; the keys of {'.'.join(where[:-1])} are {', '.join(DaskConfig.model_fields)}"
     for other, names in keys.items():
         if other != section and name in names:
-            return f"; did you mean {other}.{name}?"
+            return f" (did you mean {other}.{name}?)"
     return did_you_mean(name, keys[section], prefix=f"{section}.") or (
         f"; the keys of {section} are {', '.join(keys[section])}"
     )
 
 
 def did_you_mean(found: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean X?` for the nearest known name, or nothing where none is near."""
+    """` (did you mean X?)` for the nearest known name, or nothing where none is near."""
     nearest = difflib.get_close_matches(found, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
+    return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
 
 
 def _as_path(value: object) -> object:

@@ -72,6 +72,11 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
     if not paths:
         already = "; its .jsonl files need no conversion" if any(root.rglob("*.jsonl")) else ""
         raise InputError(f"{nothing_found('--input_dir', root, '.json files in it or below')}{already}")
+    for path in paths:
+        try:
+            str(path.relative_to(root)).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it") from None
     outputs = {path: output_dir / path.relative_to(root).with_suffix(".jsonl") for path in paths}
     by_output = {output: path for path, output in outputs.items()}
     for path, output in outputs.items():

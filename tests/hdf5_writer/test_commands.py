@@ -142,6 +142,17 @@ def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, delay: float) -> N
     assert "leaked" not in stderr
 
 
+def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}])
+    os.rename(tmp_path / "in" / "a.jsonl", os.fsencode(tmp_path / "in") + b"/\xff.jsonl")
+    for extra in ([], ["--dry-run"]):
+        done = run(f"setup.input_dir={tmp_path / 'in'}", *extra, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "the name is not UTF-8" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def _handles(process: int, number: signal.Signals) -> bool:
     """Whether a process has a handler for a signal, as Linux tells it."""
     status = Path(f"/proc/{process}/status").read_text()
