@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import perf_counter
@@ -91,6 +92,7 @@ def datasets_map(options: argparse.Namespace) -> float:
 
     datasets.disable_progress_bars()
     cache = options.out.with_suffix(".cache")
+    shutil.rmtree(cache, ignore_errors=True)  # or the next run finds the work done
     tokenizer = load_fast_tokenizer(options.tokenizer)
     began = perf_counter()
     data = datasets.load_dataset("json", data_files=str(options.data), split="train", cache_dir=str(cache))
