@@ -44,23 +44,39 @@ def find_duplicates(fingerprints: Sequence[npt.NDArray[np.void]], every: int) ->
         fingerprints: those of each task, `report_facts.FINGERPRINT`.
         every: one of how many was kept.
     """
-    tasks = np.repeat(np.arange(len(fingerprints), dtype=np.int32), [len(found) for found in fingerprints])
     hashes = np.concatenate([found["hash"] for found in fingerprints]) if fingerprints else np.empty(0, dtype="<u8")
-    rows = np.concatenate([found["row"] for found in fingerprints]) if fingerprints else np.empty(0, dtype="<i4")
-    order = np.argsort(hashes, kind="stable")  # stable: places of a group stay in the order of the shards
-    _, starts, counts = np.unique(hashes[order], return_index=True, return_counts=True)
-    repeated = counts > 1
-    groups = sorted(
-        ((int(count), int(start)) for count, start in zip(counts[repeated], starts[repeated], strict=True)),
-        key=lambda group: (-group[0], int(order[group[1]])),
-    )[:_MOST_GROUPS]
-    largest = [
-        DuplicateGroup(count, [(int(tasks[i]), int(rows[i])) for i in order[start : start + min(count, _MOST_PLACES)]])
-        for count, start in groups
-    ]
+    hashes.sort()  # in place, and no other array of this size: a million take 8 MB
+    starts_run = np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]
+    starts_run[:-1] &= ~starts_run[1:]  # of those that stand alone, no run
+    starts_run[-1:] = False
+    values = hashes[starts_run]
+    counts = np.searchsorted(hashes, values, side="right") - np.flatnonzero(starts_run)
+    groups = np.lexsort((_first_seen(values, fingerprints), -counts))[:_MOST_GROUPS].tolist()
     return Duplicates(
         every=every,
-        surplus=int((counts[repeated] - 1).sum()) * every,
-        contents=int(repeated.sum()) * every,
-        largest=largest,
+        surplus=int((counts - 1).sum()) * every,
+        contents=len(values) * every,
+        largest=[DuplicateGroup(int(counts[group]), _places(values[group], fingerprints)) for group in groups],
     )
+
+
+def _first_seen(values: npt.NDArray[np.uint64], fingerprints: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.int64]:
+    """For each of some sorted fingerprints, how many come before it is met first."""
+    first = np.full(len(values), np.iinfo(np.int64).max)
+    behind = 0
+    for found in fingerprints if len(values) else ():
+        nearest = np.minimum(np.searchsorted(values, found["hash"]), len(values) - 1)
+        met = np.flatnonzero(values[nearest] == found["hash"])
+        np.minimum.at(first, nearest[met], behind + met)
+        behind += len(found)
+    return first
+
+
+def _places(value: np.uint64, fingerprints: Sequence[npt.NDArray[np.void]]) -> list[tuple[int, int]]:
+    """(task, row in its shard) of the first rows with a fingerprint."""
+    places: list[tuple[int, int]] = []
+    for task, found in enumerate(fingerprints):
+        places += [(task, row) for row in found["row"][found["hash"] == value].tolist()]
+        if len(places) >= _MOST_PLACES:
+            break
+    return places[:_MOST_PLACES]

@@ -23,7 +23,7 @@ from preprocess.tokenizer import BLANK, Tokenizer
 _PIECE = re.compile(" *[^ ]+| +")
 # Longer pieces are rarely met twice, and a bounded cache must not fill up with them.
 _LONGEST_CACHED = 64
-_MOST_CACHED = 100_000
+_MOST_CACHED = 32_000
 # The library needs some fifty bytes a character for one piece; no written language goes this far without a blank.
 _LONGEST_PIECE = 1 << 20
 _ITEM = array("i").itemsize
