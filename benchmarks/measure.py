@@ -11,10 +11,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# A process of its own, and a small one: Linux counts the memory of whoever starts a process as that process's.
+_LAUNCHER = """
+import json, os, sys, time
+began = time.perf_counter()
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)
+seconds = time.perf_counter() - began
+found = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024}
+with open(sys.argv[1], "w") as file:
+    json.dump(found, file)
+"""
 
 
 @dataclass(frozen=True)
@@ -79,23 +90,19 @@ def run_once(contestant: Contestant, result: Measured) -> None:
     if contestant.out is not None:
         remove(contestant.out)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **contestant.environment}
-    with tempfile.TemporaryFile() as printed:
-        began = perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *contestant.command], stdout=printed, stderr=subprocess.STDOUT, env=environment
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
+    with tempfile.TemporaryFile() as printed, tempfile.NamedTemporaryFile() as measured:
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, measured.name, sys.executable, *contestant.command]
+        subprocess.run(launcher, stdout=printed, stderr=subprocess.STDOUT, env=environment, check=True)
+        found = json.loads(measured.read())
         printed.seek(0)
         text = printed.read().decode(errors="replace")
-    if process.returncode:
-        raise RuntimeError(f"{contestant.name} ended with {process.returncode}:\n{text[-2000:]}")
+    if found["code"]:
+        raise RuntimeError(f"{contestant.name} ended with {found['code']}:\n{text[-2000:]}")
     lines = text.strip().splitlines()
     said = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
     result.said = said
-    result.seconds.append(said.get("seconds", seconds))
-    result.peak_bytes = max(result.peak_bytes, usage.ru_maxrss * 1024)
+    result.seconds.append(said.get("seconds", found["seconds"]))
+    result.peak_bytes = max(result.peak_bytes, found["peak_bytes"])
     if contestant.out is not None:
         result.out_bytes = size(contestant.out)
 

@@ -160,3 +160,13 @@ def test_growth_is_measured_and_shown(tmp_path: Path) -> None:
     assert "tokenize" in growth.stage_table(grown[0])
     assert json.dumps(growth.growth_json(grown))
     assert growth.growth_ratios(grown).keys() == {"peak memory, 20 against 60 records"}
+
+
+def test_the_memory_of_a_contestant_is_its_own() -> None:
+    ballast = bytearray(300 << 20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    small, large = (measure.Measured(name, 1, "") for name in ("small", "large"))
+    measure.run_once(measure.Contestant("small", ["-c", ""], 1), small)
+    measure.run_once(measure.Contestant("large", ["-c", "b'x' * (200 << 20)"], 1), large)
+    assert small.peak_bytes < 60 << 20
+    assert 200 << 20 < large.peak_bytes < 260 << 20
