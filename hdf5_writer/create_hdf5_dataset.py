@@ -28,6 +28,10 @@ Exit codes: 0 done and verified; 1 the run failed (what is finished stays); 2 co
 """
 
 
+# Nothing more needs to be prepared.
+_failed = threading.Event()
+
+
 class _Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    _failed.clear()
     try:
         return _answer(sys.argv[1:] if arguments is None else list(arguments))
     except _Interrupted as interrupt:
@@ -178,7 +183,8 @@ def _run(options: argparse.Namespace, command: str) -> int:
     from hdf5_writer.run import Part, create_dataset, create_part, culprit, finalize
 
     # The report's libraries are slow to import and at their first plot; this process waits for its workers anyway.
-    load_report = threading.Thread(target=_prepare_report, daemon=True)
+    # No daemon: an interpreter that ends under a thread in a library's C code may crash.
+    load_report = threading.Thread(target=_prepare_report)
     progress = ConsoleProgress(on_planned=load_report.start)
     try:
         if options.task_slice:
@@ -212,7 +218,8 @@ def _prepare_report() -> None:
     with contextlib.suppress(Exception):
         from hdf5_writer.report import warm_up
 
-        warm_up()
+        if not _failed.is_set():
+            warm_up()
 
 
 def _report(output_dir: Path, command: str, *, keep: bool) -> None:
@@ -253,6 +260,7 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 def _fail(code: int, message: str) -> int:
+    _failed.set()
     print(f"create_hdf5_dataset: {message}", file=sys.stderr, flush=True)
     return code
 
