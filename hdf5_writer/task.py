@@ -263,18 +263,17 @@ class _Work:
         self, stage: str, work: Callable[[_In], _Out], lines: list[Line], items: Sequence[_In]
     ) -> tuple[list[Line], list[_Out]]:
         """What a stage makes of each line's item, with the lines that are left; those it rejects are noted."""
-        try:
-            passed = [work(item) for item in items]  # as good as always
-        except Exception:
-            left, lines, passed = lines, [], []
-            for line, item in zip(left, items, strict=True):
-                try:
-                    passed.append(work(item))
-                    lines.append(line)
-                except Exception as error:
-                    self._judge(line, error)
+        left: list[Line] = []
+        passed: list[_Out] = []
+        for line, item in zip(lines, items, strict=True):
+            try:
+                passed.append(work(item))
+            except Exception as error:
+                self._judge(line, error)
+            else:
+                left.append(line)
         self.facts.lap(stage)
-        return lines, passed
+        return left, passed
 
     def _judge(self, line: Line, error: Exception) -> None:
         """Note a reject; anything else ends the task, with the record named."""
