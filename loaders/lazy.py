@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 from loaders.images import AspectRatio, ImageTransform, read_image
 from preprocess.config import DatasetConfig
 from preprocess.conversation import RecordKeys, read_conversation
-from preprocess.conversation import read_image as image_of
 from preprocess.images import ImageChecker
 from preprocess.records import UTF8_BOM, parse_record
 from preprocess.rejects import Rejected
@@ -135,13 +134,13 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
 
     @property
     def lengths(self) -> list[int]:
-        """Words of each record, and 128 for an image: the authors' estimate."""
-        return [words + 128 * with_image for words, with_image in self._word_counts()]
+        """Words of each record, and 128 where it has the key `image`, whatever its value: the authors' estimate."""
+        return [words + 128 * has_key for words, has_key in self._word_counts()]
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words of each record, negative without an image: the authors' estimate for grouping."""
-        return [words if with_image else -words for words, with_image in self._word_counts()]
+        """Words of each record, negative without the key `image`: the authors' estimate for grouping."""
+        return [words if has_key else -words for words, has_key in self._word_counts()]
 
     def _word_counts(self) -> list[tuple[int, bool]]:
         counts = []
@@ -149,7 +148,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             try:
                 record = _parsed(data)
                 words = sum(len(turn["value"].split()) for turn in record["conversations"])
-                counts.append((words, image_of(record.get("image"), "image") is not None))
+                counts.append((words, "image" in record))
             except (Rejected, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{self._path}, {where}: is no conversation ({error}); correct or remove it") from None
         return counts

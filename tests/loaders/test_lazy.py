@@ -167,11 +167,12 @@ def test_lengths_are_the_authors_estimates(tmp_path: Path) -> None:
             {"image": "a.png", "conversations": turn_pair("<image>\nWhat is this?", "A red circle.")},
             {"conversations": turn_pair("Say two words.", "Two words.")},
             {"image": None, "conversations": turn_pair("Hi", "Ho")},
+            {"image": "", "conversations": turn_pair("Hi", "Ho")},
         ],
     )
     dataset = LazySupervisedDataset(path, TOKENIZER, DataArguments())
-    assert dataset.lengths == [7 + 128, 5, 2]
-    assert dataset.modality_lengths == [7, -5, -2]
+    assert dataset.lengths == [7 + 128, 5, 2 + 128, 2 + 128]
+    assert dataset.modality_lengths == [7, -5, 2, 2]
 
 
 def test_json_and_jsonl_with_the_oddities_of_real_files(tmp_path: Path) -> None:
