@@ -86,6 +86,10 @@ class JsonPipelineBackend(JsonModelBackend):
         super().__init__(tokenizer)
         tokenizer.encode_special_tokens = True
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True  # the library leaves it out of a pickle
+
     def encode(self, piece: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(piece, add_special_tokens=False).ids
         return ids
