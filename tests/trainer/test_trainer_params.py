@@ -21,8 +21,8 @@ SHIPPED = sorted(path.name for path in (CHECKOUT / "configs").glob("params_*.yam
 
 def test_both_sizes_and_both_phases_ship() -> None:
     for size in ("7b", "13b"):
-        assert f"params_llava_v1p5_pretrain_{size}_phase1_MSL2K.yaml" in SHIPPED
-        assert f"params_llava_v1p5_finetune_{size}_phase2_MSL2K.yaml" in SHIPPED
+        for phase in (1, 2):
+            assert f"params_llava_v1p5_pretrain_{size}_phase{phase}_MSL2K.yaml" in SHIPPED
     assert {"params_tiny_phase1.yaml", "params_tiny_phase2.yaml"} <= set(SHIPPED)
 
 
@@ -36,7 +36,7 @@ def test_every_shipped_file_is_valid_and_found_by_its_name(name: str) -> None:
 @pytest.mark.parametrize("size", ["7b", "13b"])
 @pytest.mark.parametrize(
     ("name", "batch_size", "learning_rate", "aspect_ratio"),
-    [("pretrain_{}_phase1", 256, 1e-3, "square"), ("finetune_{}_phase2", 128, 2e-5, "pad")],
+    [("pretrain_{}_phase1", 256, 1e-3, "square"), ("pretrain_{}_phase2", 128, 2e-5, "pad")],
 )
 def test_the_settings_are_those_of_the_paper(
     size: str, name: str, batch_size: int, learning_rate: float, aspect_ratio: str
