@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from torch.utils.data import Sampler
 
 from loaders.global_batches import GlobalBatches
+from loaders.samples import WithoutLoss
 
 
 class RankBatchSampler(Sampler[list[int]]):
     """Yields, for each global batch, the rows of one rank: a contiguous part, so the parts in rank order are the batch.
 
-    A row that only fills up the last batch is given as `~row` (negative); `LlavaH5Dataset` gives it with its loss off.
+    A row that only fills up the last batch is asked for as `WithoutLoss(row)`.
 
     Attributes:
         epoch: the epoch the next iteration runs over.
@@ -35,9 +36,10 @@ class RankBatchSampler(Sampler[list[int]]):
         first = self._rank * self._rows
         for number in range(start, self._batches.count(epoch)):
             batch = self._batches.batch(epoch, number)
-            rows = batch.rows.copy()
-            rows[len(rows) - batch.repeats :] = ~rows[len(rows) - batch.repeats :]
-            yield rows[first : first + self._rows].tolist()
+            rows = batch.rows.tolist()
+            real = len(rows) - batch.repeats
+            rows[real:] = map(WithoutLoss, rows[real:])
+            yield rows[first : first + self._rows]
 
     def __len__(self) -> int:
         """Batches in the whole epoch."""

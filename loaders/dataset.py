@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from loaders.blocks import Block, gather
+from loaders.blocks import Array, Block, gather
 from loaders.collate import Collator
 from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
 from loaders.images import AspectRatio, ImageError, ImageTransform, read_image
-from loaders.samples import Sample, Samples
+from loaders.samples import Sample, Samples, WithoutLoss
 from loaders.shard_reader import BLOCK_ROWS, ShardReader
 
 OnImageError = Literal["raise", "blank"]
@@ -93,28 +93,28 @@ class LlavaH5Dataset(Dataset[Sample]):
         return int(self._starts[-1])
 
     def __getitem__(self, row: int) -> Sample:
-        """One sample; `~row` (a negative number) gives it with its loss off."""
+        """One sample; see `__getitems__`."""
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> Samples:
         """Several samples, each block of the shards read once.
+
+        Args:
+            rows: their numbers, negative ones from the end; those that are `loaders.samples.WithoutLoss` come with
+                `loss_mask` 0.
 
         Raises:
             IndexError: no such row.
             ImageError: an image cannot be read, with the row's source file and line.
             loaders.shard_reader.ShardError: a shard is damaged.
         """
-        numbers = np.asarray(rows, dtype=np.int64)
-        numbers = np.where(numbers < 0, ~numbers, numbers)
-        if numbers.size and int(numbers.max()) >= len(self):
-            raise IndexError(f"row {numbers.max()} is asked for, but there are {len(self)} rows")
-        shards = np.searchsorted(self._starts, numbers, side="right") - 1
-        numbers -= self._starts[shards]
+        shards, numbers = self._places(rows)
         blocks, places = np.divmod(numbers, BLOCK_ROWS)
         keys = list(zip(shards.tolist(), blocks.tolist(), strict=True))
         found = self._reader.blocks(sorted(set(keys)))
         text = gather([found[key] for key in keys], places.tolist())
-        has_image, loss_off = text.modality_lengths > 0, np.asarray(rows) < 0
+        has_image = text.modality_lengths > 0
+        loss_off = np.fromiter((isinstance(row, WithoutLoss) for row in rows), dtype=bool, count=len(rows))
         slots = self._image_slots
         used_lengths = np.where(has_image, text.modality_lengths, slots.stop - slots.start - text.modality_lengths)
         failed = np.zeros(len(rows), dtype=bool)
@@ -161,8 +161,18 @@ class LlavaH5Dataset(Dataset[Sample]):
 
     def source(self, row: int) -> tuple[str, int]:
         """Input file and line, from 1, that a row was made of."""
-        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._source(shard, row - int(self._starts[shard]))
+        shards, numbers = self._places([row])
+        return self._source(int(shards[0]), int(numbers[0]))
+
+    def _places(self, rows: Sequence[int]) -> tuple[Array, Array]:
+        """The shard of each row, and its number in that shard."""
+        numbers = np.asarray(rows, dtype=np.int64)
+        numbers = np.where(numbers < 0, numbers + len(self), numbers)
+        wrong = (numbers < 0) | (numbers >= len(self))
+        if wrong.any():
+            raise IndexError(f"row {rows[int(wrong.argmax())]} is asked for, but there are {len(self)} rows")
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        return shards, numbers - self._starts[shards]
 
     def _source(self, shard: int, row: int) -> tuple[str, int]:
         file = int(self._reader.column(shard, "source_file", row, row + 1)[0])

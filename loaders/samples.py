@@ -14,6 +14,10 @@ from loaders.blocks import TEXT_KEYS, Array, Block, make_block
 Sample = dict[str, Any]
 
 
+class WithoutLoss(int):
+    """The number of a row that is asked for with its loss off."""
+
+
 @dataclass(frozen=True)
 class Samples(Sequence[Sample]):
     """Rows that `LlavaH5Dataset` read together: as a sequence, samples as it describes them.
