@@ -97,7 +97,6 @@ def require_alike(dirs: Sequence[DataDir]) -> None:
     first = dirs[0]
     for other in dirs[1:]:
         for name in (
-            "schema_version",
             "max_sequence_length",
             "num_patches",
             "image_start_idx",

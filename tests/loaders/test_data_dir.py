@@ -83,7 +83,6 @@ def test_another_major_version(copied: Path, version: str | None, advice: str) -
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("schema_version", "1.9"),
         ("max_sequence_length", 512),
         ("num_patches", 144),
         ("image_start_idx", 1),
@@ -100,6 +99,11 @@ def test_a_dir_that_disagrees_is_refused_by_name(copied: Path, name: str, value:
     with pytest.raises(DataDirError, match=f"has {shown}"):
         create_dataloader(mixture=[(second().root, 1), (copied, 1)], batch_size=4)
     create_dataloader(second().root, batch_size=4)
+
+
+def test_dirs_of_several_minor_versions_go_together(copied: Path) -> None:
+    change_params(copied, schema_version="1.9")
+    assert len(create_dataloader([second().root, copied], batch_size=4).dataset) == 400
 
 
 def test_a_shard_name_that_leads_elsewhere(copied: Path) -> None:
