@@ -6,12 +6,11 @@ Imports of the project stand in functions, so that an interrupt is answered from
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shlex
 import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -27,9 +26,8 @@ Exit codes: 0 done and verified; 1 the run failed (what is finished stays); 2 co
 3 finished, but more records were rejected than setup.max_reject_fraction allows; 130, 143 interrupted.
 """
 
-
-# Nothing more needs to be prepared.
-_failed = threading.Event()
+# A hundred million rows take some minutes; a page that takes longer is given up.
+_REPORT_SECONDS = 1800
 
 
 class _Interrupted(BaseException):
@@ -42,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    _failed.clear()
     try:
         return _answer(sys.argv[1:] if arguments is None else list(arguments))
     except _Interrupted as interrupt:
@@ -182,10 +179,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
     from hdf5_writer.progress import ConsoleProgress, summary_table
     from hdf5_writer.run import Part, create_dataset, create_part, culprit, finalize
 
-    # The report's libraries are slow to import and at their first plot; this process waits for its workers anyway.
-    # No daemon: an interpreter that ends under a thread in a library's C code may crash.
-    load_report = threading.Thread(target=_prepare_report)
-    progress = ConsoleProgress(on_planned=load_report.start)
+    progress = ConsoleProgress()
     try:
         if options.task_slice:
             part = Part(*options.task_slice)
@@ -207,40 +201,51 @@ def _run(options: argparse.Namespace, command: str) -> int:
     if outcome.already_done:
         _say("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
     _say(summary_table(outcome.params, outcome.read, progress.seconds))
-    if load_report.is_alive():
-        load_report.join()
     _report(config.setup.output_dir, command, keep=outcome.already_done)
     return _judge(outcome.params["counts"], config.setup.max_reject_fraction, str(config.setup.output_dir))
 
 
-def _prepare_report() -> None:
-    # What fails here fails again, and is told, when the report is written.
-    with contextlib.suppress(Exception):
-        from hdf5_writer.report import warm_up
-
-        if not _failed.is_set():
-            warm_up()
-
-
 def _report(output_dir: Path, command: str, *, keep: bool) -> None:
-    """Write `report.html`; `keep` one that is there already."""
+    """Write `report.html`; `keep` one that is there already.
+
+    The page is made in a process of its own, after everything else is published: whatever happens to it, a lack of
+    memory included, the dataset is whole and this command ends.
+    """
+    import hdf5_writer
     from hdf5_writer.layout import OutputLayout
 
     layout = OutputLayout(output_dir)
     if not (keep and layout.report.exists()):
-        from hdf5_writer.report import write_report
-
+        make = [sys.executable, "-m", "hdf5_writer.report", str(output_dir.resolve())]
+        # The working folder of `python -m` comes first in its search path: this package, and no other of that name.
+        package_parent = Path(hdf5_writer.__file__).resolve().parent.parent
         try:
-            write_report(layout, command)
-        except Exception as error:  # the dataset is whole and verified: a page about it must not fail the run
-            said = " ".join(str(error).split())
+            made = subprocess.run(
+                [*make, "--command", command],
+                cwd=package_parent,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_REPORT_SECONDS,
+            )
+            problem = "" if made.returncode == 0 else _last_line(made.stderr) or f"exit code {made.returncode}"
+        except subprocess.TimeoutExpired:
+            problem = f"not done after {_REPORT_SECONDS // 60} minutes"
+        except OSError as error:
+            problem = f"its process did not start: {error.strerror}"
+        if problem:
             print(
-                f"create_hdf5_dataset: warning: {layout.report} could not be written ({type(error).__name__}: {said}); "
-                "the dataset itself is complete: run the same command again for the page",
+                f"create_hdf5_dataset: warning: {layout.report} was not written ({problem}); the dataset itself is "
+                f"complete. For the page, run: {shlex.join(['python', *make[1:]])}",
                 file=sys.stderr,
             )
             return
     _say(f"{'report':<17}  {layout.report}")
+
+
+def _last_line(text: str) -> str:
+    return " ".join(text.strip().rpartition("\n")[2].split())
 
 
 def _judge(counts: dict[str, int], allowed: float, output_dir: str) -> int:
@@ -260,7 +265,6 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 def _fail(code: int, message: str) -> int:
-    _failed.set()
     print(f"create_hdf5_dataset: {message}", file=sys.stderr, flush=True)
     return code
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -18,10 +17,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 class ConsoleProgress:
     """Progress on stderr; satisfies `hdf5_writer.run.Progress`."""
 
-    def __init__(self, stream: TextIO | None = None, on_planned: Callable[[], object] = lambda: None) -> None:
-        """`on_planned` is called when the tasks begin."""
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._on_planned = on_planned
         self._bar: tqdm[Any] | None = None
         self._began = self._said = 0.0
         self._read = self._rejected = self._total = 0
@@ -38,7 +35,6 @@ class ConsoleProgress:
         size = plan.config.setup.samples_per_shard
         self._total = plan.records - min(done * size, plan.records)
         self._began = self._said = time.monotonic()
-        self._on_planned()
         if self._stream.isatty() and self._total:
             self._bar = tqdm(total=self._total, unit="rows", unit_scale=True, file=self._stream, smoothing=0.05)
 

@@ -1,16 +1,18 @@
 """`report.html`: what became of the records, and what the rows are like, from what is on disk alone.
 
 Memory does not grow with the rows: receipts and the narrow columns of the shards are read one shard at a time.
+`python -m hdf5_writer.report DIR` writes the page; `create_hdf5_dataset` runs just that when all else is published.
 """
 
 from __future__ import annotations
 
-import logging
+import argparse
 import os
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5py
@@ -25,8 +27,9 @@ from hdf5_writer.publish import publish, unseal
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report_duplicates import Duplicates, find_duplicates
 from hdf5_writer.report_facts import read_fingerprints
-from hdf5_writer.report_images import ImageSample, ImageTally, look_at_images
+from hdf5_writer.report_images import ImageTally, look_at_images
 from hdf5_writer.report_lengths import Lengths, empty_lengths, other_lengths, quantiles
+from hdf5_writer.report_plots import Plot, histogram, lengths_plot, measurements, scatter
 from hdf5_writer.report_throughput import Throughput
 
 _EXAMPLES = 3
@@ -47,7 +50,33 @@ class _Tallies:
     throughput: Throughput
 
 
-def write_report(layout: OutputLayout, command: str) -> Path:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page of a finished dataset, and give the exit code; what goes wrong is one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hdf5_writer.report", description="Write report.html of a dataset made by create_hdf5_dataset."
+    )
+    parser.add_argument("output_dir", type=Path, help="the setup.output_dir of a finished run")
+    parser.add_argument("--command", help="the command of the run, to show on the page")
+    options = parser.parse_args(arguments)
+    try:
+        print(write_report(OutputLayout(options.output_dir), options.command))
+    except FileNotFoundError as error:
+        return _fail(
+            f"{error.filename}: is missing, so this is no finished dataset; give the setup.output_dir of a run"
+        )
+    except Exception as error:  # the page is about a dataset that is whole: all that its reader needs is one sentence
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        said = " ".join(str(error).split()) or "no message"
+        return _fail(f"{where}{type(error).__name__}: {said}")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"report: {message}", file=sys.stderr, flush=True)
+    return 1
+
+
+def write_report(layout: OutputLayout, command: str | None) -> Path:
     """Write the page of a finished dataset.
 
     Args:
@@ -63,6 +92,8 @@ def write_report(layout: OutputLayout, command: str) -> Path:
     """
     params, plan = unseal(layout.data_params), read_plan(layout)
     tallies = _tally(layout, plan)
+    image_dir = plan.local_config().dataset.image_dir
+    sample = look_at_images(image_dir, tallies.images.sample())
     page = render_page(
         "report.html.j2",
         params=params,
@@ -76,8 +107,12 @@ def write_report(layout: OutputLayout, command: str) -> Path:
         lengths=other_lengths(tallies.lengths),
         summaries=_summaries(tallies),
         shares=_SHARES,
-        plots=_plots(tallies),
-        images=_images(params, plan.local_config().dataset.image_dir, tallies.images),
+        plots=_plots(tallies) if params["counts"]["written"] else {},
+        images=tallies.images,
+        most_used=tallies.images.most_used(_MOST_USED),
+        image_dir=image_dir,
+        sample=sample,
+        image_plots=_image_plots(sample.sizes),
         duplicates=tallies.duplicates,
         duplicate_places=_places(layout, plan, tallies.duplicates),
         throughput=tallies.throughput,
@@ -85,19 +120,6 @@ def write_report(layout: OutputLayout, command: str) -> Path:
     )
     publish(layout.report, [page])
     return layout.report
-
-
-def warm_up() -> None:
-    """Have the plotting library ready: its import and its first plot take longer than all others."""
-    _load_plots().histogram("warm-up", np.arange(3), "")
-
-
-def _load_plots() -> ModuleType:
-    # It takes half a second; and what it has to say about its own cache is nothing to the user.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from hdf5_writer import report_plots
-
-    return report_plots
 
 
 def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
@@ -157,19 +179,16 @@ def _summaries(tallies: _Tallies) -> list[tuple[str, list[int]]]:
     ]
 
 
-def _plots(tallies: _Tallies) -> dict[str, Any]:
-    plots = _load_plots()
+def _plots(tallies: _Tallies) -> dict[str, Plot]:
     lengths = tallies.lengths
     other = [length for length in other_lengths(lengths) if length.fits]
-    rows = int(lengths.used.sum()) or 1
+    rows = int(lengths.used.sum())
     return {
-        "used": plots.histogram(
-            "Used positions", lengths.used, "used positions per row", mark=lengths.max_sequence_length
-        ),
-        "text": plots.histogram("Text tokens", lengths.text_tokens, "text tokens per row"),
-        "supervised": plots.histogram("Supervised tokens", tallies.supervised, "supervised tokens per row"),
-        "rounds": plots.histogram("Rounds", tallies.rounds, "rounds per conversation"),
-        "lengths": plots.lengths_plot(
+        "used": histogram("Used positions", lengths.used, "used positions per row", mark=lengths.max_sequence_length),
+        "text": histogram("Text tokens", lengths.text_tokens, "text tokens per row"),
+        "supervised": histogram("Supervised tokens", tallies.supervised, "supervised tokens per row"),
+        "rounds": histogram("Rounds", tallies.rounds, "rounds per conversation"),
+        "lengths": lengths_plot(
             "Rows cut and padding by maximum sequence length",
             [length.max_sequence_length for length in other],
             [length.rows_cut / rows for length in other],
@@ -178,26 +197,15 @@ def _plots(tallies: _Tallies) -> dict[str, Any]:
     }
 
 
-def _images(params: dict[str, Any], image_dir: Path | None, tally: ImageTally) -> dict[str, Any]:
-    """What the section on images shows."""
-    sample: ImageSample | None = None
-    if image_dir is not None and tally.distinct:
-        sample = look_at_images(image_dir, tally.sample())
-    shown: dict[str, Any] = {
-        "distinct": tally.distinct,
-        "is_estimate": tally.every > 1,
-        "most_used": tally.most_used(_MOST_USED),
-        "most_used_is_exact": tally.frequent_is_exact,
-        "image_dir": image_dir,
-        "sample": sample,
-    }
-    if sample is not None and sample.sizes:
-        plots = _load_plots()
-        aspects = [width / height for width, height in sample.sizes]
-        shown["sizes"] = plots.scatter("Image sizes", sample.sizes, "width in pixels")
-        shown["aspects"] = plots.measurements("Aspect ratios", aspects, "width / height")
-        shown["too_small"] = sum(min(size) < params["image_size"] for size in sample.sizes)
-    return shown
+def _image_plots(sizes: list[tuple[int, int]]) -> list[tuple[str, Plot]]:
+    """(caption, plot); none where no size is known."""
+    if not sizes:
+        return []
+    aspects = [width / height for width, height in sizes]
+    return [
+        ("Height by width of the sample, in pixels", scatter("Image sizes", sizes, "width in pixels")),
+        ("Images of the sample by aspect ratio", measurements("Aspect ratios", aspects, "width / height")),
+    ]
 
 
 def _places(layout: OutputLayout, plan: Plan, duplicates: Duplicates) -> list[list[str]]:
@@ -208,3 +216,7 @@ def _places(layout: OutputLayout, plan: Plan, duplicates: Duplicates) -> list[li
 def _place(layout: OutputLayout, plan: Plan, task: int, row: int) -> str:
     with h5py.File(layout.shard(task, plan.tasks), "r") as file:
         return f"{plan.inputs[file['source_file'][row]].path}:{file['source_line'][row]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

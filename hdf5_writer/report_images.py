@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from preprocess.images import ImageChecker
@@ -67,37 +67,46 @@ class ImageTally:
         return heapq.nsmallest(number, self._frequent.items(), key=lambda item: (-item[1], item[0]))
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImageSample:
     """What the headers of some image files say.
 
     Attributes:
-        sizes: (width, height) in pixels of those that could be read.
+        sizes: (width, height) in pixels, as stored, of those that could be read.
+        rotated: how many of these have an EXIF orientation that asks a viewer to turn or mirror them.
         missing, unreadable: paths of those that are not there, or whose header says nothing.
     """
 
-    sizes: list[tuple[int, int]]
-    missing: list[str]
-    unreadable: list[str]
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    rotated: int = 0
 
     @property
     def looked_at(self) -> int:
         """Files."""
         return len(self.sizes) + len(self.missing) + len(self.unreadable)
 
+    def smaller_than(self, side: int) -> int:
+        """Files of which one side has fewer pixels."""
+        return sum(min(size) < side for size in self.sizes)
 
-def look_at_images(image_dir: Path, paths: Iterable[str]) -> ImageSample:
-    """Read the headers of some images, never outside the image folder."""
-    from PIL import Image
 
+def look_at_images(image_dir: Path | None, paths: Iterable[str]) -> ImageSample:
+    """Read the headers of some images, never outside the image folder; of none where no folder is known."""
+    from PIL import ExifTags, Image
+
+    sample = ImageSample()
+    if image_dir is None:
+        return sample
     checker = ImageChecker(image_dir, "exists")
-    sample = ImageSample([], [], [])
     for path in paths:
         try:
             checker.check(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(os.path.join(os.path.realpath(image_dir), path)) as image:
+                    sample.rotated += image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
                     sample.sizes.append(image.size)
         except Rejected as reject:
             (sample.missing if reject.reason is Reason.IMAGE_MISSING else sample.unreadable).append(path)

@@ -1,33 +1,30 @@
-"""Plots of the report as inline SVG that follows the colours of the page, light or dark.
-
-matplotlib takes half a second to import, so this module is imported only when a report is written.
-"""
+"""Plots of the report: pictures in the page, in colours that can be read on light and on dark."""
 
 from __future__ import annotations
 
+import base64
 import io
-import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-# Colours that stand for those of the style sheet, put in their place after drawing.
-_INK, _LINE, _FILL, _MARK = "#010101", "#020202", "#030303", "#040404"
-_VARIABLES = {_INK: "var(--muted)", _LINE: "var(--line)", _FILL: "var(--bar)", _MARK: "var(--mark)"}
+_INK, _LINE, _FILL, _MARK = "#737d8c", "#8a93a1", "#5585e0", "#dd6c30"
+# The one colour that has to follow the page's: that of small text on a dark card.
+_DARK = b"<style>@media (prefers-color-scheme: dark) { text { fill: #9aa4b2 !important } }</style></svg>"
 _MOST_BARS = 48
 _FEW_VALUES = 12
 # Narrow, so that labels keep a readable size on a phone.
 _INCHES = (4.4, 2.1)
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "font.family": "sans-serif",
     "font.size": 11.0,
     "axes.edgecolor": _LINE,
     "axes.labelcolor": _INK,
@@ -40,14 +37,21 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-def histogram(name: str, rows: npt.NDArray[np.int64], xlabel: str, mark: int | None = None) -> Markup:
+class Plot(NamedTuple):
+    """A drawing: `uri` for the source of an `<img>`, `name` for people who do not see it."""
+
+    name: str
+    uri: str
+
+
+def histogram(name: str, rows: npt.NDArray[np.int64], xlabel: str, mark: int | None = None) -> Plot:
     """Rows by a whole number.
 
     Args:
         name: of the plot, unique in the page.
         rows: element i counts rows of the value i.
         xlabel: what the value is.
-        mark: a value to draw a line at, such as max_sequence_length.
+        mark: a value to draw a line at, such as max_sequence_length, where it is near the values.
     """
     counts, edges = binned(rows)
 
@@ -55,7 +59,7 @@ def histogram(name: str, rows: npt.NDArray[np.int64], xlabel: str, mark: int | N
         axes.stairs(counts, edges, fill=True, color=_FILL)
         if edges[-1] - edges[0] <= _FEW_VALUES:
             axes.xaxis.set_major_locator(MultipleLocator(1))
-        if mark is not None:
+        if mark is not None and mark - edges[-1] <= (edges[-1] - edges[0]) / 4:
             axes.axvline(mark, color=_MARK, linewidth=1.2, linestyle=(0, (4, 2)))
 
     return _svg(name, draw, xlabel)
@@ -80,13 +84,13 @@ def binned(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[A
     return padded.reshape(bins, width).sum(axis=1), first - 0.5 + width * np.arange(bins + 1)
 
 
-def measurements(name: str, values: Sequence[float], xlabel: str) -> Markup:
+def measurements(name: str, values: Sequence[float], xlabel: str) -> Plot:
     """A histogram of measured values."""
     counts, edges = np.histogram(values, bins=24)
     return _svg(name, lambda axes: axes.stairs(counts, edges, fill=True, color=_FILL), xlabel)
 
 
-def scatter(name: str, points: Sequence[tuple[int, int]], xlabel: str) -> Markup:
+def scatter(name: str, points: Sequence[tuple[int, int]], xlabel: str) -> Plot:
     """One dot a pair, both axes from 0."""
 
     def draw(axes: Axes) -> None:
@@ -97,7 +101,7 @@ def scatter(name: str, points: Sequence[tuple[int, int]], xlabel: str) -> Markup
     return _svg(name, draw, xlabel)
 
 
-def lengths_plot(name: str, lengths: Sequence[int], cut: Sequence[float], padding: Sequence[float]) -> Markup:
+def lengths_plot(name: str, lengths: Sequence[int], cut: Sequence[float], padding: Sequence[float]) -> Plot:
     """Shares of rows cut and of padding by maximum sequence length."""
 
     def draw(axes: Axes) -> None:
@@ -110,7 +114,7 @@ def lengths_plot(name: str, lengths: Sequence[int], cut: Sequence[float], paddin
     return _svg(name, draw, "max_sequence_length", shares=True)
 
 
-def _svg(name: str, draw: Callable[[Axes], object], xlabel: str, *, shares: bool = False) -> Markup:
+def _svg(name: str, draw: Callable[[Axes], object], xlabel: str, *, shares: bool = False) -> Plot:
     with rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=_INCHES)
         FigureCanvasSVG(figure)
@@ -123,9 +127,10 @@ def _svg(name: str, draw: Callable[[Axes], object], xlabel: str, *, shares: bool
         if not shares:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(xlabel, labelpad=2)
-        buffer = io.StringIO()
+        buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Markup(_for_page(buffer.getvalue(), name))
+    svg = buffer.getvalue().replace(b"</svg>", _DARK)
+    return Plot(name, f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}")
 
 
 def _short(value: float, _: object) -> str:
@@ -134,19 +139,3 @@ def _short(value: float, _: object) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
-
-
-def _for_page(svg: str, name: str) -> str:
-    """Only the drawing: colours and font of the page, no identifiers that another plot could have too."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", svg, flags=re.DOTALL)
-    svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|StepPatch)_\d+"', "", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    svg = re.sub(r' font-family: [^;"]*;?', "", svg)
-    svg = re.sub(
-        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{name}">', svg, count=1
-    )
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    return re.sub(r">\s+<", "><", svg)

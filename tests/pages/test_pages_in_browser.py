@@ -159,7 +159,8 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
     assert "records.jsonl:57" in rejects
     assert "<script>window.hacked" in rejects
     assert "1 row" in browser.run("return document.getElementById('duplicates').textContent")
-    assert browser.run("return document.querySelectorAll('figure svg').length") == 7
+    assert browser.run("return document.querySelectorAll('figure img').length") == 7
+    assert browser.run("return [...document.images].every((i) => i.complete && i.naturalWidth > 0)")
 
 
 @WIDTHS

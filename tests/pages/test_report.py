@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ import h5py
 import numpy as np
 import pytest
 from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
+from PIL import ExifTags, Image
 
-from hdf5_writer import create_hdf5_dataset
+from hdf5_writer import create_hdf5_dataset, inspect_hdf5, report
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import read_plan
 from hdf5_writer.receipts import all_receipts
@@ -108,20 +112,57 @@ def test_the_page_stays_the_same_but_for_times(written: OutputLayout) -> None:
     assert b"http" not in first.replace(b"http-equiv", b"").replace(b'xmlns="http://www.w3.org/2000/svg"', b"")
 
 
-def test_a_report_that_cannot_be_written_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_run_itself_loads_nothing_of_the_report(written: OutputLayout) -> None:
+    script = (
+        "import sys, threading; from pathlib import Path; from hdf5_writer.create_hdf5_dataset import _report;"
+        "_report(Path(sys.argv[1]), \"create_hdf5_dataset --config 'a b.yaml'\", keep=False);"
+        "print(threading.active_count(), 'matplotlib' in sys.modules)"
+    )
+    made = subprocess.run([sys.executable, "-c", script, written.root], capture_output=True, text=True, check=True)
+    assert made.stdout == f"report             {written.report}\n1 False\n"
+    assert b"--config &#39;a b.yaml&#39;" in written.report.read_bytes()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(written: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    written.report.mkdir()
+    create_hdf5_dataset._report(written.root, "command", keep=False)
+    said = capsys.readouterr().err
+    assert "Is a directory" in said
+    assert "the dataset itself is complete" in said
+    assert f"python -m hdf5_writer.report {written.root}" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("child", "reason"), [("import time; time.sleep(60)", "not done after"), ("import os; os.abort()", "exit code -6")]
+)
+def test_a_report_that_hangs_or_dies_does_not_hold_the_run_up(
+    written: OutputLayout,
+    child: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    layout = OutputLayout(tmp_path)
+    run = subprocess.run
+    monkeypatch.setattr(create_hdf5_dataset, "_REPORT_SECONDS", 0.3 if "sleep" in child else 60)
+    monkeypatch.setattr(subprocess, "run", lambda _, **options: run([sys.executable, "-c", child], **options))
+    create_hdf5_dataset._report(written.root, "command", keep=False)
+    assert reason in capsys.readouterr().err
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hdf5_writer.report.write_report", full)
-    create_hdf5_dataset._report(layout.root, "command", keep=False)
-    said = capsys.readouterr()
-    assert "No space left on device" in said.err
-    assert "the dataset itself is complete" in said.err
-    assert not layout.report.exists()
+def test_a_user_may_write_the_report_by_its_own_command(
+    written: OutputLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(written.root)]) == 0
+    assert written.report.is_file()
+    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert "is missing, so this is no finished dataset" in capsys.readouterr().err
+    written.rejects.write_bytes(b"{")
+    written.data_params.write_bytes(written.data_params.read_bytes()[:-9])
+    assert report.main([str(written.root)]) == 1
+    said = capsys.readouterr().err
+    assert "is damaged" in said
+    assert said.count("\n") == 1
 
 
 def test_images_are_counted_exactly_and_then_estimated() -> None:
@@ -192,9 +233,62 @@ def test_bins_keep_every_row() -> None:
         assert len(set(np.diff(edges))) == 1
 
 
-def test_a_dataset_without_rows_has_a_report(tmp_path: Path, make_config: ConfigMaker) -> None:
-    write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q", "")}, {"conversations": []}])
-    create(make_config())
-    page = write_report(OutputLayout(tmp_path / "out"), "command").read_text(encoding="utf-8")
-    assert "empty_answer" in page
-    assert "no_turns" in page
+def picture_record(path: str) -> dict[str, Any]:
+    return {"image": path, "conversations": turn_pair("<image>\nWhat?", f"This is {path}.")}
+
+
+TEXT_RECORD = {"conversations": turn_pair("Why?", "Because.")}
+REJECTED = [{"conversations": turn_pair("Q", "")}, {"conversations": []}]
+
+
+@pytest.mark.parametrize(
+    ("records", "changes", "expected", "rows"),
+    [
+        pytest.param(REJECTED, {}, ["Nothing was written", "empty_answer", "no_turns"], 0, id="only rejects"),
+        pytest.param([TEXT_RECORD], {}, ["All rows are text only"], 1, id="one record, no images"),
+        pytest.param([picture_record("shapes/0001.png")], {}, ["1</b> image file in 1 row"], 1, id="one image"),
+        pytest.param(
+            [picture_record("LICENSE"), TEXT_RECORD], {}, ["1 unreadable</span> (<code>LICENSE"], 2, id="unreadable"
+        ),
+        pytest.param(
+            [picture_record("gone.png")], {"check_images": "none"}, ["1 missing now"], 1, id="images elsewhere"
+        ),
+        pytest.param(
+            [picture_record("gone.png")],
+            {"check_images": "none", "image_dir": None},
+            ["No <code>dataset.image_dir</code> was given"],
+            1,
+            id="no image_dir",
+        ),
+    ],
+)
+def test_both_pages_are_written_whatever_is_absent(
+    tmp_path: Path,
+    make_config: ConfigMaker,
+    records: list[Any],
+    changes: dict[str, Any],
+    expected: list[str],
+    rows: int,
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", records)
+    images = tmp_path / "images"
+    (images / "shapes").mkdir(parents=True)
+    shutil.copy(QUICKSTART / "images" / "shapes" / "0001.png", images / "shapes")
+    (images / "LICENSE").write_text("no picture")
+    create(make_config(**{f"dataset__{key}": value for key, value in {"image_dir": str(images), **changes}.items()}))
+    layout = OutputLayout(tmp_path / "out")
+    page = write_report(layout, None).read_text(encoding="utf-8")
+    for words in expected:
+        assert words in page
+    assert ("nothing lost" in page) == (rows > 0)
+    assert inspect_hdf5.main([str(layout.root)]) == (0 if rows else 2)
+    assert layout.rows_page.exists() == (rows > 0)
+
+
+def test_images_that_ask_to_be_turned_are_counted(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=turned)
+    Image.new("RGB", (8, 4)).save(tmp_path / "plain.jpg")
+    sample = look_at_images(tmp_path, ["turned.jpg", "plain.jpg"])
+    assert (sample.rotated, sample.sizes) == (1, [(8, 4), (8, 4)]), "sizes are those that the model sees"
