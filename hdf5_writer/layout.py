@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 SHARD_NAME = re.compile(r"examples-(\d{5,})-of-(\d{5,})\.h5")
+_TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,26 @@ class OutputLayout:
         """Held by the one of several partial runs that makes the plan."""
         return self.work / "planning.lock"
 
+    @property
+    def aside(self) -> OutputLayout:
+        """Where a plan is made while another one still stands."""
+        return OutputLayout(self.work / "replan")
+
     def shards(self) -> list[Path]:
         """What is there under a shard's name."""
         return sorted(path for path in self.root.glob("examples-*.h5") if SHARD_NAME.fullmatch(path.name))
 
     def temporaries(self) -> list[Path]:
-        """What runs that were killed have left behind."""
-        return [path for folder in (self.root, self.work, self.work / "receipts") for path in folder.glob(".*.tmp")]
+        """What runs that were killed have left behind; other files of such a name in `root` are the user's."""
+        ours = {path.name for path in (self.data_params, self.rejects, self.report, self.rows_page)}
+        found = []
+        for path in self.root.glob(".*.tmp"):
+            temporary = _TEMPORARY_NAME.fullmatch(path.name)
+            if temporary and (temporary[1] in ours or SHARD_NAME.fullmatch(temporary[1])):
+                found.append(path)
+        return [*found, *self.work.glob(".*.tmp"), *self.receipt(0).parent.glob(".*.tmp")]
 
     @staticmethod
-    def temporary(path: Path, unique: str) -> Path:
-        """A name beside `path` to write under before renaming."""
-        return path.with_name(f".{path.name}.{unique}.tmp")
+    def temporary(path: Path) -> Path:
+        """A new name beside `path` to write under before renaming."""
+        return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def publish(path: Path, chunks: Iterable[bytes]) -> None:
     Raises:
         OSError: no space, no permission, …; the temporary file is removed and `path` is as it was.
     """
-    temporary = OutputLayout.temporary(path, uuid.uuid4().hex)
+    temporary = OutputLayout.temporary(path)
     try:
         with temporary.open("xb") as file:
             for chunk in chunks:
