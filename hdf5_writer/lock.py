@@ -12,6 +12,10 @@ from pathlib import Path
 from preprocess.config import ConfigError
 
 
+class BusyError(ConfigError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold an advisory lock, which the system lets go of when this process ends, however it does.
@@ -22,14 +26,14 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
         wait: until it is free.
 
     Raises:
-        ConfigError: another process holds it.
+        BusyError: another process holds it.
     """
     with path.open("a+") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
-            raise ConfigError(
+            raise BusyError(
                 f"{path.parent.parent}: another run is writing here ({file.read().strip() or 'unknown owner'}); "
                 "wait for it to end or use another setup.output_dir"
             ) from None

@@ -84,14 +84,19 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over all of the plan, folders and file times too: names this run's plan to its workers."""
+        """sha256 over all of the plan, folders and file times too: what a worker has loaded for one run."""
         return digest_of(self.to_json())
+
+    def records_of(self, task: int) -> int:
+        """How many records a task has."""
+        size = self.config.setup.samples_per_shard
+        return min(size, self.records - task * size)
 
     def task_records(self, task: int) -> npt.NDArray[np.int64]:
         """Numbers of the records of a task, in the order of its rows."""
         setup = self.config.setup
         start = task * setup.samples_per_shard
-        stop = min(start + setup.samples_per_shard, self.records)
+        stop = start + self.records_of(task)
         if setup.shuffle:
             return permuted(start, stop, self.records, setup.seed)
         return np.arange(start, stop, dtype=np.int64)

@@ -28,12 +28,11 @@ class ConsoleProgress:
         """Say something the user should know."""
         self._print(f"note: {sentence}")
 
-    def planned(self, plan: Plan, done: int) -> None:
+    def planned(self, plan: Plan, done: int, records: int) -> None:
         """Say what will be done."""
         finished = f", {done} of them finished before" if done else ""
         self._print(f"{len(plan.inputs)} input file(s), {plan.records:,} records → {plan.tasks} shard(s){finished}")
-        size = plan.config.setup.samples_per_shard
-        self._total = plan.records - min(done * size, plan.records)
+        self._total = records
         self._began = self._said = time.monotonic()
         if self._stream.isatty() and self._total:
             self._bar = tqdm(total=self._total, unit="rows", unit_scale=True, file=self._stream, smoothing=0.05)

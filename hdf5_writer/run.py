@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hdf5_writer.engine import run_tasks, warmed_pools
-from hdf5_writer.existing import finished_dataset, make_folders, plan_for, remove_output
+from hdf5_writer.existing import (
+    adopt_plan,
+    drop_unused_plan,
+    finished_dataset,
+    make_folders,
+    plan_aside,
+    plan_for,
+    remove_output,
+)
 from hdf5_writer.inputs import InputFile, find_inputs, unread_data
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.lock import locked
+from hdf5_writer.lock import BusyError, locked
 from hdf5_writer.plan import Plan, read_plan
 from hdf5_writer.publish import publish, seal
 from hdf5_writer.receipts import (
@@ -36,8 +44,8 @@ class Progress(Protocol):
     def note(self, sentence: str) -> None:
         """Something the user should know."""
 
-    def planned(self, plan: Plan, done: int) -> None:
-        """The plan is made; so many of its tasks were finished before."""
+    def planned(self, plan: Plan, done: int, records: int) -> None:
+        """The plan is made; so many of this run's tasks were finished before; so many records are to be read."""
 
     def advance(self, task: TaskDone) -> None:
         """A task is finished."""
@@ -88,7 +96,7 @@ def create_dataset(
         config: a validated config.
         progress: is told of the plan and of every finished task.
         limit: take the first so many records.
-        overwrite: remove what an earlier run wrote into the output folder first.
+        overwrite: remove what an earlier run wrote into the output folder, once nothing of this one can be refused.
         skip_tasks: tasks to give up: all of their records are rejected.
         make_executor: makes the executor the tasks run on, instead of the engine of the config.
 
@@ -103,14 +111,20 @@ def create_dataset(
     require_image_dir(config.dataset)
     make_folders(layout)
     with locked(layout.lock):
-        if overwrite:
-            remove_output(layout)
         _remove_temporaries(layout)
-        finished = finished_dataset(config, limit, layout, files)
-        if finished is not None:
-            return Outcome(finished, already_done=True, read=0)
+        if not overwrite:
+            drop_unused_plan(config, limit, layout, files)
+            finished = finished_dataset(config, limit, layout, files)
+            if finished is not None:
+                return Outcome(finished, already_done=True, read=0)
         with _engine(config, make_executor, files) as engine:
-            plan = plan_for(config, limit, layout, files)
+            if overwrite:
+                with plan_aside(config, limit, layout) as plan:
+                    _refuse_unknown(skip_tasks, plan)
+                    remove_output(layout)
+                    adopt_plan(layout)
+            else:
+                plan = plan_for(config, limit, layout, files)
             read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, engine)
         return Outcome(finish(layout, plan), already_done=False, read=read)
 
@@ -126,8 +140,9 @@ def create_part(
 ) -> int:
     """Run the tasks of one part; `finalize` writes the dataset's own files when all parts are done.
 
-    Parts may run at once, in any order and more than once: whichever comes first makes the plan. See
-    `create_dataset` for arguments and errors.
+    Parts may run at once, in any order and more than once, with other folders' names and numbers of processes:
+    whichever comes first makes the plan, and none changes it while others run. See `create_dataset` for arguments
+    and errors.
 
     Returns:
         records read.
@@ -136,12 +151,15 @@ def create_part(
     files = _inputs(config, progress)
     require_image_dir(config.dataset)
     make_folders(layout)
-    with locked(layout.lock, shared=True):
+    with contextlib.ExitStack() as held:
         with locked(layout.planning_lock, wait=True):
+            with contextlib.suppress(BusyError), locked(layout.lock):
+                drop_unused_plan(config, limit, layout, files)
+            held.enter_context(locked(layout.lock, shared=True))
             finished = finished_dataset(config, limit, layout, files)
             if finished is not None:
                 return 0
-            plan = plan_for(config, limit, layout, files)
+            plan = plan_for(config, limit, layout, files, alone=False)
         with _engine(config, make_executor, files) as engine:
             return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, engine)
 
@@ -189,15 +207,13 @@ def _run(
     engine: _Engine,
 ) -> int:
     """Run those tasks of `mine` that are not done; records read."""
-    unknown = [task for task in skip_tasks if task >= plan.tasks]
-    if unknown:
-        raise ConfigError(f"--skip-task {unknown[0]}: the tasks of this plan are 0 to {plan.tasks - 1}")
+    _refuse_unknown(skip_tasks, plan)
     tasks = unfinished_tasks(layout, plan, mine)
     if tasks:
         # No data_params.json beside shards that are not all there.
         layout.data_params.unlink(missing_ok=True)
         layout.report.unlink(missing_ok=True)
-    progress.planned(plan, len(mine) - len(tasks))
+    progress.planned(plan, len(mine) - len(tasks), sum(plan.records_of(task) for task in tasks))
     read = 0
 
     def on_done(task: TaskDone) -> None:
@@ -205,7 +221,7 @@ def _run(
         read += task.read
         progress.advance(task)
 
-    run = functools.partial(run_task, str(layout.root.resolve()), plan.fingerprint)
+    run = functools.partial(run_task, str(layout.root.resolve()), plan)
     try:
         for task in tasks:
             if task in skip_tasks:
@@ -217,6 +233,12 @@ def _run(
     finally:
         progress.close()
     return read
+
+
+def _refuse_unknown(skip_tasks: Collection[int], plan: Plan) -> None:
+    unknown = [task for task in skip_tasks if task >= plan.tasks]
+    if unknown:
+        raise ConfigError(f"--skip-task {unknown[0]}: the tasks of this plan are 0 to {plan.tasks - 1}")
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,12 @@ def warm_up(config: Config) -> None:
     _warm[name] = load_tokenizer(name)
 
 
-def run_task(root: str, fingerprint: str, task: int, careful: bool = False, skip: bool = False) -> TaskDone:
-    """Make one shard and its receipt in an output folder whose plan has this fingerprint.
+def run_task(root: str, plan: Plan, task: int, careful: bool = False, skip: bool = False) -> TaskDone:
+    """Make one shard and its receipt in the output folder of a plan.
 
     Args:
         root: the output folder.
-        fingerprint: of the plan that is meant.
+        plan: with the folders and file times of the run that asks; those of a slice elsewhere may have other names.
         task: its number.
         careful: note each record before it is begun, so that one that kills the process can be named.
         skip: make an empty shard, and reject every record unread.
@@ -138,7 +138,7 @@ def run_task(root: str, fingerprint: str, task: int, careful: bool = False, skip
         OSError: no space, no permission, …
         RuntimeError: the plan is another one, or a fault of the program, naming file and line.
     """
-    return _runner(root, fingerprint).run(task, careful, skip)
+    return _runner(root, plan).run(task, careful, skip)
 
 
 class _Loaded(threading.local):
@@ -151,19 +151,18 @@ class _Loaded(threading.local):
 _loaded = _Loaded()
 
 
-def _runner(root: str, fingerprint: str) -> _TaskRunner:
-    if _loaded.key != (root, fingerprint):
-        _loaded.runner = _TaskRunner(OutputLayout(Path(root)), fingerprint)
-        _loaded.key = (root, fingerprint)
+def _runner(root: str, plan: Plan) -> _TaskRunner:
+    if _loaded.key != (root, plan.fingerprint):
+        _loaded.runner = _TaskRunner(OutputLayout(Path(root)), plan)
+        _loaded.key = (root, plan.fingerprint)
     return _loaded.runner
 
 
 class _TaskRunner:
     """Everything that is loaded once in a worker."""
 
-    def __init__(self, layout: OutputLayout, fingerprint: str) -> None:
-        plan = read_plan(layout)
-        if plan.fingerprint != fingerprint:
+    def __init__(self, layout: OutputLayout, plan: Plan) -> None:
+        if read_plan(layout).digest != plan.digest:
             raise RuntimeError(f"{layout.plan}: is another plan than the one this run was started with")
         self._layout, self._plan = layout, plan
         config = plan.local_config()

@@ -97,15 +97,15 @@ class SilentProgress:
     """Satisfies `hdf5_writer.run.Progress` and remembers."""
 
     def __init__(self) -> None:
-        self.done_before = 0
+        self.done_before = self.records = 0
         self.finished: list[int] = []
         self.notes: list[str] = []
 
     def note(self, sentence: str) -> None:
         self.notes.append(sentence)
 
-    def planned(self, plan: Plan, done: int) -> None:
-        self.done_before = done
+    def planned(self, plan: Plan, done: int, records: int) -> None:
+        self.done_before, self.records = done, records
 
     def advance(self, task: TaskDone) -> None:
         self.finished.append(task.task)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from conftest import (
 )
 
 from hdf5_writer import publish as publish_module
+from hdf5_writer import task as task_module
 from hdf5_writer.inputs import LONGEST_LINE, InputChangedError
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import locked
@@ -226,7 +229,9 @@ def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
         lambda out: OutputLayout(out).rejects.unlink(),
         lambda out: OutputLayout(out).rejects.write_bytes(b""),
         lambda out: OutputLayout(out).offsets.unlink(),
-        lambda out: (out / ".examples-00000-of-00005.h5.abc.tmp").write_bytes(b"left by a kill"),
+        lambda out: (out / ".examples-00000-of-00005.h5.0123456789abcdef0123456789abcdef.tmp").write_bytes(
+            b"left by a kill"
+        ),
     ],
 )
 def test_what_is_missing_is_made_again(started: Any, tmp_path: Path, harm: Any) -> None:
@@ -243,7 +248,9 @@ def test_what_a_dead_worker_left_is_gone_when_the_run_is_done(started: Any, tmp_
 
     class Replaced(InlineExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-            (tmp_path / "out" / ".examples-00002-of-00005.h5.abc.tmp").write_bytes(b"left by a kill")
+            (tmp_path / "out" / ".examples-00002-of-00005.h5.0123456789abcdef0123456789abcdef.tmp").write_bytes(
+                b"left by a kill"
+            )
             return super().submit(fn, *args, **kwargs)
 
     create_dataset(config, SilentProgress(), make_executor=Replaced)
@@ -320,6 +327,55 @@ def test_overwrite_removes_only_what_runs_write(started: Any, tmp_path: Path) ->
     assert mine.read_text() == "keep me"
     mine.unlink()
     assert without_params(tmp_path / "out") == wanted
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"processor__max_sequence_length": 90},
+        {"processor__tokenizer_type": "./no_such_folder"},
+        {"dataset__image_dir": "/no/such/folder"},
+        {"setup__input_dir": str(QUICKSTART / "images")},
+        {"skip_tasks": [5]},
+    ],
+    ids=str,
+)
+def test_overwrite_refuses_a_mistake_before_it_removes_anything(
+    started: Any, make_config: ConfigMaker, tmp_path: Path, mistake: dict[str, Any]
+) -> None:
+    config, _ = started
+    create(config)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    changes = {key: value for key, value in mistake.items() if "__" in key}
+    skip = {key: value for key, value in mistake.items() if "__" not in key}
+    with pytest.raises(ConfigError):
+        create(make_config(setup__samples_per_shard=4, **changes), overwrite=True, **skip)
+    assert create(config).already_done
+    after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {path for path in after if path.name != "lock"} == {path for path in before if path.name != "lock"}
+    assert all(after[path] == before[path] for path in before if path.name != "lock")
+
+
+def test_overwrite_refuses_unreadable_inputs_before_it_removes_anything(started: Any, tmp_path: Path) -> None:
+    config, wanted = started
+    create(config)
+    (tmp_path / "in" / "b.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(ConfigError, match=r"b\.jsonl\.gz: cannot be read to its end"):
+        create(config, overwrite=True)
+    (tmp_path / "in" / "b.jsonl.gz").unlink()
+    assert create(config).already_done
+    assert without_params(tmp_path / "out") == wanted
+
+
+def test_a_users_own_temporary_file_stays(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    (tmp_path / "out").mkdir()
+    mine = [tmp_path / "out" / name for name in (".x.tmp", f".notes.txt.{'0' * 32}.tmp", ".report.html.tmp")]
+    for path in mine:
+        path.write_text("keep me")
+    create(config)
+    create(config, overwrite=True)
+    assert all(path.read_text() == "keep me" for path in mine)
 
 
 def test_a_dataset_without_its_plan_is_not_written_over(started: Any, tmp_path: Path) -> None:
@@ -433,6 +489,70 @@ def test_parts_in_any_order_make_the_same_dataset(started: Any, tmp_path: Path, 
     assert without_params(tmp_path / "out") == wanted
     assert finalize(config).already_done
     assert create_part(config, SilentProgress(), Part(0, 4), make_executor=InlineExecutor) == 0
+
+
+class Interposing(InlineExecutor):
+    """Does something once, before the second task."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._submitted, self._act = 0, act
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self._submitted += 1
+        if self._submitted == 2:
+            self._act()
+            forget_loaded_plan()  # a worker that starts now
+        return super().submit(fn, *args, **kwargs)
+
+
+def forget_loaded_plan() -> None:
+    task_module._loaded.key = None
+
+
+def test_a_part_with_other_processes_folders_and_file_times_leaves_running_parts_alone(
+    started: Any, make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    config, wanted = started
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "in", copy)
+    os.utime(copy / "a.jsonl", ns=(1, 1))
+    other = make_config(setup__samples_per_shard=4, setup__processes=3, setup__input_dir=str(copy))
+    plans = []
+
+    def second_part() -> None:
+        plans.append(OutputLayout(tmp_path / "out").plan.read_bytes())
+        create_part(other, SilentProgress(), Part(1, 2), make_executor=InlineExecutor)
+        plans.append(OutputLayout(tmp_path / "out").plan.read_bytes())
+
+    create_part(config, SilentProgress(), Part(0, 2), make_executor=lambda _: Interposing(second_part))
+    assert plans[0] == plans[1]
+    finalize(config)
+    assert without_params(tmp_path / "out") == wanted
+
+
+def test_a_part_of_another_plan_is_refused_while_parts_run_that_have_written_nothing_yet(
+    started: Any, make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    config, _ = started
+    create_part(config, SilentProgress(), Part(5, 6), make_executor=InlineExecutor)  # plans; has no task
+    layout = OutputLayout(tmp_path / "out")
+    plan = layout.plan.read_bytes()
+    other = make_config(setup__samples_per_shard=4, setup__seed=7)
+    with locked(layout.lock, shared=True), pytest.raises(OtherPlanError, match=r"setup\.seed was 0, is 7"):
+        create_part(other, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
+    assert layout.plan.read_bytes() == plan
+    # Alone, it may replace the plan of a run that wrote nothing.
+    create_part(other, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
+
+
+def test_a_part_tells_how_many_records_are_its_own(started: Any) -> None:
+    config, _ = started
+    progress = SilentProgress()
+    create_part(config, progress, Part(1, 2), make_executor=InlineExecutor)
+    assert progress.records == 8
+    create_part(config, progress, Part(0, 2), make_executor=InlineExecutor)
+    assert progress.records == 12
 
 
 def test_parts_share_the_folder_but_not_with_a_whole_run(started: Any, tmp_path: Path) -> None:
