@@ -83,6 +83,7 @@ def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
         ("truncated", f"{counts['truncated']:,}"),
         ("image token moved", f"{counts['images_moved']:,}"),
         ("first turn skipped", f"{counts['first_turns_skipped']:,}"),
+        ("dropped rounds", f"{counts['dropped_rounds']:,} without an answer"),
         ("text tokens", f"{tokens['text']:,}"),
         ("supervised tokens", f"{tokens['supervised']:,} ({_share(tokens['supervised'], tokens['text'])} of text)"),
         ("image positions", f"{tokens['image']:,}"),
@@ -90,8 +91,8 @@ def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
         ("image_start_idx", str(params["image_start_idx"])),
         ("shards", f"{len(params['shards'])} ({sum(shard['bytes'] for shard in params['shards']):,} bytes)"),
     ]
-    optional = {"truncated", "image token moved", "first turn skipped"}
-    rows = [(name, value) for name, value in rows if not (name in optional and value == "0")]
+    optional = {"truncated", "image token moved", "first turn skipped", "dropped rounds"}
+    rows = [(name, value) for name, value in rows if not (name in optional and value.split()[0] == "0")]
     if read:
         rows.append(("rows/s", f"{read / max(seconds, 1e-9):,.0f}"))
     width = max(len(name) for name, _ in rows)

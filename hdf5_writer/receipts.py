@@ -15,7 +15,10 @@ import orjson
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan
 from hdf5_writer.publish import DamagedError, unseal
+from hdf5_writer.report_duplicates import find_duplicates
+from hdf5_writer.report_facts import fingerprints_every, read_fingerprints
 from hdf5_writer.shard import LENGTH_BIN
+from preprocess.record_keys import UnusedKeys
 
 Receipt = dict[str, Any]
 
@@ -73,6 +76,7 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
     """
     config, tokenizer = plan.config, plan.tokenizer
     shards, sums, reasons, lengths = [], Counter[str](), Counter[str](), Counter[int]()
+    unused, fingerprints = UnusedKeys(), []
     for receipt in receipts:
         counts = dict(receipt["counts"])
         shards.append({**receipt["shard"], "rows": counts["rows"]})
@@ -80,6 +84,8 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
         sums.update(counts)
         sums["read"] += receipt["read"]
         reasons.update(reject["reason"] for reject in receipt["rejects"])
+        unused.update(receipt["unused_keys"])
+        fingerprints.append(read_fingerprints(receipt["report"]))
     slots = sums["rows_with_image"] * config.dataset.num_patches
     total = sums["text_tokens"] + slots
     return {
@@ -111,7 +117,11 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
             "text_only": sums["rows"] - sums["rows_with_image"],
             "truncated": sums["truncated"],
             "images_moved": sums["images_moved"],
+            "text_only_cut": sums["text_only_cut"],
             "first_turns_skipped": sums["first_turns_skipped"],
+            "dropped_rounds": sums["dropped_rounds"],
+            "duplicates": find_duplicates(fingerprints, fingerprints_every(plan.records)).surplus,
+            "unused_keys": unused.ranked(),
         },
         "tokens": {
             "total": total,

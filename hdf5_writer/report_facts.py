@@ -1,6 +1,6 @@
 """What a task notes for the report while its rows pass by: counts, fingerprints and where the time went.
 
-It goes into the receipt under `report`; `data_params.json` takes nothing of it.
+It goes into the receipt under `report`; `data_params.json` takes the number of duplicates of it.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class RowCounts:
 
     Attributes:
         rows, rows_with_image, truncated: rows.
+        text_only_cut: those truncated rows that have no image, whose dummy slots took the place of text.
         text_tokens, supervised, image, padding: positions of rows; text + image + padding is all of them.
             `image` counts the slots of rows with an image, `padding` also the dummy slots of text-only rows.
         lengths: used positions (dummy slots left out) // LENGTH_BIN → rows.
@@ -44,6 +45,7 @@ class RowCounts:
     rows: int = 0
     rows_with_image: int = 0
     truncated: int = 0
+    text_only_cut: int = 0
     text_tokens: int = 0
     supervised: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
@@ -102,6 +104,7 @@ class ShardBuilder:
         counts.rows += count
         counts.rows_with_image += count - int(facts.text_only.sum())
         counts.truncated += int(facts.truncated.sum())
+        counts.text_only_cut += int((facts.truncated & facts.text_only).sum())
         counts.text_tokens += int(facts.text_tokens.sum())
         counts.supervised += int(facts.supervised.sum())
         counts.lengths.update((np.where(facts.text_only, facts.text_tokens, facts.used) // LENGTH_BIN).tolist())

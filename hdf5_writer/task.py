@@ -20,9 +20,10 @@ from hdf5_writer.report_facts import TaskFacts, fingerprints_every
 from hdf5_writer.schema import SCHEMA_VERSION
 from hdf5_writer.shard import ShardBuilder, sha256
 from preprocess.config import Config, ConfigError
-from preprocess.conversation import Conversation, RecordKeys, read_conversation
+from preprocess.conversation import Conversation, read_conversation
 from preprocess.features import RowLayout, measure_rows
 from preprocess.images import ImageChecker
+from preprocess.record_keys import RecordKeys, UnusedKeys
 from preprocess.records import parse_record, record_id
 from preprocess.rejects import Reason, Rejected
 from preprocess.templates import renderer_for
@@ -64,6 +65,7 @@ class Stages:
             role=dataset.role_key,
         )
         self._repair_text = dataset.use_ftfy
+        self._empty_answer = dataset.empty_answer
         self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
 
     def facts(self) -> TokenizerFacts:
@@ -81,7 +83,11 @@ class Stages:
     def read(self, record: dict[str, Any]) -> Conversation:
         """Validate a record and check its image."""
         conversation = read_conversation(
-            record, self._keys, only_one_round=self.renderer.drops_question, repair_text=self._repair_text
+            record,
+            self._keys,
+            only_one_round=self.renderer.drops_question,
+            repair_text=self._repair_text,
+            empty_answer=self._empty_answer,
         )
         if conversation.image is not None:
             self.images.check(conversation.image)
@@ -202,7 +208,13 @@ class _TaskRunner:
             "plan": plan.digest,
             "read": len(records),
             "shard": {"name": shard.name, "bytes": len(image), "sha256": sha256(image)},
-            "counts": {**counts, "images_moved": work.moved, "first_turns_skipped": work.skipped},
+            "counts": {
+                **counts,
+                "images_moved": work.moved,
+                "first_turns_skipped": work.skipped,
+                "dropped_rounds": work.dropped,
+            },
+            "unused_keys": work.unused.counts,
             "rejects": [entry for _, _, entry in sorted(work.rejects, key=lambda reject: reject[:2])],
             "report": work.facts.to_json(),
             "seconds": round(time.perf_counter() - began, 3),
@@ -230,7 +242,8 @@ class _Work:
         self.facts = TaskFacts(fingerprints_every(plan.records))
         self.builder = ShardBuilder(layout, shard_attributes(plan), self.facts.lap)
         self.rejects: list[tuple[int, int, dict[str, Any]]] = []
-        self.moved = self.skipped = 0
+        self.moved = self.skipped = self.dropped = 0
+        self.unused = UnusedKeys()
         self._plan, self._stages, self._layout = plan, stages, layout
 
     def add(self, lines: list[Line]) -> None:
@@ -256,6 +269,8 @@ class _Work:
         self.facts.add(batch, rows, images)
         self.moved += sum(conversation.image_moved for conversation in conversations)
         self.skipped += sum(conversation.first_turn_skipped for conversation in conversations)
+        self.dropped += sum(conversation.rounds_dropped for conversation in conversations)
+        self.unused.add(conversation.unused_keys for conversation in conversations)
         lap("assemble")
 
     def _pass(

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from loaders.images import AspectRatio, ImageTransform, read_image
 from preprocess.config import DatasetConfig
-from preprocess.conversation import RecordKeys, read_conversation
+from preprocess.conversation import read_conversation
 from preprocess.images import ImageChecker
+from preprocess.record_keys import RecordKeys
 from preprocess.records import UTF8_BOM, parse_record
 from preprocess.rejects import Rejected
 from preprocess.templates import renderer_for

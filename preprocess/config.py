@@ -73,6 +73,7 @@ class DatasetConfig(_Section):
     role_key: Annotated[str, Field(min_length=1)] = "from"
     append_eos: bool = False
     use_ftfy: bool = False
+    empty_answer: Literal["reject", "drop_round", "keep"] = "drop_round"
 
     @field_validator("image_dir", mode="before")
     @classmethod

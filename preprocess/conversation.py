@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from preprocess.record_keys import RecordKeys
 from preprocess.records import json_type
 from preprocess.rejects import Reason, Rejected, shorten
 
 HUMAN, ASSISTANT = "human", "gpt"
-
-
-@dataclass(frozen=True)
-class RecordKeys:
-    """What the parts of a record are called, and the text that stands for the image."""
-
-    image: str = "image"
-    image_token: str = "<image>"
-    turns: str = "conversations"
-    content: str = "value"
-    role: str = "from"
+EmptyAnswer = Literal["reject", "drop_round", "keep"]
 
 
 class Conversation(NamedTuple):
@@ -32,28 +22,40 @@ class Conversation(NamedTuple):
         image: path relative to the image folder, or None for a text-only record.
         image_moved: the image token did not stand once, at the start of the first question.
         first_turn_skipped: the record began with an assistant turn, which was left out as the authors do.
+        rounds_dropped: rounds that were left out because their answer is empty.
+        unused_keys: names of the record's keys that no part of a row is made of.
     """
 
     rounds: list[tuple[str, str]]
     image: str | None
     image_moved: bool
     first_turn_skipped: bool
+    rounds_dropped: int = 0
+    unused_keys: tuple[str, ...] = ()
 
 
 def read_conversation(
-    record: dict[str, Any], keys: RecordKeys, *, only_one_round: bool = False, repair_text: bool = False
+    record: dict[str, Any],
+    keys: RecordKeys,
+    *,
+    only_one_round: bool = False,
+    repair_text: bool = False,
+    empty_answer: EmptyAnswer = "drop_round",
 ) -> Conversation:
     """Validate a record.
 
     Args:
-        record: the parsed JSON object; keys that are not named by `keys` are ignored.
+        record: the parsed JSON object.
         keys: the names of its parts.
         only_one_round: accept exactly one human turn with an image and one answer (template `plain`).
         repair_text: pass every text through `ftfy.fix_text` (NFC) first.
+        empty_answer: what becomes of a round whose answer is null, empty or blank: the record is rejected; the round
+            is left out, unless no other is left, and its image belongs to the next; or the answer is "".
 
     Raises:
         Rejected: with the reason of the first thing that is wrong.
     """
+    unused = keys.unused(record)
     turns = record.get(keys.turns)
     if not turns:
         found = "is empty" if keys.turns in record else "is absent"
@@ -80,13 +82,8 @@ def read_conversation(
 
     first, moved = _take_out_image(texts, image, keys, only_one_round)
     texts[0] = first
-    rounds = list(zip(texts[0::2], texts[1::2], strict=True))
-    for number, (question, answer) in enumerate(rounds):
-        if not answer or answer.isspace():
-            raise Rejected(Reason.EMPTY_ANSWER, f"the answer of round {number + 1} is empty")
-        if not question and not (number == 0 and image is not None):
-            raise Rejected(Reason.EMPTY_QUESTION, f"the question of round {number + 1} is empty")
-    return Conversation(rounds, image, moved, skipped)
+    rounds = _pair_up(texts, image is not None, empty_answer)
+    return Conversation(rounds, image, moved, skipped, len(texts) // 2 - len(rounds), unused)
 
 
 def read_image(value: object, key: str) -> str | None:
@@ -125,12 +122,33 @@ def _read_turns(turns: list[Any], keys: RecordKeys) -> list[str]:
                 Reason.ROLE_ORDER,
                 f"turn {position + 1} is {role!r}, expected {ASSISTANT if position % 2 else HUMAN!r}",
             )
+        if text is None and position % 2 and content_key in turn:
+            text = ""  # an answer of null is an empty one
         if type(text) is not str:
             raise Rejected(
                 Reason.BAD_TURN, f"{content_key!r} of turn {position + 1} is {json_type(text)}, expected a text"
             )
         texts.append(text)
     return texts
+
+
+def _pair_up(texts: list[str], has_image: bool, empty_answer: EmptyAnswer) -> list[tuple[str, str]]:
+    """The rounds that are trained on; see `read_conversation`."""
+    rounds: list[tuple[str, str]] = []
+    for number, (question, answer) in enumerate(zip(texts[0::2], texts[1::2], strict=True)):
+        if not answer or answer.isspace():
+            if empty_answer == "reject":
+                raise Rejected(Reason.EMPTY_ANSWER, f"the answer of round {number + 1} is empty")
+            if empty_answer == "drop_round":
+                continue
+            answer = ""
+        if not question and (rounds or not has_image):
+            raise Rejected(Reason.EMPTY_QUESTION, f"the question of round {number + 1} is empty")
+        rounds.append((question, answer))
+    if not rounds:
+        others = ", and no other round has one" if len(texts) > 2 else ""
+        raise Rejected(Reason.EMPTY_ANSWER, f"the answer of round 1 is empty{others}")
+    return rounds
 
 
 def _take_out_image(texts: list[str], image: str | None, keys: RecordKeys, plain: bool) -> tuple[str, bool]:

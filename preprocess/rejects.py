@@ -13,6 +13,7 @@ class Reason(str, Enum):
     NOT_UTF8 = "not_utf8"
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
+    UNSUPPORTED_MEDIA = "unsupported_media"
     # The turns.
     NO_TURNS = "no_turns"
     BAD_TURN = "bad_turn"

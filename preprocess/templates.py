@@ -203,6 +203,9 @@ class Renderer:
         return segments
 
     def _add_answer(self, segments: list[Segment], answer: str) -> None:
-        segments.append(Text(self._answer_head + answer + self._answer_tail, True))
+        if answer:
+            segments.append(Text(self._answer_head + answer + self._answer_tail, True))
+        elif not self.answer_ends_with_eos:
+            segments.append(Text(self._answer_tail, True))
         if self.answer_ends_with_eos:
             segments.append(Mark.EOS)

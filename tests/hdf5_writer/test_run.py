@@ -58,6 +58,7 @@ REJECTED_LINES: dict[Reason, bytes] = {
     Reason.NOT_AN_OBJECT: b"[1, 2]",
 }
 REJECTED_RECORDS: dict[Reason, Any] = {
+    Reason.UNSUPPORTED_MEDIA: {"video": "a.mp4", "conversations": turn_pair("<video>\nQ", "A")},
     Reason.NO_TURNS: {"conversations": []},
     Reason.BAD_TURN: {"conversations": ["Q", "A"]},
     Reason.UNKNOWN_ROLE: {"conversations": [{"from": "user", "value": "Q"}, {"from": "gpt", "value": "A"}]},

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from conftest import turn_pair
 
-from preprocess.conversation import Conversation, RecordKeys, read_conversation
+from preprocess.conversation import Conversation, read_conversation
+from preprocess.record_keys import RecordKeys
 from preprocess.records import parse_record
 from preprocess.rejects import Reason, Rejected
 
@@ -14,11 +15,11 @@ HUMAN = {"from": "human", "value": "Q"}
 GPT = {"from": "gpt", "value": "A"}
 
 
-def read(record: dict[str, Any], **options: bool) -> Conversation:
+def read(record: dict[str, Any], **options: Any) -> Conversation:
     return read_conversation(record, KEYS, **options)
 
 
-def reason_of(record: dict[str, Any], **options: bool) -> Reason:
+def reason_of(record: dict[str, Any], **options: Any) -> Reason:
     with pytest.raises(Rejected) as rejected:
         read(record, **options)
     assert rejected.value.detail
@@ -65,6 +66,8 @@ def test_a_line_that_is_no_json_object_is_rejected(line: bytes, reason: Reason) 
         ({"conversations": ["Q", "A"]}, Reason.BAD_TURN),
         ({"conversations": [HUMAN, {"from": "gpt", "value": 7}]}, Reason.BAD_TURN),
         ({"conversations": [HUMAN, {"from": "gpt"}]}, Reason.BAD_TURN),
+        ({"conversations": [{"from": "human", "value": None}, GPT]}, Reason.BAD_TURN),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": None}]}, Reason.EMPTY_ANSWER),
         ({"conversations": turn_pair("Q", "")}, Reason.EMPTY_ANSWER),
         ({"conversations": turn_pair("Q", " \n\t")}, Reason.EMPTY_ANSWER),
         ({"conversations": turn_pair("", "A")}, Reason.EMPTY_QUESTION),
@@ -136,7 +139,7 @@ def test_a_first_assistant_turn_is_skipped_and_said() -> None:
 def test_other_keys_may_be_named() -> None:
     keys = RecordKeys(image="img", image_token="[IMG]", turns="turns", content="text", role="role")
     turns = [{"role": "human", "text": "[IMG]\nQ <image>"}, {"role": "gpt", "text": "A"}]
-    found = read_conversation({"img": "a.png", "turns": turns, "image": 7, "extra": {}}, keys)
+    found = read_conversation({"img": "a.png", "turns": turns, "conversations": [], "extra": {}}, keys)
     assert (found.rounds, found.image) == ([("Q <image>", "A")], "a.png")
 
 
@@ -144,3 +147,38 @@ def test_texts_are_repaired_on_request() -> None:
     record = {"conversations": turn_pair("cafÃ©", "e\u0301")}
     assert read(record).rounds == [("cafÃ©", "e\u0301")]
     assert read(record, repair_text=True).rounds == [("café", "é")]
+
+
+IMAGE_ROUNDS = [
+    *turn_pair("<image>\nQ1", ""),
+    *turn_pair("Q2", "A2"),
+    {"from": "human", "value": "Q3"},
+    {"from": "gpt", "value": None},
+    *turn_pair("", " \n"),
+    *turn_pair("Q5", "A5"),
+]
+
+
+def test_rounds_without_an_answer_are_left_out_and_the_image_goes_to_the_next() -> None:
+    found = read({"image": "a.png", "conversations": IMAGE_ROUNDS})
+    assert (found.rounds, found.rounds_dropped, found.image) == ([("Q2", "A2"), ("Q5", "A5")], 3, "a.png")
+    assert read({"conversations": turn_pair("Q", "A")}).rounds_dropped == 0
+
+
+def test_rounds_without_an_answer_can_be_kept_or_reject_the_record() -> None:
+    record = {"image": "a.png", "conversations": [*IMAGE_ROUNDS[:6], *turn_pair("Q4", " ")]}
+    kept = read(record, empty_answer="keep")
+    assert (kept.rounds, kept.rounds_dropped) == ([("Q1", ""), ("Q2", "A2"), ("Q3", ""), ("Q4", "")], 0)
+    assert reason_of(record, empty_answer="reject") is Reason.EMPTY_ANSWER
+
+
+def test_a_kept_round_still_needs_a_question() -> None:
+    record = {"conversations": [*turn_pair("Q1", ""), *turn_pair("", "A2")]}
+    for empty_answer in ("drop_round", "keep"):
+        assert reason_of(record, empty_answer=empty_answer) is Reason.EMPTY_QUESTION
+
+
+def test_plain_has_no_other_round_to_keep() -> None:
+    record = {"image": "a.png", "conversations": turn_pair("<image>", "")}
+    assert reason_of(record, only_one_round=True) is Reason.EMPTY_ANSWER
+    assert read(record, only_one_round=True, empty_answer="keep").rounds == [("", "")]

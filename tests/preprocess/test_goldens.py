@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import needs_shared, shared_folder
 
-from preprocess.conversation import RecordKeys, read_conversation
+from preprocess.conversation import read_conversation
 from preprocess.features import RowLayout, empty_rows, measure_rows, write_rows
+from preprocess.record_keys import RecordKeys
 from preprocess.templates import TEMPLATES, Renderer
 from preprocess.token_batches import BatchEncoder
 from preprocess.tokenizer import load_tokenizer
