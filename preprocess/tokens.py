@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -156,7 +157,7 @@ class Encoder:
             end += self.tokenizer.backend.measure(spelled)
             ends.append(end)
         for start in starts:
-            if run[min(int(np.searchsorted(ends, start, side="right")), len(run) - 1)].supervised:
+            if run[min(bisect_right(ends, start), len(run) - 1)].supervised:
                 _add_span(spans, count, count + 1)
             count += 1
         chunks.append(_to_bytes(ids))
