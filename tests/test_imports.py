@@ -15,6 +15,7 @@ STAGES = [
     "preprocess.rejects",
     "preprocess.config",
     "preprocess.records",
+    "preprocess.record_keys",
     "preprocess.conversation",
     "preprocess.images",
     "preprocess.templates",
