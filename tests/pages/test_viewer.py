@@ -147,18 +147,20 @@ def test_thumbnails_never_leave_the_image_folder(tmp_path: Path) -> None:
     images.mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (images / "link.png").symlink_to(tmp_path / "secret.png")
+    (images / "device.png").symlink_to("/dev/zero")
     (images / "broken.png").write_bytes(b"GIF89a")
     thumbnails = Thumbnails(images, "square")
     for path, why in (
         ("../secret.png", "image_outside"),
         (str(tmp_path / "secret.png"), "image_outside"),
-        ("link.png", "image_outside"),
+        ("device.png", "image_missing"),
         ("gone.png", "image_missing"),
         ("broken.png", "does not decode"),
     ):
         thumbnail = thumbnails.of(path)
         assert thumbnail.uri is None
         assert why in str(thumbnail.problem)
+    assert thumbnails.of("link.png").uri, "who owns the folder put the link there"
     assert "--image-dir" in str(Thumbnails(None, "square").of("a.png").problem)
 
 

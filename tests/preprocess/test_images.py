@@ -10,7 +10,7 @@ from conftest import ConfigMaker, needs_shared, shared_folder
 from PIL import Image
 
 from preprocess.config import ConfigError
-from preprocess.images import LARGEST_FILE, ImageChecker, require_image_dir
+from preprocess.images import LARGEST_FILE, ImageChecker, open_regular, require_image_dir
 from preprocess.rejects import Reason, Rejected
 
 
@@ -22,12 +22,14 @@ def image_dir(tmp_path: Path) -> Path:
         Image.new("RGB", (4, 3)).save(root / name)
     (root / "broken.jpg").write_bytes(b"\xff\xd8 not really")
     (root / "empty.jpg").touch()
-    (tmp_path / "secret.png").write_bytes((root / "a.png").read_bytes())
-    (root / "out.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "elsewhere.png").write_bytes((root / "a.png").read_bytes())
+    (root / "out.png").symlink_to(tmp_path / "elsewhere.png")
     (root / "in.png").symlink_to(root / "a.png")
     (root / "nowhere.png").symlink_to(root / "gone.png")
     (root / "linked").symlink_to(tmp_path, target_is_directory=True)
     os.mkfifo(root / "pipe.png")
+    (root / "to_pipe.png").symlink_to(root / "pipe.png")
+    (root / "to_device.png").symlink_to("/dev/zero")
     return root
 
 
@@ -38,8 +40,9 @@ def reason_of(checker: ImageChecker, path: str) -> Reason:
 
 
 @pytest.mark.parametrize("mode", ["exists", "decode"])
-def test_what_is_there_passes(image_dir: Path, mode: str) -> None:
-    checker = ImageChecker(image_dir, mode)  # type: ignore[arg-type]
+@pytest.mark.parametrize("most_names", [0, 1, 5, 1_000_000])
+def test_what_is_there_passes(image_dir: Path, mode: str, most_names: int) -> None:
+    checker = ImageChecker(image_dir, mode, most_names)  # type: ignore[arg-type]
     for path in ("a.png", "./a.png", "sub/b.png", "sub//b.png", "sub/deep/ü ö.png", "in.png"):
         checker.check(path)
 
@@ -54,22 +57,45 @@ def test_what_is_there_passes(image_dir: Path, mode: str) -> None:
         ("a.png/b", Reason.IMAGE_MISSING),
         ("nowhere.png", Reason.IMAGE_MISSING),
         ("pipe.png", Reason.IMAGE_MISSING),
+        ("to_pipe.png", Reason.IMAGE_MISSING),
+        ("to_device.png", Reason.IMAGE_MISSING),
+        ("linked", Reason.IMAGE_MISSING),
         ("x" * 5000, Reason.IMAGE_MISSING),
         ("/etc/passwd", Reason.IMAGE_OUTSIDE),
-        ("../secret.png", Reason.IMAGE_OUTSIDE),
+        ("../elsewhere.png", Reason.IMAGE_OUTSIDE),
         ("sub/../a.png", Reason.IMAGE_OUTSIDE),
-        ("out.png", Reason.IMAGE_OUTSIDE),
+        ("linked/../a.png", Reason.IMAGE_OUTSIDE),
         ("a\0.png", Reason.IMAGE_OUTSIDE),
         ("sub/", Reason.IMAGE_OUTSIDE),
         ("..", Reason.IMAGE_OUTSIDE),
     ],
 )
-def test_what_is_not_there_or_not_inside_is_rejected(image_dir: Path, path: str, reason: Reason) -> None:
-    assert reason_of(ImageChecker(image_dir, "exists"), path) is reason
+@pytest.mark.parametrize("most_names", [0, 1, 1_000_000])
+def test_what_is_not_there_or_not_inside_is_rejected(
+    image_dir: Path, path: str, reason: Reason, most_names: int
+) -> None:
+    checker = ImageChecker(image_dir, "exists", most_names)
+    for _ in range(2):
+        assert reason_of(checker, path) is reason
 
 
-def test_a_folder_that_is_a_link_out_is_not_listed(image_dir: Path) -> None:
-    assert reason_of(ImageChecker(image_dir, "exists"), "linked/secret.png") is Reason.IMAGE_OUTSIDE
+@pytest.mark.parametrize("mode", ["exists", "decode"])
+def test_links_are_followed_wherever_they_lead(image_dir: Path, mode: str) -> None:
+    checker = ImageChecker(image_dir, mode)  # type: ignore[arg-type]
+    for path in ("in.png", "out.png", "linked/elsewhere.png", "linked/images/a.png"):
+        for _ in range(2):
+            checker.check(path)
+
+
+def test_an_image_folder_may_be_a_link_and_hold_nothing_but_links(tmp_path: Path) -> None:
+    """A snapshot of the Hugging Face cache: every file in it is a link to ../../blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a1b2c"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    Image.new("RGB", (4, 3)).save(blobs / "f00d", "PNG")
+    (snapshot / "a.png").symlink_to("../../blobs/f00d")
+    (tmp_path / "images").symlink_to(snapshot, target_is_directory=True)
+    ImageChecker(tmp_path / "images", "decode").check("a.png")
 
 
 def test_decode_finds_what_exists_does_not(image_dir: Path) -> None:
@@ -147,6 +173,34 @@ def test_a_folder_is_listed_once(image_dir: Path, monkeypatch: pytest.MonkeyPatc
         checker.check("sub/b.png")
         reason_of(checker, "sub/c.png")
     assert len(listed) == 1
+
+
+def test_past_the_names_that_may_be_kept_nothing_is_listed_again(
+    image_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(path), scandir(path))[1])
+    checker = ImageChecker(image_dir, "exists", 4)
+    for _ in range(20):
+        for path in ("a.png", "sub/b.png", "sub/deep/ü ö.png"):
+            checker.check(path)
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "to_pipe.png", "to_device.png", "sub", "gone.png", "nowhere.png"])
+def test_only_regular_files_are_opened_and_no_pipe_blocks(image_dir: Path, name: str) -> None:
+    with pytest.raises(OSError, match=r"no regular file|No such file"):
+        open_regular(image_dir / name)
+
+
+def test_a_pipe_put_in_place_of_a_file_just_before_it_is_opened_does_not_block(
+    image_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regular = os.stat(image_dir / "a.png")
+    monkeypatch.setattr(os, "stat", lambda *_: regular)
+    with pytest.raises(OSError, match="no regular file"):
+        open_regular(image_dir / "pipe.png")
 
 
 def test_an_image_without_an_image_folder_is_a_mistake_of_the_config() -> None:
