@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import heapq
-import os
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from preprocess.image_files import identified_image, open_regular
 from preprocess.images import ImageChecker
 from preprocess.rejects import Reason, Rejected
 
@@ -94,20 +93,18 @@ class ImageSample:
 
 def look_at_images(image_dir: Path | None, paths: Iterable[str]) -> ImageSample:
     """Read the headers of some images, never outside the image folder; of none where no folder is known."""
-    from PIL import ExifTags, Image
+    from PIL import ExifTags
 
     sample = ImageSample()
     if image_dir is None:
         return sample
-    checker = ImageChecker(image_dir, "exists")
+    checker = ImageChecker(image_dir, "exists", most_names=0)
     for path in paths:
         try:
             checker.check(path)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(os.path.join(os.path.realpath(image_dir), path)) as image:
-                    sample.rotated += image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-                    sample.sizes.append(image.size)
+            with open_regular(image_dir / path) as file, identified_image(file) as image:
+                sample.rotated += image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+                sample.sizes.append(image.size)
         except Rejected as reject:
             (sample.missing if reject.reason is Reason.IMAGE_MISSING else sample.unreadable).append(path)
         except Exception:  # Pillow's plugins raise whatever a broken file leads them to

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from PIL import Image, ImageOps
 
-from preprocess.images import ImageChecker, decode_rgb
+from preprocess.image_files import decode_rgb, open_regular
+from preprocess.images import ImageChecker
 from preprocess.rejects import Rejected
 
 AspectRatio = Literal["square", "pad"]
@@ -28,11 +29,11 @@ class Thumbnail(NamedTuple):
 
 
 class Thumbnails:
-    """Makes thumbnails of the images in one folder, and never of a file outside it."""
+    """Makes thumbnails of the images in one folder, and of nothing that a path of a row could lead to outside it."""
 
     def __init__(self, image_dir: Path | None, aspect_ratio: AspectRatio) -> None:
         """`aspect_ratio`: `square` cuts out the centre, `pad` adds bars of the mean colour."""
-        self._checker = None if image_dir is None else ImageChecker(image_dir, "exists")
+        self._checker = None if image_dir is None else ImageChecker(image_dir, "exists", most_names=0)
         self._root = "" if image_dir is None else os.path.realpath(image_dir)
         self._aspect_ratio = aspect_ratio
 
@@ -45,7 +46,7 @@ class Thumbnails:
         except Rejected as reject:
             return Thumbnail(None, f"{reject.reason.value}: {reject.detail}", None)
         try:
-            with open(os.path.join(self._root, path), "rb") as file:
+            with open_regular(os.path.join(self._root, path)) as file:
                 image = decode_rgb(file)
             small = self._as_model_sees(image)
         except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to

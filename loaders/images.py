@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+
+from preprocess.image_files import open_regular, opened_image, what_was_said
 
 # OPENAI_CLIP_MEAN and OPENAI_CLIP_STD of transformers.image_utils.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -112,22 +114,17 @@ class ImageTransform:
         return _resized(_resized(image, wide, height).crop((left, 0, left + size, height)), size, size)
 
 
-def read_image(path: Path, transform: ImageTransform) -> torch.Tensor:
-    """Decode and transform an image file: (3, image_size, image_size).
+def read_image(path: Path, transform: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
+    """Decode and transform an image file, within the limits of `check_images: decode`: (3, image_size, image_size).
 
     Raises:
-        ImageError: says what Pillow, or the file system, said; or the file is PostScript, which Pillow hands to
-            Ghostscript.
+        ImageError: says what Pillow, or the file system, said.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            with Image.open(path) as image:
-                if image.format == "EPS":
-                    raise ValueError("it is PostScript, a program, which is not run")
-                return transform(image)
+        with open_regular(path) as file, opened_image(file) as image:
+            return transform(image)
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
-        raise ImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+        raise ImageError(what_was_said(error)) from None
 
 
 def _resized(image: Image.Image, width: int, height: int) -> Image.Image:

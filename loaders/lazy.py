@@ -245,10 +245,10 @@ class _ImageReader:
         self._transform = ImageTransform(image_size, aspect_ratio, torch.float32)
 
     def read(self, path: Path) -> torch.Tensor:
-        if self._processor is None:
-            return read_image(path, self._transform)
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+        return read_image(path, self._transform if self._processor is None else self._processed)
+
+    def _processed(self, opened: Image.Image) -> torch.Tensor:
+        image = opened.convert("RGB")
         if self._aspect_ratio == "pad":
             image = _expand2square(image, tuple(int(x * 255) for x in self._processor.image_mean))
         pixels: torch.Tensor = self._processor.preprocess(image, return_tensors="pt")["pixel_values"][0]

@@ -17,6 +17,7 @@ STAGES = [
     "preprocess.records",
     "preprocess.record_keys",
     "preprocess.conversation",
+    "preprocess.image_files",
     "preprocess.images",
     "preprocess.templates",
     "preprocess.tokenizer_backends",
@@ -27,6 +28,8 @@ STAGES = [
     "preprocess.features",
 ]
 LEAVES = {"hdf5_writer.schema", "hdf5_writer.layout"}
+# Of `preprocess`, what stages further right use by itself.
+OPENING = {"preprocess.image_files"}
 NEVER_TORCH = ("preprocess", "hdf5_writer")
 
 
@@ -76,7 +79,7 @@ def is_allowed(importer: str, imported: str) -> bool:
         return target in ("hdf5_writer", "preprocess")
     if package == "loaders":
         if target == "preprocess":
-            return importer == "loaders.lazy"
+            return importer == "loaders.lazy" or imported in OPENING
         return target == "loaders" or imported in LEAVES
     return target in ("trainer", "loaders")
 
@@ -105,6 +108,7 @@ def test_the_stages_meet_in_one_place() -> None:
         ("hdf5_writer.task", "torch"),
         ("loaders.sampler", "hdf5_writer.plan"),
         ("loaders.sampler", "preprocess.tokens"),
+        ("loaders.images", "preprocess.images"),
         ("trainer.run", "hdf5_writer.schema"),
     ],
 )

@@ -11,7 +11,7 @@ from preprocess.converters.atomic import write_whole
 from preprocess.converters.canonical import ImageFile
 from preprocess.converters.errors import InputError
 from preprocess.converters.rejects import Reason, Rejected
-from preprocess.images import decode_rgb, what_was_said
+from preprocess.image_files import decode_rgb, what_was_said
 from preprocess.rejects import shorten
 
 

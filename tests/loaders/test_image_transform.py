@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -111,8 +112,28 @@ def test_postscript_is_not_handed_to_another_program(tmp_path: Path, monkeypatch
     path = tmp_path / "page.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was run"))
-    with pytest.raises(ImageError, match="it is PostScript"):
+    with pytest.raises(ImageError, match="cannot identify the format"):
         read_image(path, ImageTransform(SIZE, "square"))
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+def test_a_pipe_or_device_in_place_of_an_image_is_an_image_error(tmp_path: Path, target: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a.png").symlink_to(target)
+    with pytest.raises(ImageError, match="no regular file"):
+        read_image(tmp_path / "a.png", ImageTransform(SIZE, "square"))
+
+
+def test_the_bounds_are_those_of_check_images_decode(tmp_path: Path) -> None:
+    """Pillow alone only warns of these pixels, and goes over a JPEG as often as the file says."""
+    Image.new("1", (9460, 9459)).save(tmp_path / "large.png")
+    scan = b"\xff\xda\x00\x02"
+    Image.new("RGB", (8, 8)).save(tmp_path / "scans.jpg")
+    data = (tmp_path / "scans.jpg").read_bytes()
+    (tmp_path / "scans.jpg").write_bytes(data[:-2] + scan * 100 + data[-2:])
+    for name, said in (("large.png", "DecompressionBombWarning"), ("scans.jpg", "101 scans, expected at most 100")):
+        with pytest.raises(ImageError, match=said):
+            read_image(tmp_path / name, ImageTransform(SIZE, "square"))
 
 
 # One pixel more or less than the size, odd bars, very wide, very tall, enlarged, already of the size.

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor  # noqa: E402
 from written import IMAGES, first, records_of  # noqa: E402
 
 from loaders import LlavaH5Dataset  # noqa: E402
-from loaders.images import PAD_COLOUR  # noqa: E402
+from loaders.images import PAD_COLOUR, ImageError  # noqa: E402
 from loaders.lazy import (  # noqa: E402
     DataArguments,
     DataCollatorForSupervisedDataset,
@@ -130,6 +130,15 @@ def test_images_are_the_processors(records: Path, aspect_ratio: Any, with_proces
     text_only = dataset[5]
     assert text_only["image"].shape == (3, 336, 336)
     assert not text_only["image"].any()
+
+
+def test_no_processor_is_handed_what_the_shards_refuse(tmp_path: Path) -> None:
+    record = {"image": "page.png", "conversations": turn_pair("<image>\nWhat is this?", "A page.")}
+    path = write_jsonl(tmp_path / "records.jsonl", [record])
+    (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    arguments = DataArguments(image_folder=tmp_path, image_processor=CLIPImageProcessor())
+    with pytest.raises(ImageError, match="cannot identify the format"):
+        LazySupervisedDataset(path, TOKENIZER, arguments)[0]
 
 
 def test_a_batch_is_padded_to_its_longest(records: Path) -> None:

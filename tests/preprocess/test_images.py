@@ -10,7 +10,8 @@ from conftest import ConfigMaker, needs_shared, shared_folder
 from PIL import Image
 
 from preprocess.config import ConfigError
-from preprocess.images import LARGEST_FILE, ImageChecker, open_regular, require_image_dir
+from preprocess.image_files import LARGEST_FILE, open_regular
+from preprocess.images import ImageChecker, require_image_dir
 from preprocess.rejects import Reason, Rejected
 
 
