@@ -12,6 +12,8 @@ from hdf5_writer.plan import Plan
 from hdf5_writer.task import TaskDone
 
 _SECONDS_BETWEEN_LINES = 10.0
+_TRUNCATED_UNNOTICED = 0.01
+_KEYS_SHOWN = 5
 
 
 class ConsoleProgress:
@@ -95,8 +97,28 @@ def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
     rows = [(name, value) for name, value in rows if not (name in optional and value.split()[0] == "0")]
     if read:
         rows.append(("rows/s", f"{read / max(seconds, 1e-9):,.0f}"))
+    rows += [("warning", sentence) for sentence in _warnings(params)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _warnings(params: dict[str, Any]) -> list[str]:
+    """What a person should know of a dataset before training on it."""
+    counts, length = params["counts"], params["max_sequence_length"]
+    found = []
+    if counts["truncated"] > _TRUNCATED_UNNOTICED * counts["written"]:
+        share = _share(counts["truncated"], counts["written"])
+        found.append(f"{counts['truncated']:,} rows ({share}) were cut at {length:,} positions")
+    if counts["text_only_cut"]:
+        slots = f"{params['num_patches']:,} of {length:,} positions"
+        found.append(f"{counts['text_only_cut']:,} text-only rows were cut; their dummy image takes {slots}")
+    if counts["duplicates"]:
+        found.append(f"{counts['duplicates']:,} rows repeat the image and the text of another")
+    if counts["unused_keys"]:
+        shown = [f"{name} {records:,}" for name, records in counts["unused_keys"].items()]
+        more = f" and {len(shown) - _KEYS_SHOWN} more" if len(shown) > _KEYS_SHOWN else ""
+        found.append(f"unused keys: {', '.join(shown[:_KEYS_SHOWN])}{more}")
+    return found
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,0 +1,53 @@
+"""The table at the end of a run names what a person must know before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from conftest import ConfigMaker, create, turn_pair, write_jsonl
+
+from hdf5_writer.progress import summary_table
+
+
+def record(question: str, answer: str = "A circle.", **keys: Any) -> dict[str, Any]:
+    return {"conversations": turn_pair(question, answer), **keys}
+
+
+def warnings_of(params: dict[str, Any]) -> list[str]:
+    lines = summary_table(params, read=0, seconds=1.0).splitlines()
+    return [line.removeprefix("warning").strip() for line in lines if line.startswith("warning")]
+
+
+def test_the_summary_warns_with_counts(make_config: ConfigMaker, tmp_path: Path) -> None:
+    records = [
+        *(record("Same?", data_source="x") for _ in range(3)),
+        record("Other?", data_source="x", system="S"),
+        record("Long?", "word " * 300),
+    ]
+    write_jsonl(tmp_path / "in" / "a.jsonl", records)
+    assert warnings_of(create(make_config()).params) == [
+        "1 rows (20.0%) were cut at 256 positions",
+        "1 text-only rows were cut; their dummy image takes 64 of 256 positions",
+        "2 rows repeat the image and the text of another",
+        "unused keys: data_source 4, system 1",
+    ]
+
+
+def test_the_summary_has_no_warning_where_nothing_stands_out(make_config: ConfigMaker, tmp_path: Path) -> None:
+    """One row in a hundred may be cut; a dataset of rejects only has no rows to speak of."""
+    cut = {"image": "shapes/0001.png", "conversations": turn_pair("<image>\nQ", "word " * 300)}
+    write_jsonl(tmp_path / "in" / "a.jsonl", [cut, *(record(f"Question {number}?") for number in range(99))])
+    params = create(make_config()).params
+    assert params["counts"]["truncated"] == 1
+    assert warnings_of(params) == []
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{}])
+    assert warnings_of(create(make_config(), overwrite=True).params) == []
+
+
+def test_the_summary_shows_five_unused_keys_and_counts_the_rest(make_config: ConfigMaker, tmp_path: Path) -> None:
+    keys = {f"key_{number}": number for number in range(7)}
+    write_jsonl(tmp_path / "in" / "a.jsonl", [record("Q?", **keys)])
+    assert warnings_of(create(make_config()).params) == [
+        "unused keys: key_0 1, key_1 1, key_2 1, key_3 1, key_4 1 and 2 more"
+    ]
