@@ -6,6 +6,7 @@ Imports of the project stand in functions, so that an interrupt is answered from
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 DONE, FAILED, WRONG_INPUT, TOO_MANY_REJECTS = 0, 1, 2, 3
 
@@ -38,9 +40,11 @@ class _Interrupted(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    before: dict[signal.Signals, Any] = {}
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.getsignal(number)
+            signal.signal(number, _interrupt)
         return _answer(sys.argv[1:] if arguments is None else list(arguments))
     except _Interrupted as interrupt:
         # Once is enough; what follows is short.
@@ -49,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             128 + interrupt.number, "interrupted; finished shards are kept: run the same command again to go on"
         )
+    finally:
+        # The command ends here, and ignores what is sent while it does; a program that called this goes on.
+        if arguments is not None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _answer(arguments: list[str]) -> int:
@@ -67,10 +76,21 @@ def _answer(arguments: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(
             FAILED,
-            f"{where}{error.strerror or error}; finished shards are kept: mend that and run the same command again",
+            f"{where}{error.strerror or error}; finished shards are kept: {_remedy(error)} "
+            "and run the same command again",
         )
     except RuntimeError as error:
         return _fail(FAILED, " ".join(str(error).split()))
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make it writable"
+    if str(error.strerror).startswith("No usable temporary directory"):
+        return "set TMPDIR to a folder with room"
+    return "correct that"
 
 
 class _OutputClosedError(Exception):
@@ -171,7 +191,8 @@ def _run(options: argparse.Namespace, command: str) -> int:
         return DONE
     if options.overwrite and (options.task_slice or options.finalize):
         raise ConfigError(
-            "--overwrite: a part cannot start the whole afresh; run once with --overwrite --limit 1 first"
+            "--overwrite: slices that start at different times would remove each other's shards; "
+            f"remove the folder {config.setup.output_dir} first, or give another setup.output_dir"
         )
     if options.task_slice and options.finalize:
         raise ConfigError("--finalize: comes after all slices, in a command of its own; leave --task-slice out")
@@ -195,9 +216,16 @@ def _run(options: argparse.Namespace, command: str) -> int:
                 config, progress, limit=options.limit, overwrite=options.overwrite, skip_tasks=options.skip_task
             )
     except TasksFailedError as error:
-        where = "; ".join(culprit(config, task) for task in error.tasks)
-        skip = " ".join(f"--skip-task {task}" for task in error.tasks)
-        return _fail(FAILED, f"{error}: {where}. Everything else is done; mend the record, or go on with {skip}")
+        culprits = {task: culprit(config, task) for task in error.tasks}
+        where = "; ".join(words for words, _ in culprits.values())
+        skip = " ".join(f"--skip-task {task}" for task, (_, begun) in culprits.items() if begun)
+        advice = (
+            f"correct the record, or give its task up with {skip}"
+            if skip
+            else "no record was being read, so the data is not the cause: look for what ends processes here, such as "
+            "a limit on memory, and run the same command again"
+        )
+        return _fail(FAILED, f"{error}: {where}. Everything else is done; {advice}")
     if outcome.already_done:
         _say("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
     _say(summary_table(outcome.params, outcome.read, progress.seconds))
@@ -255,7 +283,7 @@ def _judge(counts: dict[str, int], allowed: float, output_dir: str) -> int:
             TOO_MANY_REJECTS,
             f"{rejected:,} of {read:,} records were rejected ({rejected / read:.1%}), more than "
             f"setup.max_reject_fraction {allowed} allows; see {output_dir}/rejects.jsonl, "
-            "mend the data or the config and run again with --overwrite",
+            "correct the data or the config and run again with --overwrite",
         )
     return DONE
 

@@ -56,6 +56,7 @@ cd "$place"
 wait_for() {
     while squeue -h -j "$1" 2>/dev/null | grep -q .; do sleep 1; done
 }
+export PARTS=4
 array=$(sbatch --parsable --cpus-per-task=1 --array=0-3 "$checkout/docs/preprocess.sbatch" quickstart.yaml setup.samples_per_shard=5)
 last=$(sbatch --parsable --cpus-per-task=1 --dependency="afterok:$array" "$checkout/docs/preprocess.sbatch" quickstart.yaml --finalize setup.samples_per_shard=5)
 wait_for "$array"

@@ -13,7 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICKSTART, needs_shared, output_digests, shared_folder, turn_pair, write_jsonl
+from conftest import CHECKOUT, QUICKSTART, needs_shared, output_digests, shared_folder, turn_pair, write_jsonl
+
+from hdf5_writer import create_hdf5_dataset
+from hdf5_writer import run as run_module
+from hdf5_writer.engine import TasksFailedError
 
 COMMAND = [sys.executable, "-m", "hdf5_writer.create_hdf5_dataset", "--config", "quickstart.yaml"]
 
@@ -309,3 +313,74 @@ def test_blanks_and_other_scripts_in_paths_are_fine(tmp_path: Path) -> None:
     result = run(f"setup.input_dir={place}", f"setup.output_dir={place / 'aus gabe'}", cwd=place)
     assert result.returncode == 0, result.stderr
     assert (QUICKSTART / "images" / "shapes" / "0001.png").exists()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_program_that_calls_main_gets_its_signal_handlers_back(
+    monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    def answer(_: list[str]) -> int:
+        if interrupted:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(create_hdf5_dataset, "_answer", answer)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert create_hdf5_dataset.main([]) == (143 if interrupted else 0)
+        assert {number: signal.getsignal(number) for number in before} == before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("begun", "advised"), [(True, True), (False, False)])
+def test_only_a_record_that_was_begun_is_worth_skipping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], begun: bool, advised: bool
+) -> None:
+    """As when the worker is killed before it could load anything."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise TasksFailedError([0])
+
+    monkeypatch.setattr(run_module, "create_dataset", killed)
+    monkeypatch.setattr(run_module, "culprit", lambda *_: ("task 0", begun))
+    code = create_hdf5_dataset.main(["--config", "quickstart.yaml", f"setup.output_dir={tmp_path}"])
+    stderr = capsys.readouterr().err
+    assert code == 1
+    assert ("--skip-task 0" in stderr) == advised
+    assert ("the data is not the cause" in stderr) != advised
+
+
+def sbatch(tmp_path: Path, *arguments: str, **environment: str) -> list[str]:
+    """What the script for Slurm asks of the command, in an environment as Slurm makes it."""
+    command = tmp_path / "bin" / "create_hdf5_dataset"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    command.chmod(0o755)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "PARTS"))}
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", CHECKOUT / "docs" / "preprocess.sbatch", *arguments],
+        env={**clean, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("task", "count"), [("3", "8"), ("3", "1"), ("0", "2")])
+def test_a_part_submitted_again_alone_to_slurm_is_the_same_part(tmp_path: Path, task: str, count: str) -> None:
+    slurm = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": count, "SLURM_CPUS_PER_TASK": "2"}
+    for parts in ({}, {"PARTS": "100"}):
+        given = sbatch(tmp_path, "MY.yaml", "setup.seed=3", **slurm, **parts)
+        options = create_hdf5_dataset._parser().parse_intermixed_args(given)
+        assert options.task_slice == (int(task), int(parts.get("PARTS", "8")))
+        assert (options.config, options.overrides) == ("MY.yaml", ["setup.seed=3", "setup.processes=2"])
+
+
+def test_slurm_finalizes_outside_of_the_array(tmp_path: Path) -> None:
+    options = create_hdf5_dataset._parser().parse_intermixed_args(sbatch(tmp_path, "MY.yaml", "--finalize"))
+    assert options.finalize
+    assert options.task_slice is None
