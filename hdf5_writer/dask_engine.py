@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
+from hdf5_writer.engine import without_callers_main
 from preprocess.config import ConfigError, SetupConfig
 
 _SECONDS_TO_CONNECT = 30
@@ -28,9 +29,9 @@ def dask_executors(setup: SetupConfig) -> Iterator[tuple[Callable[[int], Executo
     with contextlib.ExitStack() as stack:
         if address is None:
             # One thread a worker: the tasks are bound by the interpreter.
-            cluster = stack.enter_context(
-                LocalCluster(n_workers=setup.processes, threads_per_worker=1, dashboard_address=None)
-            )
+            with without_callers_main():
+                cluster = LocalCluster(n_workers=setup.processes, threads_per_worker=1, dashboard_address=None)
+            stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster))
         else:
             try:

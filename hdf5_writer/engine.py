@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +80,7 @@ def _run_until_broken(
             while waiting and len(under_way) < workers:
                 task = waiting.popleft()
                 try:
-                    with _no_interrupt_while_spawning():
+                    with _no_interrupt_while_spawning(), without_callers_main():
                         under_way[executor.submit(run, task)] = task
                 except BrokenExecutor:
                     waiting.appendleft(task)
@@ -102,8 +103,7 @@ def _run_until_broken(
         raise
     except BaseException:
         # Whoever interrupts is in a hurry. What the workers had begun stays under temporary names.
-        for process in multiprocessing.active_children():
-            process.kill()
+        _kill_workers(executor)
         executor.shutdown(wait=False)
         raise
     executor.shutdown()
@@ -121,6 +121,31 @@ def _no_interrupt_while_spawning() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def without_callers_main() -> Iterator[None]:
+    """Processes spawned meanwhile do not import the script that this one runs.
+
+    They need nothing of it; what it imports may be slow, and without `if __name__ == "__main__":` it would begin
+    again in each of them. `multiprocessing` looks for a script as `__spec__` and `__file__` of the main module.
+    """
+    main = sys.modules["__main__"]
+    spec, file = main.__spec__, main.__dict__.pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
+        if file is not None:
+            main.__file__ = file
+
+
+def _kill_workers(executor: Executor) -> None:
+    """End the processes of a pool, and no other child of the caller."""
+    # `ProcessPoolExecutor.kill_workers` does this from Python 3.14 on.
+    for process in list((getattr(executor, "_processes", None) or {}).values()):
+        process.kill()
 
 
 def _is_death(error: Exception) -> bool:
@@ -143,15 +168,14 @@ def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[Callab
         warm_up: a picklable function that each of them runs first; what it raises does not matter.
     """
     first: list[Executor] = [spawn_pool(workers)]
-    with _no_interrupt_while_spawning():
+    with _no_interrupt_while_spawning(), without_callers_main():
         for _ in range(workers):
             first[0].submit(warm_up)
     try:
         yield lambda wanted: first.pop() if first and wanted <= workers else spawn_pool(wanted)
     finally:
         if first:
-            for process in multiprocessing.active_children():
-                process.kill()
+            _kill_workers(first[0])
             first[0].shutdown()  # not left to its thread, which may trip over the end of the interpreter
 
 

@@ -227,6 +227,8 @@ def _run(
             if task in skip_tasks:
                 on_done(run(task, skip=True))
         left = [task for task in tasks if task not in skip_tasks]
+        for task in left:
+            layout.working_on(task).unlink(missing_ok=True)  # of an earlier run
         if left:
             workers = min(engine.workers, len(left))
             run_tasks(left, run, functools.partial(run, careful=True), engine.make_executor, workers, on_done)
@@ -269,20 +271,20 @@ def _engine(
             yield _Engine(make, processes)
 
 
-def culprit(config: Config, task: int) -> str:
-    """Where a task was when it last killed its worker, in words."""
+def culprit(config: Config, task: int) -> tuple[str, bool]:
+    """Where a task was when it last killed its worker, in words, and whether a record had been begun."""
     layout = OutputLayout(config.setup.output_dir)
     plan = read_plan(layout)
     files, lines = plan.reader(layout).locate(plan.task_records(task))
     try:
         at = int(layout.working_on(task).read_text())
-        where = f"at {plan.inputs[files[at]].path}, line {lines[at]}"
+        where, begun = f"at {plan.inputs[files[at]].path}, line {lines[at]}", True
     except (FileNotFoundError, ValueError, IndexError):
-        where = "before its first record"
+        where, begun = "before its first record", False
     first, last = int(lines.min()), int(lines.max())
     names = {plan.inputs[number].path for number in (int(files.min()), int(files.max()))}
     span = f"{len(lines)} records between lines {first} and {last} of {' to '.join(sorted(names))}"
-    return f"task {task}, {where} (it has {span})"
+    return f"task {task}, {where} (it has {span})", begun
 
 
 def _remove_temporaries(layout: OutputLayout) -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import functools
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from conftest import InlineExecutor
+from conftest import QUICKSTART, InlineExecutor, turn_pair, write_jsonl
 
-from hdf5_writer.engine import TasksFailedError, run_tasks, spawn_pool
+from hdf5_writer.engine import TasksFailedError, run_tasks, spawn_pool, warmed_pools
 from hdf5_writer.task import TaskDone
 
 
@@ -60,3 +66,56 @@ def test_a_task_that_kills_its_worker_each_time_is_named_and_the_rest_is_done(tm
     assert sorted(task.task for task in done) == [0, 2, 3, 5]
     # Three times alone, and perhaps once beside others, when it is not known yet who the killer is.
     assert len(list(tmp_path.glob("1-*"))) in (3, 4)
+
+
+@contextlib.contextmanager
+def child_of_the_caller() -> Iterator[BaseProcess]:
+    child = multiprocessing.get_context("spawn").Process(target=signal.pause)
+    child.start()
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_an_interrupt_ends_the_workers_and_no_other_child() -> None:
+    def interrupt(_: TaskDone) -> None:
+        raise KeyboardInterrupt
+
+    with child_of_the_caller() as child:
+        with pytest.raises(KeyboardInterrupt):
+            run_tasks(range(9), fine, fine, spawn_pool, 1, interrupt)
+        for process in multiprocessing.active_children():
+            if process is not child:
+                process.join(30)
+        assert multiprocessing.active_children() == [child]
+
+
+def test_a_warmed_pool_that_is_not_used_ends_alone() -> None:
+    with child_of_the_caller() as child:
+        with contextlib.suppress(ValueError), warmed_pools(1, os.getpid):
+            raise ValueError("the config is wrong")
+        assert multiprocessing.active_children() == [child]
+
+
+def test_a_script_without_a_main_guard_is_not_run_again_in_its_workers(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}] * 3)
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+print("begun", flush=True)
+from hdf5_writer.progress import ConsoleProgress
+from hdf5_writer.run import create_dataset
+from preprocess.config import load_config
+
+config = load_config("quickstart.yaml", [
+    "setup.input_dir={tmp_path / "in"}", "setup.output_dir={tmp_path / "out"}", "setup.processes=1",
+    "processor.tokenizer_type={QUICKSTART / "tokenizer"}", "setup.samples_per_shard=2",
+])
+print(create_dataset(config, ConsoleProgress()).params["counts"]["written"], __file__)
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"begun\n3 {script}\n"
