@@ -20,6 +20,8 @@ from preprocess.config import ConfigError
 from preprocess.tokenizer_backends import Backend, JsonModelBackend, JsonPipelineBackend, SentencePieceBackend
 
 BLANK = "▁"
+# How a normaliser begins that puts the dummy prefix in front of texts alone, as in the folders that `trainer` saves.
+START_OF_TEXT = r"\A"
 _MODEL_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # Fewer pieces than bytes: no real vocabulary. transformers 5 makes such ones of a folder that has a config alone.
@@ -247,12 +249,18 @@ def _dummy_prefix_of(spec: dict[str, Any]) -> bool | None:
             prefix = True
         elif step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == BLANK:
             marks_blanks = True
+        elif step["type"] == "Replace" and _is_start(step["pattern"]) and step["content"] == BLANK:
+            prefix = True
         elif step["type"] == "Metaspace" and step["replacement"] == BLANK:
             marks_blanks = True
             prefix = prefix or step.get("prepend_scheme", "always") != "never"
         else:
             return None
     return prefix if marks_blanks else None
+
+
+def _is_start(pattern: dict[str, str]) -> bool:
+    return pattern.get("Regex", "").startswith(f"{START_OF_TEXT}(?!")
 
 
 def _load_sentencepiece(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:

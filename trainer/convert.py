@@ -30,15 +30,9 @@ from trainer.llava_layout import (
     text_config,
 )
 from trainer.params_file import ParamsError, one_line
-from trainer.pretrained import load_image_settings, load_tokenizer, load_whole, quiet_transformers
-from trainer.processor import (
-    IMAGE_TOKEN,
-    TOKENIZER_FILES,
-    image_token_id,
-    make_image_processor,
-    make_processor,
-    with_image_token,
-)
+from trainer.pretrained import load_image_settings, load_whole, quiet_transformers
+from trainer.processor import TOKENIZER_FILES, make_image_processor, make_processor
+from trainer.prompt_tokenizer import IMAGE_TOKEN, image_token_id, load_prompt_tokenizer
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 _COPIED = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
@@ -166,7 +160,7 @@ def to_hf(folder: Path, out: Path) -> None:
     model.save_pretrained(out)
     tokenizer = None
     if any((text_folder / name).exists() for name in TOKENIZER_FILES):
-        tokenizer = with_image_token(load_tokenizer(str(text_folder), "FOLDER"))
+        tokenizer = load_prompt_tokenizer(str(text_folder), "FOLDER")
         if image_token_id(tokenizer) != config.image_token_index:
             raise LayoutError(
                 f"{text_folder}: the tokenizer would know {IMAGE_TOKEN} as {image_token_id(tokenizer)}, the weights "

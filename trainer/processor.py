@@ -6,47 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from trainer.params import ModelParams
-from trainer.pretrained import load_tokenizer
+from trainer.prompt_tokenizer import IMAGE_TOKEN, load_prompt_tokenizer
 
-IMAGE_TOKEN = "<image>"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
 
 
 def find_tokenizer(params: ModelParams, checkpoint: str | None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer to save, with the image token added where it has none.
+    """The tokenizer to save, with the image token.
 
     It is `model.text_model.tokenizer`, else that of the checkpoint, else that of the pretrained text model; None
     where none of them is there.
     """
     text = params.text_model
     if text.tokenizer is not None:
-        tokenizer = load_tokenizer(text.tokenizer, "model.text_model.tokenizer")
-    elif checkpoint is not None:
+        return load_prompt_tokenizer(text.tokenizer, "model.text_model.tokenizer")
+    if checkpoint is not None:
         if not any((Path(checkpoint) / name).exists() for name in TOKENIZER_FILES):
             return None
-        tokenizer = load_tokenizer(checkpoint, "--checkpoint_path")
-    elif text.pretrained is not None:
-        tokenizer = load_tokenizer(text.pretrained, "model.text_model.pretrained")
-    else:
-        return None
-    return with_image_token(tokenizer)
-
-
-def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, knowing `<image>`: as its last token, where it did not know it."""
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
-    return tokenizer
-
-
-def image_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int | None:
-    """The id of `<image>`, None without a tokenizer."""
-    return None if tokenizer is None else int(tokenizer.get_vocab()[IMAGE_TOKEN])
+        return load_prompt_tokenizer(checkpoint, "--checkpoint_path")
+    if text.pretrained is not None:
+        return load_prompt_tokenizer(text.pretrained, "model.text_model.pretrained")
+    return None
 
 
 def make_processor(tokenizer: PreTrainedTokenizerBase | None, images: Any, *, patch_size: int) -> Any:

@@ -32,7 +32,8 @@ from trainer.model import LlavaForRows
 from trainer.params import Params
 from trainer.params_file import ParamsError, load_params, one_line
 from trainer.pretrained import load_image_settings, quiet_transformers
-from trainer.processor import find_tokenizer, image_token_id, make_image_processor, make_processor
+from trainer.processor import find_tokenizer, make_image_processor, make_processor
+from trainer.prompt_tokenizer import image_token_id
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 _RESULTS = {"train": "train_results.json", "eval": "eval_results.json"}

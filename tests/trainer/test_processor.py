@@ -15,7 +15,8 @@ from PIL import Image  # noqa: E402
 
 from loaders.images import ImageTransform  # noqa: E402
 from trainer.params import Params  # noqa: E402
-from trainer.processor import find_tokenizer, image_token_id, make_image_processor, make_processor  # noqa: E402
+from trainer.processor import find_tokenizer, make_image_processor, make_processor  # noqa: E402
+from trainer.prompt_tokenizer import image_token_id  # noqa: E402
 
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 500), (40, 40)])
@@ -52,3 +53,4 @@ def test_a_prompt_has_one_image_token_for_each_patch_and_the_ids_of_the_tokenize
     start = ids.index(token)
     assert ids[start : start + 16] == [token] * 16
     assert ids[:start] == tokenizer("USER: ").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids[start + 16 :])[:2] == ["▁", "<0x0A>"], "as in rows"
