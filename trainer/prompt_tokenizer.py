@@ -84,7 +84,7 @@ def _with_prefix_after_image(
         ],
     }
     spec["pre_tokenizer"] = None
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
         add_bos_token=has_bos,
         add_eos_token=False,
