@@ -23,7 +23,12 @@ class OutputLayout:
 
     def shard(self, task: int, tasks: int) -> Path:
         """Shard `task`, counted from 0, of `tasks`."""
-        return self.root / f"examples-{task:05d}-of-{tasks:05d}.h5"
+        return self.root / self.shard_name(task, tasks)
+
+    @staticmethod
+    def shard_name(task: int, tasks: int) -> str:
+        """The file name of shard `task`, counted from 0, of `tasks`."""
+        return f"examples-{task:05d}-of-{tasks:05d}.h5"
 
     @property
     def data_params(self) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from hdf5_writer.layout import OutputLayout
+from preprocess.regular_files import NotRegularError, read_regular
 
 
 class DamagedError(ValueError):
@@ -59,9 +60,12 @@ def unseal(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it is not there.
-        DamagedError: it is no JSON object, or the checksum differs.
+        DamagedError: it is no regular file, no JSON object, or the checksum differs.
     """
-    data = path.read_bytes()
+    try:
+        data = read_regular(path)
+    except NotRegularError as error:
+        raise DamagedError(f"{path}: is damaged: {error}") from None
     try:
         document = orjson.loads(data)
         checksum = document.pop("checksum")
@@ -79,7 +83,10 @@ def seal_page(page: bytes) -> bytes:
 
 def is_whole_page(path: Path) -> bool:
     """Whether a file is what `seal_page` made."""
-    data = path.read_bytes()
+    try:
+        data = read_regular(path)
+    except NotRegularError:
+        return False
     return data == seal_page(data[: len(data) - len(seal_page(b""))])
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preprocess.image_files import identified_image, open_regular
+from preprocess.image_files import identified_image
 from preprocess.images import ImageChecker
+from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected
 
 _MOST_PATHS = 50_000

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 # Major: a reader of an older major version would misread the file. Minor: something was added.
 SCHEMA_VERSION = "1.0"
@@ -95,6 +96,35 @@ ATTRIBUTES: dict[str, str] = {
 def text_of(attribute: object) -> object:
     """A file attribute with strings as text; h5py gives those of fixed length, as all are here, as bytes."""
     return attribute.decode(errors="replace") if isinstance(attribute, bytes) else attribute
+
+
+def layout_problems(
+    file: Any, attributes: Mapping[str, int | str], rows: int, max_sequence_length: int
+) -> Iterator[str]:
+    """What of an open shard is not laid out as this module says, in words.
+
+    Args:
+        file: an `h5py.File`.
+        attributes: what its attributes must be.
+        rows: how many it must have.
+        max_sequence_length: positions in a row.
+    """
+    for name, value in {**attributes, "n_examples": rows}.items():
+        found: Any = text_of(file.attrs.get(name))
+        found = found.item() if getattr(found, "size", 0) == 1 else found
+        if type(found) is not type(value) or found != value:
+            yield f"attribute {name} is {found!r}, expected {value!r}"
+    for name, spec in DATASETS.items():
+        dataset = file.get(name)
+        if dataset is None:
+            yield f"dataset {name} is missing"
+            continue
+        shape, dtype = getattr(dataset, "shape", None), getattr(dataset, "dtype", None)
+        expected = spec.shape(rows, max_sequence_length)
+        if shape != expected:
+            yield f"{name} has the shape {shape}, expected {expected}"
+        elif dtype != spec.dtype and not (spec.dtype == "path" and getattr(dtype, "kind", None) == "S"):
+            yield f"{name} is {dtype}, expected {spec.dtype}"
 
 
 def check_version(found: object, where: object) -> None:

@@ -12,11 +12,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from hdf5_writer.data_params import DataParams, DataParamsError, ShardEntry, read_data_params
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan, read_plan
-from hdf5_writer.publish import DamagedError, is_whole_page, seal, unseal
+from hdf5_writer.publish import DamagedError, is_whole_page, seal
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
-from hdf5_writer.schema import ATTRIBUTES, DATASETS, SchemaError, check_version, text_of
+from hdf5_writer.schema import DATASETS, SchemaError, check_version
+from preprocess.regular_files import NotRegularError, open_regular
 
 _ROWS_AT_ONCE = 512
 _Array = npt.NDArray[Any]
@@ -60,14 +62,14 @@ def verify_dataset(root: Path) -> Summary:
             problems.append(_missing(error))
     if plan is not None:
         _check_plan(layout, plan, problems)
-    expected = params["shards"] if params else []
+    expected = params.shards if params else []
     if plan is not None or params:
-        names = {shard["name"] for shard in expected}
+        names = {shard.name for shard in expected}
         if plan is not None:
             names = {layout.shard(task, plan.tasks).name for task in range(plan.tasks)}
         foreign = (path for path in layout.shards() if path.name not in names)
         problems += [f"{path}: is a foreign shard: not part of this dataset" for path in foreign]
-    if params and not (layout.rejects.exists() and _sha256(layout.rejects) == params["rejects"]["sha256"]):
+    if params and _sha256(layout.rejects) != params.rejects.sha256:
         problems.append(f"{layout.rejects}: is missing, or not what was written")
     for page, command in ((layout.report, "create_hdf5_dataset"), (layout.rows_page, "inspect_hdf5")):
         if page.exists() and not is_whole_page(page):
@@ -81,14 +83,12 @@ def verify_dataset(root: Path) -> Summary:
     return Summary(problems, notes, len(expected), rows)
 
 
-def _read_params(layout: OutputLayout, problems: list[str]) -> dict[str, Any] | None:
+def _read_params(layout: OutputLayout, problems: list[str]) -> DataParams | None:
     try:
-        params = unseal(layout.data_params)
-        check_version(params.get("schema_version"), layout.data_params)
-        return params
+        return read_data_params(layout)
     except FileNotFoundError:
         problems.append(f"{layout.data_params}: is missing: the run did not finish; run its command again")
-    except (DamagedError, SchemaError) as error:
+    except DataParamsError as error:
         problems.append(str(error))
     return None
 
@@ -100,7 +100,7 @@ def _missing(error: Exception) -> str:
 def _check_plan(layout: OutputLayout, plan: Plan, problems: list[str]) -> None:
     """The index, the receipts, and the two files that are made of the receipts."""
     for path, digest in ((layout.offsets, plan.index.offsets), (layout.lines, plan.index.lines)):
-        if digest is not None and (not path.exists() or _sha256(path) != digest):
+        if digest is not None and _sha256(path) != digest:
             problems.append(f"{path}: is missing or damaged")
     missing = damaged = 0
     for task in range(plan.tasks):
@@ -125,20 +125,20 @@ def _check_plan(layout: OutputLayout, plan: Plan, problems: list[str]) -> None:
             f"{plan.records} records planned, {counts['read']} read, {counts['written']} written, "
             f"{counts['rejected']} rejected: these do not add up"
         )
-    if layout.data_params.exists() and layout.data_params.read_bytes() != seal(params, indent=True):
+    if _sha256(layout.data_params) not in (None, hashlib.sha256(seal(params, indent=True)).hexdigest()):
         problems.append(f"{layout.data_params}: does not say what plan and receipts say")
 
 
 def _check_shard(
-    layout: OutputLayout, params: dict[str, Any], shard: dict[str, Any], plan: Plan | None, task: int
+    layout: OutputLayout, params: DataParams, shard: ShardEntry, plan: Plan | None, task: int
 ) -> tuple[list[str], int]:
-    path = layout.root / shard["name"]
+    path = layout.root / shard.name
     problems = []
     if not path.is_file():
         return [f"{path}: is missing"], 0
-    if path.stat().st_size != shard["bytes"]:
-        problems.append(f"{path}: has {path.stat().st_size} bytes, expected {shard['bytes']}")
-    elif _sha256(path) != shard["sha256"]:
+    if path.stat().st_size != shard.bytes:
+        problems.append(f"{path}: has {path.stat().st_size} bytes, expected {shard.bytes}")
+    elif _sha256(path) != shard.sha256:
         problems.append(f"{path}: its sha256 is not the one in data_params.json")
     sources = None
     if plan is not None:
@@ -148,11 +148,11 @@ def _check_shard(
             sources = None  # named among the problems of the plan already
     try:
         with h5py.File(path, "r") as file:
-            problems += [f"{path}: {problem}" for problem in _check_file(file, params, shard["rows"], sources)]
+            problems += [f"{path}: {problem}" for problem in _check_file(file, params, shard.rows, sources)]
     except (OSError, KeyError, RuntimeError, SchemaError) as error:
         problems.append(f"{path}: HDF5 cannot read it ({' '.join(str(error).split())})")
         return problems, 0
-    return problems, shard["rows"]
+    return problems, shard.rows
 
 
 def _expected_sources(layout: OutputLayout, plan: Plan, task: int) -> tuple[_Array, _Array]:
@@ -166,28 +166,13 @@ def _expected_sources(layout: OutputLayout, plan: Plan, task: int) -> tuple[_Arr
     return files, lines
 
 
-def _check_file(
-    file: h5py.File, params: dict[str, Any], rows: int, sources: tuple[_Array, _Array] | None
-) -> Iterator[str]:
+def _check_file(file: h5py.File, params: DataParams, rows: int, sources: tuple[_Array, _Array] | None) -> Iterator[str]:
     """Problems of one open shard."""
     check_version(file.attrs.get("schema_version"), file.filename)
-    expected = {name: params[name] for name in ATTRIBUTES if name in params}
-    expected |= {"n_examples": rows, "tokenizer_digest": params["tokenizer"]["digest"]}
-    for name, value in expected.items():
-        found = text_of(file.attrs.get(name))
-        if found != value:
-            yield f"attribute {name} is {found!r}, expected {value!r}"
-    for name, spec in DATASETS.items():
-        if name not in file:
-            yield f"dataset {name} is missing"
-            return
-        shape = spec.shape(rows, params["max_sequence_length"])
-        if file[name].shape != shape:
-            yield f"{name} has the shape {file[name].shape}, expected {shape}"
-            return
-        if spec.dtype != "path" and file[name].dtype != np.dtype(spec.dtype):
-            yield f"{name} is {file[name].dtype}, expected {np.dtype(spec.dtype)}"
-            return
+    found = list(params.shard_problems(file, rows))
+    if found:
+        yield from found
+        return
     if sources is not None:
         same = np.array_equal(file["source_file"][:], sources[0]) and np.array_equal(file["source_line"][:], sources[1])
         if not same:
@@ -200,7 +185,7 @@ def _check_file(
                 yield f"row {start + int(at[0])}: {problem}{f' (and {len(at) - 1} more rows)' if len(at) > 1 else ''}"
 
 
-def row_problems(rows: dict[str, _Array], params: dict[str, Any]) -> Iterator[tuple[str, _Array]]:
+def row_problems(rows: dict[str, _Array], params: DataParams) -> Iterator[tuple[str, _Array]]:
     """The invariants of rows.
 
     Args:
@@ -212,8 +197,8 @@ def row_problems(rows: dict[str, _Array], params: dict[str, Any]) -> Iterator[tu
     """
     ids, labels, loss, hidden = (rows[name] for name in ("text_input_ids", "labels", "loss_mask", "key_padding_mask"))
     lengths, paths = rows["modality_lengths"].astype(np.int64), rows["image_paths"]
-    width, start, slots = params["max_sequence_length"], params["image_start_idx"], params["num_patches"]
-    pad, vocab = params["pad_id"], params["vocab_size"]
+    width, start, slots = params.max_sequence_length, params.image_start_idx, params.num_patches
+    pad, vocab = params.pad_id, params.vocab_size
     text_only: _Array = lengths < 0
     used = np.where(text_only, slots - lengths, lengths)
     at = np.arange(width)
@@ -241,8 +226,8 @@ def row_problems(rows: dict[str, _Array], params: dict[str, Any]) -> Iterator[tu
     unsupervisable = (at < start + slots - 1) | ((at == start + slots - 1) & text_only[:, None])
     yield "an image slot, or the text before it, is supervised", _somewhere((loss != 0) & unsupervisable)
     yield "nothing is supervised", ~_somewhere(loss != 0)
-    if params["bos_id"] >= 0 and start:
-        yield "the row does not begin with BOS", ids[:, 0] != params["bos_id"]
+    if params.bos_id >= 0 and start:
+        yield "the row does not begin with BOS", ids[:, 0] != params.bos_id
     no_path: _Array = np.array([not path for path in paths[:, 0]], dtype=bool)
     yield "image_paths and modality_lengths disagree on whether there is an image", np.logical_xor(no_path, text_only)
     yield "image_paths is not UTF-8", np.array([not _is_utf8(path) for path in paths[:, 0]], dtype=bool)
@@ -262,9 +247,13 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path) -> str | None:
+    """None where there is no such file, or something that is no file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with open_regular(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (FileNotFoundError, NotRegularError):
+        return None
     return digest.hexdigest()

@@ -29,7 +29,7 @@ class Side:
     @property
     def frames(self) -> ChatFrames:
         """The words of its template."""
-        return ChatFrames(self.dataset.params["config"]["dataset"]["system_prompt_style"])
+        return ChatFrames(self.dataset.params.config.dataset.system_prompt_style)
 
 
 class BubblePart(NamedTuple):
@@ -96,7 +96,7 @@ def _write(output: Path, pieces: list[dict[int, str]], **values: Any) -> None:
 
 def _view(side: Side, row: Row, number: int, pieces: list[dict[int, str]], changed: Spans = ()) -> RowView:
     params = side.dataset.params
-    runs = row_runs(row, params["image_start_idx"], params["num_patches"])
+    runs = row_runs(row, params.image_start_idx, params.num_patches)
     frames, table = side.frames, pieces[number]
     for id_ in set(itertools.chain.from_iterable(run.ids for run in runs)) - table.keys():
         table[id_] = side.speller.piece(id_)

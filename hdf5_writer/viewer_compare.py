@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hdf5_writer.data_params import DataParams
 from hdf5_writer.viewer_dataset import InspectedDataset, Row
 from hdf5_writer.viewer_runs import row_runs
 from hdf5_writer.viewer_spelling import Speller
@@ -89,7 +90,7 @@ def compare_rows(
     """
     result = Comparison(settings=setting_differences(mine.params, other.params))
     index = SourceIndex(other, mine.files)
-    same_ids = mine.params["tokenizer"]["digest"] == other.params["tokenizer"]["digest"]
+    same_ids = mine.params.tokenizer.digest == other.params.tokenizer.digest
     by_piece = not same_ids and all(speller.knows_text for speller in spellers)
     for number in numbers:
         if len(result.pairs) == most:
@@ -112,29 +113,30 @@ def compare_rows(
     return result
 
 
-def setting_differences(mine: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+def setting_differences(mine: DataParams, other: DataParams) -> list[tuple[str, Any, Any]]:
     """What of two `data_params.json` can make rows differ."""
     found = []
+    ours, theirs = mine.config.model_dump(), other.config.model_dump()
     for section in ("processor", "dataset"):
-        for key, value in mine["config"][section].items():
-            there = other["config"][section].get(key)
+        for key, value in ours[section].items():
+            there = theirs[section].get(key)
             if value != there:
                 found.append((f"{section}.{key}", value, there))
-    if mine["tokenizer"]["digest"] != other["tokenizer"]["digest"]:
-        found.append(("tokenizer digest", mine["tokenizer"]["digest"][:12], other["tokenizer"]["digest"][:12]))
-    if mine["package_version"] != other["package_version"]:
-        found.append(("llava-hdf5", mine["package_version"], other["package_version"]))
+    if mine.tokenizer.digest != other.tokenizer.digest:
+        found.append(("tokenizer digest", mine.tokenizer.digest[:12], other.tokenizer.digest[:12]))
+    if mine.package_version != other.package_version:
+        found.append(("llava-hdf5", mine.package_version, other.package_version))
     return found
 
 
 _Stream = tuple[list[tuple[object, bool]], list[int]]
 
 
-def _stream(row: Row, params: dict[str, Any], speller: Speller | None) -> _Stream:
+def _stream(row: Row, params: DataParams, speller: Speller | None) -> _Stream:
     """(token, is supervised) of a row and their positions; the image counts as one token, whatever its slots."""
     tokens: list[tuple[object, bool]] = []
     positions: list[int] = []
-    for run in row_runs(row, params["image_start_idx"], params["num_patches"]):
+    for run in row_runs(row, params.image_start_idx, params.num_patches):
         if run.kind == "image":
             tokens.append((row.image_path, False))
             positions.append(run.start)

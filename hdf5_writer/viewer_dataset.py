@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from hdf5_writer.data_params import DataParamsError, read_data_params
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import read_plan
-from hdf5_writer.publish import DamagedError, unseal
-from hdf5_writer.schema import DATASETS, SchemaError, check_version
+from hdf5_writer.schema import DATASETS
 from hdf5_writer.verify import row_problems
 from preprocess.config import ConfigError, did_you_mean
+from preprocess.regular_files import open_regular
 
 _Array = npt.NDArray[Any]
 # A chunk of 64 rows of 8,192 int32 has 2 MB; HDF5 keeps 1 MB unless told.
@@ -62,17 +63,16 @@ class InspectedDataset:
         if not root.is_dir():
             raise ConfigError(f"{root}: no such folder; give the setup.output_dir of a run")
         try:
-            self.params = unseal(self.layout.data_params)
-            check_version(self.params.get("schema_version"), self.layout.data_params)
+            self.params = read_data_params(self.layout)
         except FileNotFoundError:
             raise ConfigError(
                 f"{self.layout.data_params}: is missing, so this is no finished dataset; "
                 "give the setup.output_dir of a run, or run its command again to finish it"
             ) from None
-        except (DamagedError, SchemaError) as error:
+        except DataParamsError as error:
             raise ConfigError(str(error)) from None
-        self.files: list[str] = [file["path"] for file in self.params["inputs"]]
-        self._starts = np.cumsum([0, *(shard["rows"] for shard in self.params["shards"])])
+        self.files = [file.path for file in self.params.inputs]
+        self._starts = np.cumsum([0, *(shard.rows for shard in self.params.shards)])
         self._file: h5py.File | None = None
         self._opened = -1
         self._columns: dict[str, h5py.Dataset] = {}
@@ -97,7 +97,7 @@ class InspectedDataset:
             file=self.files[int(block["source_file"][0])],
             line=int(block["source_line"][0]),
             image_path=path.decode(errors="replace") or None,
-            used=length if length > 0 else self.params["num_patches"] - length,
+            used=length if length > 0 else self.params.num_patches - length,
             text_input_ids=block["text_input_ids"][0],
             labels=block["labels"][0],
             loss_mask=block["loss_mask"][0],
@@ -116,8 +116,8 @@ class InspectedDataset:
             config = read_plan(self.layout).local_config()
             return config.dataset.image_dir, config.processor.tokenizer_type
         except (OSError, ValueError, KeyError, TypeError):  # the hidden folder is gone, or of another version
-            given = self.params["config"]["dataset"]["image_dir"]
-            return None if given is None else Path(given).expanduser(), self.params["tokenizer"]["name"]
+            given = self.params.config.dataset.image_dir
+            return None if given is None else Path(given).expanduser(), self.params.tokenizer.name
 
     def input_name(self, file: str) -> str:
         """An input as `data_params.json` lists it, of that name or of a longer path to it.
@@ -150,12 +150,12 @@ class InspectedDataset:
     @property
     def shards(self) -> int:
         """How many shards there are."""
-        return len(self.params["shards"])
+        return len(self.params.shards)
 
     def reject_of(self, file: str, line: int) -> str | None:
         """Why a line of an input was rejected; None where it was not."""
         needle = orjson.dumps({"file": file, "line": line})[1:-1]
-        with self.layout.rejects.open("rb") as lines:
+        with open_regular(self.layout.rejects) as lines:
             for data in lines:
                 if needle in data:
                     reject = orjson.loads(data)
@@ -181,10 +181,12 @@ class InspectedDataset:
         if self._opened != number:
             if self._file is not None:
                 self._file.close()
-            path = self.layout.root / self.params["shards"][number]["name"]
+            shard = self.params.shards[number]
+            path = self.layout.root / shard.name
+            if not path.is_file():
+                raise OSError(f"{path}: is missing, or no regular file")
             self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
-            missing = [name for name in DATASETS if name not in self._file]
-            if missing:
-                raise OSError(f"{path}: has no dataset {missing[0]}")
+            for problem in self.params.shard_problems(self._file, shard.rows):
+                raise OSError(f"{path}: is not the shard that data_params.json describes: {problem}")
             self._columns, self._opened = {name: self._file[name] for name in DATASETS}, number
         return self._columns

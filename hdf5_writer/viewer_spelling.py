@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from hdf5_writer.data_params import DataParams
 from preprocess.config import ConfigError
 from preprocess.tokenizer import BLANK, Tokenizer, load_tokenizer
 
@@ -82,7 +83,7 @@ class Speller:
         return data.decode(errors="replace")
 
 
-def load_speller(params: dict[str, Any], name: str) -> Speller:
+def load_speller(params: DataParams, name: str) -> Speller:
     """The speller of a dataset.
 
     Args:
@@ -93,11 +94,11 @@ def load_speller(params: dict[str, Any], name: str) -> Speller:
         tokenizer = load_tokenizer(name)
     except ConfigError as error:
         return Speller(None, f"Ids only: {error}.")
-    if tokenizer.digest != params["tokenizer"]["digest"]:
+    if tokenizer.digest != params.tokenizer.digest:
         return Speller(
             None,
             f"Ids only: the tokenizer {name} is not the one that this dataset was written with "
-            f"(digest {tokenizer.digest[:12]}…, expected {params['tokenizer']['digest'][:12]}…); "
+            f"(digest {tokenizer.digest[:12]}…, expected {params.tokenizer.digest[:12]}…); "
             "give the right one by --tokenizer.",
         )
     return Speller(tokenizer, None)

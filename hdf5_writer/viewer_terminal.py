@@ -21,7 +21,7 @@ def terminal_rows(dataset: InspectedDataset, rows: Iterable[Row], speller: Spell
         image = f"image {visible(row.image_path)}" if row.image_path is not None else "text only"
         lines = [f"row {row.number} · {visible(row.file)}:{row.line} · {image} · {row.used} positions"]
         lines += [f"  broken: {problem}" for problem in row.problems]
-        runs = row_runs(row, params["image_start_idx"], params["num_patches"])
+        runs = row_runs(row, params.image_start_idx, params.num_patches)
         lines += [_paint(run, speller, coloured) for run in runs]
         yield "\n".join(lines) + "\n"
 

@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 
 from PIL import Image, ImageOps
 
-from preprocess.image_files import decode_rgb, open_regular
+from preprocess.image_files import decode_rgb
 from preprocess.images import ImageChecker
+from preprocess.regular_files import open_regular
 from preprocess.rejects import Rejected
 
 AspectRatio = Literal["square", "pad"]

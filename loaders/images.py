@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from preprocess.image_files import open_regular, opened_image, what_was_said
+from preprocess.image_files import opened_image, what_was_said
+from preprocess.regular_files import open_regular
 
 # OPENAI_CLIP_MEAN and OPENAI_CLIP_STD of transformers.image_utils.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -22,9 +22,10 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from hdf5_writer.schema import DATASETS, check_version
+from hdf5_writer.schema import DATASETS
 from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, make_block
 from loaders.data_dir import Shard
+from preprocess.regular_files import open_descriptor, open_regular
 
 # Decoded chunks of narrow columns that are kept; each holds some thousand rows.
 _NARROW_CHUNKS = 64
@@ -190,7 +191,7 @@ class ShardReader:
         if len(self._files) >= self._open_files:
             os.close(self._files.popitem(last=False)[1])
         entry = self._shards[shard]
-        file = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open_descriptor(entry.path)
         size = os.fstat(file).st_size
         if size != entry.bytes:
             os.close(file)
@@ -265,25 +266,21 @@ def _adler32_with_zeros(data: bytes, zeros: int) -> bytes:
 
 def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
     # Not by its path: HDF5 would lock it, or refuse it where someone in this process looks at it with h5py.
-    with open(shard.path, "rb") as raw, h5py.File(raw, "r") as file:
-        check_version(file.attrs.get("schema_version"), shard.path)
-        id_bytes = max(2, (int(file.attrs["vocab_size"]) - 1).bit_length() + 7 >> 3)
+    with open_regular(shard.path) as raw, h5py.File(raw, "r") as file:
+        for problem in shard.params.shard_problems(file, shard.rows):
+            raise ValueError(problem)
+        id_bytes = max(2, (shard.params.vocab_size - 1).bit_length() + 7 >> 3)
         return {
             name: _chunks_of(file[name], name, shard.rows, id_bytes if name in ID_KEYS else None) for name in DATASETS
         }
 
 
 def _chunks_of(dataset: h5py.Dataset, name: str, rows: int, used_bytes: int | None) -> _Chunks:
-    if dataset.shape[0] != rows:
-        raise ValueError(f"{name} has {dataset.shape[0]} rows, expected {rows}")
     row_shape, dtype = tuple(dataset.shape[1:]), dataset.dtype
-    expected = DATASETS[name]
-    if expected.dtype != "path" and dtype != np.dtype(expected.dtype):
-        raise ValueError(f"{name} has dtype {dtype}, expected {expected.dtype}")
     used_bytes = used_bytes or dtype.itemsize
     if not rows:
         return _Chunks(1, row_shape, dtype, used_bytes, [], [])
-    chunk_rows = min(expected.rows_per_chunk, rows)
+    chunk_rows = min(DATASETS[name].rows_per_chunk, rows)
     stored = (dataset.chunks, dataset.compression, dataset.shuffle)
     if stored != ((chunk_rows, *row_shape), "gzip", dtype.itemsize > 1):
         raise ValueError(f"{name} is stored as {stored}, expected chunks of {chunk_rows} rows, shuffled and gzipped")
@@ -303,7 +300,7 @@ def _chunks_of(dataset: h5py.Dataset, name: str, rows: int, used_bytes: int | No
 
 
 def _check_sha256(shard: Shard) -> None:
-    with open(shard.path, "rb") as file:
+    with open_regular(shard.path) as file:
         digest = hashlib.sha256()
         while part := file.read(1 << 20):
             digest.update(part)

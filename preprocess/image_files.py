@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -22,24 +20,6 @@ LARGEST_FILE = 128 << 20
 MOST_SCANS = 100
 # A marker of JPEG: not a stuffed zero, a restart marker or fill bytes.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file that may be anything, to read its bytes; links are followed.
-
-    A pipe would block for good, and a device does what it likes when it is opened.
-
-    Raises:
-        OSError: it is no regular file, is not there or cannot be read.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError("it is no regular file")
-    # Another file may stand there by now: it must not block either.
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("it is no regular file")
-    return file
 
 
 def decode_rgb(file: BinaryIO) -> PillowImage:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from preprocess.config import ConfigError, DatasetConfig
-from preprocess.image_files import decode_rgb, open_regular, what_was_said
+from preprocess.image_files import decode_rgb, what_was_said
+from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected, shorten
 
 # Names kept in memory over all listed folders; what is not in those is looked up file by file.

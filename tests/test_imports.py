@@ -27,9 +27,15 @@ STAGES = [
     "preprocess.token_batches",
     "preprocess.features",
 ]
-LEAVES = {"hdf5_writer.schema", "hdf5_writer.layout"}
-# Of `preprocess`, what stages further right use by itself.
-OPENING = {"preprocess.image_files"}
+# What any reader of a dataset may import; each may import those before it.
+LEAVES = [
+    "preprocess.regular_files",
+    "preprocess.image_files",
+    "hdf5_writer.schema",
+    "hdf5_writer.layout",
+    "hdf5_writer.publish",
+    "hdf5_writer.data_params",
+]
 # The rule by which rows get their ids, which prompts must follow; files that are whole or absent.
 FOR_TRAINER = {"preprocess.config", "preprocess.tokenizer", "hdf5_writer.publish"}
 NEVER_TORCH = ("preprocess", "hdf5_writer")
@@ -70,19 +76,23 @@ def is_allowed(importer: str, imported: str) -> bool:
     if target not in PACKAGES or imported == package:
         return True
     if importer in LEAVES:
-        return False
+        return imported in LEAVES[: LEAVES.index(importer)]
     if package == "preprocess":
         if target != "preprocess":
             return False
+        if imported in LEAVES:
+            return True
         if importer in STAGES and imported in STAGES:
             return STAGES.index(imported) < STAGES.index(importer)
         return importer not in STAGES
     if package == "hdf5_writer":
         return target in ("hdf5_writer", "preprocess")
     if package == "loaders":
+        if imported in LEAVES:
+            return True
         if target == "preprocess":
-            return importer == "loaders.lazy" or imported in OPENING
-        return target == "loaders" or imported in LEAVES
+            return importer == "loaders.lazy"
+        return target == "loaders"
     return target in ("trainer", "loaders") or imported in FOR_TRAINER
 
 
@@ -106,6 +116,7 @@ def test_the_stages_meet_in_one_place() -> None:
         ("preprocess.config", "preprocess.templates"),
         ("preprocess.tokens", "hdf5_writer.schema"),
         ("hdf5_writer.schema", "hdf5_writer.layout"),
+        ("hdf5_writer.data_params", "hdf5_writer.plan"),
         ("hdf5_writer.task", "loaders"),
         ("hdf5_writer.task", "torch"),
         ("loaders.sampler", "hdf5_writer.plan"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import torch
@@ -43,14 +42,12 @@ def read_row_shape(params: Params, folders: list[str]) -> RowShape:
     require_alike(dirs)
     first = dirs[0]
     _refuse_other(params.model, params.train_input, first)
-    # `read_data_dir` has checked the file and does not hand this number out.
-    described = json.loads((first.root / "data_params.json").read_bytes())
     return RowShape(
         first.image_start_idx,
         first.num_patches,
         first.image_size,
         first.max_sequence_length,
-        described["vocab_size"],
+        first.vocab_size,
     )
 
 

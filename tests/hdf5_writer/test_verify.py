@@ -164,7 +164,8 @@ def test_harm_to_any_other_file_is_found(out: OutputLayout, path: str, harm: str
 def test_no_shard_is_called_foreign_when_nothing_says_what_belongs(out: OutputLayout) -> None:
     shutil.rmtree(out.work)
     out.data_params.write_text("[")
-    assert problems(out) == [f"{out.data_params}: is damaged: no JSON document with a checksum"]
+    [problem] = problems(out)
+    assert problem.startswith(f"{out.data_params}: is damaged: no JSON document with a checksum; ")
 
 
 def test_shards_alone_are_held_against_data_params(out: OutputLayout) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the loaders need torch")
@@ -14,8 +17,11 @@ pytest.importorskip("torch", reason="the loaders need torch")
 from written import first, second
 
 from hdf5_writer.publish import seal
-from loaders import DataDirError, create_dataloader
+from hdf5_writer.verify import verify_dataset
+from hdf5_writer.viewer_dataset import InspectedDataset
+from loaders import DataDirError, LlavaH5Dataset, ShardError, create_dataloader
 from loaders.data_dir import read_data_dir
+from preprocess.config import ConfigError
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def test_damaged_parameters(copied: Path, data: bytes) -> None:
 def test_parameters_edited_by_hand(copied: Path) -> None:
     path = copied / "data_params.json"
     path.write_bytes(path.read_bytes().replace(b'"rows": 70', b'"rows": 71'))
-    with pytest.raises(DataDirError, match="was changed after it was written"):
+    with pytest.raises(DataDirError, match="is damaged: its content does not have the checksum"):
         read_data_dir(copied)
 
 
@@ -84,16 +90,15 @@ def test_another_major_version(copied: Path, version: str | None, advice: str) -
     ("name", "value"),
     [
         ("max_sequence_length", 512),
-        ("num_patches", 144),
+        (("num_patches", "image_size"), (144, 168)),
         ("image_start_idx", 1),
-        ("image_size", 168),
         ("pad_id", 5),
         ("tokenizer", {"name": "other", "digest": "0" * 64}),
     ],
 )
-def test_a_dir_that_disagrees_is_refused_by_name(copied: Path, name: str, value: Any) -> None:
-    change_params(copied, **{name: value})
-    shown = "tokenizer_digest" if name == "tokenizer" else name
+def test_a_dir_that_disagrees_is_refused_by_name(copied: Path, name: str | tuple[str, str], value: Any) -> None:
+    change_params(copied, **({name: value} if isinstance(name, str) else dict(zip(name, value, strict=True))))
+    shown = "tokenizer_digest" if name == "tokenizer" else name if isinstance(name, str) else name[0]
     with pytest.raises(DataDirError, match=rf"{copied}: has {shown} .*, but {second().root} has"):
         create_dataloader([second().root, copied], batch_size=4)
     with pytest.raises(DataDirError, match=f"has {shown}"):
@@ -110,5 +115,52 @@ def test_a_shard_name_that_leads_elsewhere(copied: Path) -> None:
     shards = json.loads((copied / "data_params.json").read_bytes())["shards"]
     shards[0]["name"] = "../../etc/passwd"
     change_params(copied, shards=shards)
-    with pytest.raises(DataDirError, match="no name of a shard"):
+    with pytest.raises(DataDirError, match=r"shards.0.name is .*etc/passwd.*, expected .examples-00000-of-00005.h5"):
         read_data_dir(copied)
+
+
+def forged_documents() -> list[tuple[str, Any]]:
+    """(key, value) that no run writes, for every key that a reader relies on."""
+    wrong: list[tuple[str, Any]] = [("shards", [{}]), ("shards", "text"), ("rows", "text"), ("counts", [])]
+    keys = "image_start_idx num_patches image_size patch_size max_sequence_length pad_id bos_id eos_id vocab_size"
+    wrong += [(key, value) for key in keys.split() for value in (None, "text", -5, 1.5, 2**40, [], True)]
+    keys = "tokenizer config config_digest inputs counts tokens lengths rejects shards"
+    return wrong + [(key, value) for key in keys.split() for value in (None, 7, {"a": 1})]
+
+
+def test_a_forged_document_is_one_sentence_for_loader_verify_and_viewer(copied: Path) -> None:
+    whole = (copied / "data_params.json").read_bytes()
+    tried = 0
+    for key, value in forged_documents():
+        if key == "rows":
+            shards = json.loads(whole)["shards"]
+            shards[0]["rows"] = value
+            change_params(copied, shards=shards)
+        else:
+            change_params(copied, **{key: value})
+        with pytest.raises(DataDirError) as refused:
+            read_data_dir(copied)
+        assert str(copied / "data_params.json") in str(refused.value), (key, value)
+        assert "\n" not in str(refused.value)
+        assert str(refused.value) in verify_dataset(copied).problems
+        with pytest.raises(ConfigError):
+            InspectedDataset(copied)
+        (copied / "data_params.json").write_bytes(whole)
+        tried += 1
+    assert tried > 67
+    assert read_data_dir(copied).rows == 300
+
+
+def test_a_pipe_in_place_of_the_document_does_not_block(copied: Path) -> None:
+    (copied / "data_params.json").unlink()
+    os.mkfifo(copied / "data_params.json")
+    with pytest.raises(DataDirError, match="regular file"):
+        read_data_dir(copied)
+    assert any("regular file" in problem for problem in verify_dataset(copied).problems)
+
+
+def test_a_shard_whose_attributes_differ_from_the_document_is_refused(copied: Path) -> None:
+    with h5py.File(copied / "examples-00000-of-00005.h5", "r+") as file:
+        file.attrs.modify("max_sequence_length", np.int64(10))
+    with pytest.raises(ShardError, match="attribute max_sequence_length is 10, expected"):
+        LlavaH5Dataset(copied)[0]

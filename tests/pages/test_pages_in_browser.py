@@ -149,9 +149,9 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
     for dark in (False, True):
         browser.open(page, width, dark=dark)
         assert_quiet(browser)
-    counts = InspectedDataset(example).params["counts"]
+    counts = InspectedDataset(example).params.counts
     for key in ("read", "written", "rejected"):
-        assert browser.run(f"return document.getElementById('{key}').textContent") == str(counts[key])
+        assert browser.run(f"return document.getElementById('{key}').textContent") == str(getattr(counts, key))
     assert browser.run("return document.getElementById('command').textContent") == COMMAND
     assert browser.run("return document.querySelectorAll('#rejects tbody tr').length") == 2
     rejects = browser.run("return document.getElementById('rejects').textContent")

@@ -42,7 +42,7 @@ def test_runs_cover_every_position_once(dataset: InspectedDataset) -> None:
     params = dataset.params
     for number in range(len(dataset)):
         row = dataset.read(number)
-        runs = row_runs(row, params["image_start_idx"], params["num_patches"])
+        runs = row_runs(row, params.image_start_idx, params.num_patches)
         covered = [p for run in runs if run.kind != "padding" for p in range(run.start, run.start + run.count)]
         assert covered == list(range(row.used + 1))
         assert runs[-1].start + runs[-1].count == len(row.labels)
@@ -64,7 +64,7 @@ def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_con
 def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     for number, text in enumerate(TEXTS):
-        runs = row_runs(dataset.read(number), dataset.params["image_start_idx"], dataset.params["num_patches"])
+        runs = row_runs(dataset.read(number), dataset.params.image_start_idx, dataset.params.num_patches)
         (answer,) = [run for run in runs if run.kind == "supervised"]
         parts = speller.parts(answer.ids, starts_text=False)
         assert [part.text for part in parts] == [f" {text}.", "</s>"]

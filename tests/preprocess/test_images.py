@@ -10,8 +10,9 @@ from conftest import ConfigMaker, needs_shared, shared_folder
 from PIL import Image
 
 from preprocess.config import ConfigError
-from preprocess.image_files import LARGEST_FILE, open_regular
+from preprocess.image_files import LARGEST_FILE
 from preprocess.images import ImageChecker, require_image_dir
+from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected
 
 

@@ -1,0 +1,217 @@
+"""`data_params.json` as its readers take it: verify, the viewer, the loaders and, through them, the trainer.
+
+Unknown keys are kept: a later minor version may add some. What is checked is all that a reader relies on, since a file
+from elsewhere can have a right checksum and still say anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.publish import DamagedError, unseal
+from hdf5_writer.schema import ATTRIBUTES, SchemaError, check_version, layout_problems
+
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Size = Annotated[int, Field(ge=1, lt=2**31)]
+_Id = Annotated[int, Field(ge=0, lt=2**31)]
+_LONGEST_SHOWN = 80
+
+
+class DataParamsError(ValueError):
+    """A `data_params.json` is damaged, of another version, or not what this project writes; one sentence."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class InputEntry(_Part):
+    """An input file, by its path relative to `setup.input_dir`; `source_file` of a row is an index into the list."""
+
+    path: str
+    bytes: _Count
+    crc32: _Count
+    records: _Count
+
+
+class ShardEntry(_Part):
+    """A shard file."""
+
+    name: str
+    rows: _Count
+    bytes: _Count
+    sha256: str
+
+
+class TokenizerEntry(_Part):
+    """The tokenizer's name for people, and the sha256 over what decides ids."""
+
+    name: str
+    digest: str
+
+
+class RejectsEntry(_Part):
+    """`rejects.jsonl`."""
+
+    bytes: _Count
+    sha256: str
+
+
+class Counts(_Part):
+    """What became of every record."""
+
+    read: _Count
+    written: _Count
+    rejected: _Count
+    rejected_by_reason: dict[str, _Count]
+    with_image: _Count
+    text_only: _Count
+    truncated: _Count
+    images_moved: _Count
+    first_turns_skipped: _Count
+
+
+class TokenCounts(_Part):
+    """Positions of all rows by what they hold."""
+
+    total: _Count
+    text: _Count
+    supervised: _Count
+    image: _Count
+    padding: _Count
+
+
+class Lengths(_Part):
+    """Element i of `rows` counts rows of i*bin to (i+1)*bin-1 attended positions."""
+
+    bin: _Size
+    rows: list[_Count]
+
+
+class DatasetKeys(_Part):
+    """The section `dataset` of the config, as far as a reader looks at it."""
+
+    system_prompt_style: str
+    image_dir: str | None
+
+
+class ShownConfig(_Part):
+    """The config of the run, for people."""
+
+    processor: dict[str, Any]
+    dataset: DatasetKeys
+
+
+class DataParams(_Part):
+    """The document; see docs/rows.md for what each number means."""
+
+    schema_version: str
+    package_version: str
+    image_start_idx: _Count
+    num_patches: _Size
+    image_size: _Size
+    patch_size: _Size
+    max_sequence_length: _Size
+    pad_id: _Id
+    bos_id: Annotated[int, Field(ge=-1, lt=2**31)]  # -1 for none
+    eos_id: _Id
+    vocab_size: _Size
+    tokenizer: TokenizerEntry
+    config: ShownConfig
+    config_digest: str
+    limit: _Count | None
+    inputs: list[InputEntry]
+    counts: Counts
+    tokens: TokenCounts
+    lengths: Lengths
+    rejects: RejectsEntry
+    shards: list[ShardEntry]
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> DataParams:
+        for name in ("pad_id", "bos_id", "eos_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected an id below vocab_size {self.vocab_size}")
+        if self.image_size % self.patch_size or (self.image_size // self.patch_size) ** 2 != self.num_patches:
+            raise ValueError(
+                f"num_patches is {self.num_patches}, which image_size {self.image_size} and patch_size "
+                f"{self.patch_size} do not make"
+            )
+        if self.image_start_idx + self.num_patches > self.max_sequence_length:
+            raise ValueError(
+                f"image_start_idx {self.image_start_idx} and num_patches {self.num_patches} do not fit into "
+                f"max_sequence_length {self.max_sequence_length}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_add_up(self) -> DataParams:
+        counts = self.counts
+        for name, parts in (
+            ("read", counts.written + counts.rejected),
+            ("written", counts.with_image + counts.text_only),
+            ("written", sum(shard.rows for shard in self.shards)),
+            ("rejected", sum(counts.rejected_by_reason.values())),
+        ):
+            if getattr(counts, name) != parts:
+                raise ValueError(f"counts.{name} is {getattr(counts, name)}, but its parts add up to {parts}")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_have_their_names(self) -> DataParams:
+        for number, shard in enumerate(self.shards):
+            expected = OutputLayout.shard_name(number, len(self.shards))
+            if shard.name != expected:
+                raise ValueError(f"shards.{number}.name is {_shown(shard.name)}, expected {expected!r}")
+        return self
+
+    def shard_problems(self, file: Any, rows: int) -> Iterator[str]:
+        """What of an open shard (`h5py.File`) is not as this document says, in words."""
+        attributes = {name: getattr(self, name) for name in ATTRIBUTES if name in type(self).model_fields}
+        attributes["tokenizer_digest"] = self.tokenizer.digest
+        return layout_problems(file, attributes, rows, self.max_sequence_length)
+
+
+def read_data_params(layout: OutputLayout) -> DataParams:
+    """Read and check the `data_params.json` of an output folder.
+
+    Raises:
+        FileNotFoundError: there is none, so the dataset is not finished.
+        DataParamsError: it is damaged, cannot be read, is of another major version, or says what no run writes.
+    """
+    path = layout.data_params
+    try:
+        document = unseal(path)
+        check_version(document.get("schema_version"), path)
+        return DataParams.model_validate(document)
+    except FileNotFoundError:
+        raise
+    except (DamagedError, SchemaError) as error:
+        raise DataParamsError(f"{error}; run create_hdf5_dataset again, or copy the folder again") from None
+    except ValidationError as error:
+        raise DataParamsError(
+            f"{path}: {_explain(error)}; create_hdf5_dataset writes no such file: run it again, or copy the folder "
+            "again"
+        ) from None
+    except OSError as error:
+        raise DataParamsError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"]
+    if first["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} is {_shown(first['input'])}: {message.replace('Input should', 'it should', 1)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

@@ -1,0 +1,40 @@
+"""Opening what may be anything: a pipe would block for good, and a device does what it likes. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+class NotRegularError(OSError):
+    """A pipe, a socket, a device or a folder where a file was expected."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read its bytes; links are followed.
+
+    Raises:
+        NotRegularError: it is something else.
+        OSError: it is not there, or cannot be read.
+    """
+    return os.fdopen(open_descriptor(path), "rb")
+
+
+def open_descriptor(path: str | Path) -> int:
+    """As `open_regular`, the bare file descriptor; the caller closes it."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise NotRegularError("it is no regular file")
+    # Another file may stand there by now: it must not block either.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError("it is no regular file")
+    return descriptor
+
+
+def read_regular(path: str | Path) -> bytes:
+    """All bytes of a regular file; see `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
