@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from preprocess.converters.dataset import Dataset
 from preprocess.converters.errors import InputError
+from preprocess.converters.instruction_data import command as instruction_data
 from preprocess.converters.job import Job, check, run
 from preprocess.converters.json2jsonl import DATASET as JSON2JSONL
 from preprocess.converters.receipt import Counts
@@ -44,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         _declare(command, dataset)
+    instruction_data.declare(commands)
     parsed = parser.parse_args(arguments)
-    return _convert(parsed.dataset, parsed, f"{parser.prog} {parsed.command}")
+    command_name = f"{parser.prog} {parsed.command}"
+    if parsed.command == "instructions":
+        return _reported(f"{command_name} {parsed.step_name}", partial(parsed.step, parsed))
+    return _convert(parsed.dataset, parsed, command_name)
 
 
 def convert_json2jsonl_main(arguments: Sequence[str] | None = None) -> int:
@@ -68,15 +74,28 @@ def _declare(parser: argparse.ArgumentParser, dataset: Dataset) -> None:
 
 
 def _convert(dataset: Dataset, arguments: argparse.Namespace, command: str) -> int:
+    return _reported(command, partial(_run_jobs, dataset, arguments))
+
+
+def _run_jobs(dataset: Dataset, arguments: argparse.Namespace) -> None:
+    jobs = dataset.plan(arguments)
+    # All of them first: a command that is refused has written nothing.
+    finished = [check(job, overwrite=arguments.overwrite) for job in jobs]
+    total = Counts()
+    for job, earlier in zip(jobs, finished, strict=True):
+        counts = run(job, overwrite=arguments.overwrite) if earlier is None else earlier
+        print(_summary(job, counts, "wrote" if earlier is None else "finished earlier, nothing to do:"), flush=True)
+        total += counts
+    if len(jobs) > 1:
+        print(f"{len(jobs)} files: {_counted(total)}")
+    if total.read and not total.written:
+        raise InputError("not one record could be used; the rejects say why, is it the right input?")
+
+
+def _reported(command: str, work: Callable[[], None]) -> int:
+    """Do the work; what stops it is one sentence and an exit code."""
     try:
-        jobs = dataset.plan(arguments)
-        # All of them first: a command that is refused has written nothing.
-        finished = [check(job, overwrite=arguments.overwrite) for job in jobs]
-        total = Counts()
-        for job, earlier in zip(jobs, finished, strict=True):
-            counts = run(job, overwrite=arguments.overwrite) if earlier is None else earlier
-            print(_summary(job, counts, "wrote" if earlier is None else "finished earlier, nothing to do:"), flush=True)
-            total += counts
+        work()
     except InputError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -90,11 +109,6 @@ def _convert(dataset: Dataset, arguments: argparse.Namespace, command: str) -> i
     except KeyboardInterrupt:
         print(f"{command}: interrupted; finished outputs stay, run it again to go on", file=sys.stderr)
         return FAILED
-    if len(jobs) > 1:
-        print(f"{len(jobs)} files: {_counted(total)}")
-    if total.read and not total.written:
-        print(f"{command}: not one record could be used; the rejects say why, is it the right input?", file=sys.stderr)
-        return WRONG_INPUT
     return DONE
 
 

@@ -39,6 +39,7 @@ def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
         "preprocess/configs/quickstart.yaml",
         "preprocess/configs/llava_phase_1_preproc.yaml",
         "preprocess/configs/quickstart/tokenizer/tokenizer.json",
+        "preprocess/configs/instructions/conversation.yaml",
         "preprocess/configs/quickstart/phase_2/conversations.jsonl",
         "preprocess/converters/__init__.py",
     ):

@@ -25,7 +25,7 @@ def test_the_commands_are_those_of_the_recipe_and_the_help_lists_them(preprocess
     assert [dataset.name for dataset in DATASETS] == COMMANDS
     result = preprocess("-h", into=tmp_path)
     assert result.code == 0
-    assert re.findall(r"^    (\w+)", result.out, re.MULTILINE) == COMMANDS
+    assert re.findall(r"^    (\w+)", result.out, re.MULTILINE) == [*COMMANDS, "instructions"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_without_a_command_or_with_a_wrong_one_nothing_is_done(preprocess, tmp_p
 
 
 def test_converters_know_nothing_of_hdf5_or_torch_and_import_pyarrow_only_when_needed():
-    for path in Path(preprocess.converters.__file__).parent.glob("*.py"):
+    for path in Path(preprocess.converters.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -73,7 +73,7 @@ def test_converters_know_nothing_of_hdf5_or_torch_and_import_pyarrow_only_when_n
 
 
 def test_nothing_is_evaluated_as_code():
-    for path in Path(preprocess.converters.__file__).parent.glob("*.py"):
+    for path in Path(preprocess.converters.__file__).parent.rglob("*.py"):
         calls = [
             n.func.id
             for n in ast.walk(ast.parse(path.read_text("utf-8")))

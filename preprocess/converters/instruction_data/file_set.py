@@ -1,0 +1,185 @@
+"""Several files that a step writes together: all there with a receipt, or none that counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import orjson
+
+from preprocess.converters.atomic import partial_path, sync_folder, write_all, write_whole
+from preprocess.converters.errors import InputError
+from preprocess.converters.receipt import Counts, Origin
+
+FORMAT = 1
+_BUFFER = 1 << 18
+
+
+class LineFile:
+    """A file that is written under a hidden name, line by line."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.aside = partial_path(path)
+        self.size = 0
+        self._file = FileIO(self.aside, "x")
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+
+    def write(self, line: bytes) -> None:
+        """Take a line with its line end."""
+        self._pending.append(line)
+        self._pending_size += len(line)
+        self.size += len(line)
+        if self._pending_size >= _BUFFER:
+            self._flush()
+
+    def write_json(self, value: object) -> None:
+        """Take a value as a line of JSON."""
+        self.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+
+    def finish(self) -> None:
+        """Write everything to the disk."""
+        self._flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was renamed into place."""
+        self._file.close()
+        self.aside.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        write_all(self._file, b"".join(self._pending))
+        self._pending, self._pending_size = [], 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSet:
+    """What one step writes into its folder, and everything that decides the bytes.
+
+    Args:
+        folder: where the files go.
+        step: the receipt is `<step>.receipt` in the folder.
+        patterns: glob patterns, relative to the folder, of every file that the step may write.
+        settings: the arguments that change the files.
+        inputs: every file that is read.
+    """
+
+    folder: Path
+    step: str
+    patterns: tuple[str, ...]
+    settings: Mapping[str, str | int]
+    inputs: tuple[Path, ...]
+
+    @property
+    def receipt(self) -> Path:
+        """Where it says what the files were made from."""
+        return self.folder / f"{self.step}.receipt"
+
+    def existing(self) -> list[Path]:
+        """The files of this step that are there, sorted."""
+        return sorted(path for pattern in self.patterns for path in self.folder.glob(pattern) if path.is_file())
+
+    def finished(self) -> Counts | None:
+        """The counts of an earlier run, if its files are there, whole, and made from the same inputs and arguments.
+
+        Raises:
+            InputError: the files are there and were made from something else.
+        """
+        existing = {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in self.existing()}
+        if not existing:
+            return None
+        again = "use another folder, or --overwrite to write them again"
+        try:
+            document = orjson.loads(self.receipt.read_bytes())
+            inputs = {name: (size, changed) for name, (size, changed) in document["inputs"].items()}
+            origin, sizes, counts = (
+                Origin(document["settings"], inputs),
+                document["files"],
+                Counts(**document["counts"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            first = self.folder / next(iter(existing))
+            raise InputError(f"{first} exists without a receipt that says what it was made from; {again}") from None
+        if difference := origin.difference(self.origin()):
+            raise InputError(f"the files of {self.receipt} were made from something else: {difference}; {again}")
+        for name, size in existing.items():
+            if sizes.get(name) != size:
+                raise InputError(f"{self.folder / name} is not what was written ({size:,} bytes); {again}")
+        return counts if existing.keys() == sizes.keys() else None
+
+    def origin(self) -> Origin:
+        """What the files would be made from now."""
+        parents = [os.path.abspath(path.parent) for path in self.inputs]
+        root = Path(os.path.commonpath(parents))
+        return Origin.of(self.settings, [Path(os.path.abspath(path)) for path in self.inputs], root)
+
+    def write(self, fill: Callable[[Callable[[str], LineFile]], Counts]) -> Counts:
+        """Write all files. Killed at any instant, the same command again gives the same files.
+
+        Args:
+            fill: writes; it is given a function that opens a file by its name in the folder.
+
+        Raises:
+            InputError: an input changed while it was read, or the folder cannot be written to.
+            OSError: the disk failed or is full.
+        """
+        origin = self.origin()
+        with self._files() as files:
+
+            def open_file(name: str) -> LineFile:
+                files.append(LineFile(self.folder / name))
+                return files[-1]
+
+            counts = fill(open_file)
+            for file in files:
+                file.finish()
+            if difference := origin.difference(self.origin()):
+                raise InputError(f"an input changed while it was read: {difference}; run the command again")
+            # Older files go first: beside the new receipt they would look finished.
+            for path in self.existing():
+                path.unlink()
+            write_whole(self.receipt, self._receipt(origin, counts, files))
+            for file in files:
+                os.replace(file.aside, file.path)
+            for folder in {file.path.parent for file in files}:
+                sync_folder(folder)
+        return counts
+
+    def _receipt(self, origin: Origin, counts: Counts, files: list[LineFile]) -> bytes:
+        document = {
+            "format": FORMAT,
+            "settings": dict(origin.settings),
+            "counts": {"read": counts.read, "written": counts.written, "rejected": dict(counts.rejected)},
+            "files": {file.path.relative_to(self.folder).as_posix(): file.size for file in files},
+            "inputs": {name: list(stat) for name, stat in origin.inputs.items()},
+        }
+        return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+    def _remove_partials(self) -> None:
+        """Remove what killed runs left, those with other arguments too."""
+        for pattern in (*self.patterns, self.receipt.name):
+            folder, _, name = pattern.rpartition("/")
+            for left_over in (self.folder / folder).glob(f".{name}.????????.partial"):
+                left_over.unlink(missing_ok=True)
+
+    @contextmanager
+    def _files(self) -> Iterator[list[LineFile]]:
+        files: list[LineFile] = []
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_partials()
+            yield files
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"cannot write to {self.folder} ({error.strerror}); give a folder that can be written to"
+            ) from None
+        finally:
+            for file in files:
+                file.discard()
