@@ -122,7 +122,8 @@ def _summary(job: Job, counts: Counts, done: str) -> str:
 def _counted(counts: Counts) -> str:
     images = f", {counts.images:,} images" if counts.images else ""
     rejected = sum(counts.rejected.values())
-    return f"{counts.read:,} read = {counts.written:,} written + {rejected:,} rejected{images}"
+    turns = f", {counts.turns_left_out:,} turns left out" if counts.turns_left_out else ""
+    return f"{counts.read:,} read = {counts.written:,} written + {rejected:,} rejected{images}{turns}"
 
 
 if __name__ == "__main__":

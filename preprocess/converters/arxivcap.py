@@ -60,6 +60,9 @@ def convert(source: Source, *, image_prefix: str, seed: int) -> Example:
 def figures(path: Path) -> Iterator[Source]:
     """The figures of all papers in a file."""
     for number, row in parquet.rows(path, ["caption_images"]):
+        if isinstance(row, Rejected):
+            yield Source(path.name, f"row {number}", number, row)
+            continue
         for place, figure in enumerate(row["caption_images"] or []):
             yield Source(path.name, f"row {number}, figure {place}", number, figure)
 

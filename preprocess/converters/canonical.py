@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import orjson
 
@@ -31,6 +31,21 @@ class ImageFile:
     data: bytes
 
 
+class Record(Protocol):
+    """What a source record becomes: a line of JSON, and the images to write for it."""
+
+    @property
+    def image_files(self) -> tuple[ImageFile, ...]:
+        """The images to write, in the order of the record."""
+
+    @property
+    def turns_left_out(self) -> int:
+        """How many turns of the source record the line does not have, because the user asked for that."""
+
+    def line(self) -> bytes:
+        """The record as one line of JSON, UTF-8, with its line end."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One round about one image. `image` is relative to the one parent folder of all images."""
@@ -40,6 +55,12 @@ class Example:
     human: str
     gpt: str
     image_file: ImageFile | None = None
+    turns_left_out: ClassVar[int] = 0
+
+    @property
+    def image_files(self) -> tuple[ImageFile, ...]:
+        """The images to write."""
+        return () if self.image_file is None else (self.image_file,)
 
     def line(self) -> bytes:
         """The record as one line of JSON, UTF-8, with its line end."""

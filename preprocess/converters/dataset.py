@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from preprocess.converters.canonical import Example
+from preprocess.converters.canonical import Record
 from preprocess.converters.job import Job, Sink
 from preprocess.converters.sources import Source
 
@@ -40,12 +40,12 @@ class Dataset:
         return {"converter": self.name, "converter_version": self.version, **arguments}
 
 
-def filling(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Example]) -> Callable[[Sink], None]:
-    """The `fill` of a job that makes one example of each source record."""
+def filling(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Record]) -> Callable[[Sink], None]:
+    """The `fill` of a job that makes one record of each source record."""
     return partial(_fill, read, convert)
 
 
-def _fill(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Example], sink: Sink) -> None:
+def _fill(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Record], sink: Sink) -> None:
     sink.convert(read(), convert)
 
 

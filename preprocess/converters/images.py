@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from hashlib import blake2b
+from collections.abc import Sequence
+from hashlib import blake2b, sha256
 from io import BytesIO
 from pathlib import Path
 
@@ -11,8 +12,23 @@ from preprocess.converters.atomic import write_whole
 from preprocess.converters.canonical import ImageFile
 from preprocess.converters.errors import InputError
 from preprocess.converters.rejects import Reason, Rejected
-from preprocess.image_files import decode_rgb, what_was_said
+from preprocess.image_files import decode_rgb, identified_image, what_was_said
 from preprocess.rejects import shorten
+
+# For every format that is decoded.
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "GIF": ".gif",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "PPM": ".ppm",
+    "ICO": ".ico",
+    "JPEG2000": ".jp2",
+    "AVIF": ".avif",
+}
 
 
 class ImageStore:
@@ -44,31 +60,56 @@ class ImageStore:
         if self._digests:
             os.sync()
 
-    def store(self, image: ImageFile) -> None:
-        """Write one image, unless it is there already.
+    def store(self, images: Sequence[ImageFile]) -> None:
+        """Write the images of one record: all, or none if one cannot be. One that is there already is left alone.
 
         Raises:
             Rejected: IMAGE_DOES_NOT_DECODE, IMAGE_NAME_TAKEN (by another image of this job).
             InputError: a file with other content stands there, and it is not to be overwritten.
         """
-        digest = blake2b(image.data, digest_size=16).digest()
-        known = self._digests.get(image.path)
-        if known == digest:
-            return
-        if known is not None:
-            raise Rejected(Reason.IMAGE_NAME_TAKEN, f"another image is already called {shorten(image.path, 200)}")
-        check_decodes(image.data)
+        new: dict[str, bytes] = {}
+        for image in images:
+            digest = blake2b(image.data, digest_size=16).digest()
+            known = self._digests.get(image.path, new.get(image.path))
+            if known is None:
+                check_decodes(image.data)
+                new[image.path] = digest
+            elif known != digest:
+                raise Rejected(Reason.IMAGE_NAME_TAKEN, f"another image is already called {shorten(image.path, 200)}")
+        for image in images:
+            if image.path in new:
+                self._write(image)
+                self._digests[image.path] = new.pop(image.path)
+
+    def _write(self, image: ImageFile) -> None:
         target = self._folder / image.path
         existing = target.read_bytes() if target.is_file() else b""
-        if existing != image.data:
-            # The beginning of the image is what a power cut left of it.
-            if not (image.data.startswith(existing) or self._overwrite):
-                raise InputError(
-                    f"{target} exists with other content; use another --output_image_dir, or --overwrite to replace it"
-                )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, image.data, writer=self._writer, flush=False)
-        self._digests[image.path] = digest
+        if existing == image.data:
+            return
+        # The beginning of the image is what a power cut left of it.
+        if not (image.data.startswith(existing) or self._overwrite):
+            raise InputError(
+                f"{target} exists with other content; use another --output_image_dir, or --overwrite to replace it"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, image.data, writer=self._writer, flush=False)
+
+
+def named_by_content(data: bytes) -> ImageFile:
+    """An image under the name its bytes give it, `ab/cd/abcd….jpg`: their sha256, and the suffix of their format.
+
+    The same picture is one file, whatever it was called and however often it comes.
+
+    Raises:
+        Rejected: IMAGE_DOES_NOT_DECODE, when it is no image.
+    """
+    try:
+        with identified_image(BytesIO(data)) as opened:
+            suffix = SUFFIXES[str(opened.format)]
+    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+        raise Rejected(Reason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
+    digest = sha256(data).hexdigest()
+    return ImageFile(f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}", data)
 
 
 def check_decodes(data: bytes) -> None:

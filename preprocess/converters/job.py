@@ -18,7 +18,7 @@ from preprocess.converters.atomic import (
     write_all,
     write_whole,
 )
-from preprocess.converters.canonical import Example
+from preprocess.converters.canonical import Record
 from preprocess.converters.errors import InputError
 from preprocess.converters.images import ImageStore
 from preprocess.converters.receipt import Counts, Origin, Receipt
@@ -75,21 +75,23 @@ class Sink:
         self._pending: list[bytes] = []
         self._pending_size = 0
         self.written = 0
+        self.turns_left_out = 0
         self.rejected: dict[str, int] = {}
 
-    def convert(self, sources: Iterator[Source], convert: Callable[[Source], Example]) -> None:
+    def convert(self, sources: Iterator[Source], convert: Callable[[Source], Record]) -> None:
         """Put each source record in, as what `convert` makes of it or as the reject that it raises."""
         for source in sources:
             try:
                 if isinstance(source.value, Rejected):
                     raise source.value
-                example = convert(source)
-                if example.image_file is not None and self._images is not None:
-                    self._images.store(example.image_file)
+                record = convert(source)
+                if self._images is not None:
+                    self._images.store(record.image_files)
             except Rejected as rejected:
                 self.reject(source, rejected)
             else:
-                self.write(example.line(), 1)
+                self.write(record.line(), 1)
+                self.turns_left_out += record.turns_left_out
 
     def write(self, lines: bytes, records: int) -> None:
         """Write lines that are ready, each with its line end."""
@@ -122,7 +124,7 @@ class Sink:
         total = sum(self.rejected.values())
         reasons = dict(sorted(self.rejected.items()))
         images = 0 if self._images is None else self._images.count
-        return Counts(self.written + total, self.written, reasons, images)
+        return Counts(self.written + total, self.written, reasons, images, self.turns_left_out)
 
 
 def check(job: Job, *, overwrite: bool) -> Counts | None:

@@ -6,43 +6,93 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from preprocess.converters.canonical import Example, image_prefix
+from preprocess.converters.canonical import Record, image_prefix
 from preprocess.converters.dataset import Dataset, add_output_jsonl_dir, add_seed, filling
 from preprocess.converters.errors import InputError
 from preprocess.converters.job import Job
+from preprocess.converters.rejects import Reason, Rejected
 from preprocess.converters.sources import Source, folder, nothing_found
 
 # Rows made into Python objects at a time; each may hold many images.
 ROWS = 8
 
 
-def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a file with their number from 0, row group by row group.
+def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
+    """The rows of a file with their number from 0, each with the named columns or as the reject it is.
+
+    A page of each column is held at a time, not a row group. Where a row group is damaged, its remaining rows are
+    rejects, and the next row group is read.
 
     Raises:
         InputError: pyarrow is missing, the file is no Parquet, or a column is missing.
     """
-    parquet, arrow_error = _pyarrow()
-    try:
-        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            available = file.schema_arrow.names
-            missing = [name for name in column_names if name not in available]
-            if missing:
-                raise InputError(f"{path} has no column {missing[0]!r}, only {', '.join(available)}")
-            number = 0
-            for group in range(file.num_row_groups):
+    _, arrow_error = _pyarrow()
+    with _opened(path) as file:
+        available = file.schema_arrow.names
+        missing = [name for name in column_names if name not in available]
+        if missing:
+            raise InputError(f"{path} has no column {missing[0]!r}, only {', '.join(available)}")
+        number = 0
+        for group in range(file.num_row_groups):
+            end = number + file.metadata.row_group(group).num_rows
+            damage = "the row group ends early"
+            try:
                 for batch in file.iter_batches(
                     batch_size=ROWS, row_groups=[group], columns=list(column_names), use_threads=False
                 ):
-                    for row in batch.to_pylist():
-                        yield number, row
+                    for place in range(batch.num_rows):
+                        yield number, _row(batch.slice(place, 1))
                         number += 1
-    except arrow_error as error:
-        said = " ".join(str(error).split())[:300]
-        raise InputError(f"{path} cannot be read as Parquet: {said}; is the download complete?") from None
+            except (arrow_error, OSError) as error:
+                damage = _damage(error)
+            for unread in range(number, end):
+                yield unread, Rejected(Reason.UNREADABLE_ROW, f"row group {group} cannot be read: {damage}")
+            number = end
+
+
+def columns(path: Path) -> list[str]:
+    """The names of the columns of a file, in its order.
+
+    Raises:
+        InputError: pyarrow is missing, or the file is no Parquet.
+    """
+    with _opened(path) as file:
+        names: list[str] = file.schema_arrow.names
+        return names
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    parquet, arrow_error = _pyarrow()
+    try:
+        file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
+    except (arrow_error, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {_damage(error)}; is the download complete?") from None
+    with file:
+        yield file
+
+
+def _row(one: Any) -> dict[str, Any] | Rejected:
+    """The one row of a batch."""
+    try:
+        (row,) = one.to_pylist()
+    except UnicodeDecodeError as error:
+        return Rejected(Reason.NOT_UTF8, f"a text holds the byte 0x{error.object[error.start]:02x}")
+    except (ValueError, OverflowError) as error:
+        return Rejected(Reason.UNREADABLE_ROW, _damage(error))
+    found: dict[str, Any] = row
+    return found
+
+
+def _damage(error: Exception) -> str:
+    """What pyarrow says of a damaged file, in one line. Its OSError has no number; one with a number is the disk's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    return " ".join(str(error).split())[:300]
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, numbered: str, image_prefix: str) -> None:
@@ -70,7 +120,7 @@ def job(
     path: Path,
     dataset: Dataset,
     read: Callable[[], Iterator[Source]],
-    convert: Callable[[Source], Example],
+    convert: Callable[[Source], Record],
 ) -> Job:
     """The job for one file: a JSONL file called like it, and its images."""
     # As seen from the JSONL, so that both can be moved together and still count as finished.

@@ -20,11 +20,19 @@ class Counts:
     written: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     images: int = 0
+    # Of records that were written; the user asked for it (--min_rating).
+    turns_left_out: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         reasons = sorted({*self.rejected, *other.rejected})
         rejected = {reason: self.rejected.get(reason, 0) + other.rejected.get(reason, 0) for reason in reasons}
-        return Counts(self.read + other.read, self.written + other.written, rejected, self.images + other.images)
+        return Counts(
+            self.read + other.read,
+            self.written + other.written,
+            rejected,
+            self.images + other.images,
+            self.turns_left_out + other.turns_left_out,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Receipt:
                 "written": self.counts.written,
                 "rejected": dict(self.counts.rejected),
                 "images": self.counts.images,
+                "turns_left_out": self.counts.turns_left_out,
             },
             "output_size": self.output_size,
             "rejects_size": self.rejects_size,

@@ -16,6 +16,7 @@ MODULES = (
     "dvqa",
     "synthdog_en",
     "captions",
+    "hub_parquet",
     "json2jsonl",
 )
 DATASETS: tuple[Dataset, ...] = tuple(import_module(f"preprocess.converters.{name}").DATASET for name in MODULES)

@@ -14,12 +14,19 @@ class Reason(str, Enum):
     LONE_SURROGATE = "lone_surrogate"
     NOT_AN_OBJECT = "not_an_object"
     WRONG_COLUMNS = "wrong_columns"
+    UNREADABLE_ROW = "unreadable_row"
     # Its fields.
     NO_ID = "no_id"
     NO_QUESTION = "no_question"
     NO_ANSWER = "no_answer"
     NO_CAPTION = "no_caption"
     IMAGE_TOKEN_IN_TEXT = "image_token_in_text"
+    # A conversation as the source has it.
+    NO_TURNS = "no_turns"
+    BAD_TURN = "bad_turn"
+    UNKNOWN_ROLE = "unknown_role"
+    BELOW_MIN_RATING = "below_min_rating"
+    IMAGE_TOKENS = "image_tokens"
     # Multiple choice.
     NO_OPTIONS = "no_options"
     LABEL_NOT_AN_OPTION = "label_not_an_option"

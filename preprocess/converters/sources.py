@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,27 @@ def file(path: Path, argument: str) -> Path:
         found = "a folder" if path.exists() else "nothing"
         raise InputError(f"{argument} is {path}, and there is {found} at that path; expected a file")
     return path
+
+
+def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path, Path]]:
+    """The files that were given, and those with `suffix` of the folders that were, at any depth, in order.
+
+    Returns:
+        (the folder it is named from, the file) of each.
+
+    Raises:
+        InputError: naming the argument, where there are none.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(each for each in path.rglob(f"*{suffix}") if each.is_file())
+            if not inside:
+                raise nothing_found(argument, path, f"{suffix} files")
+            found += [(path, each) for each in inside]
+        else:
+            found.append((path.parent, file(path, argument)))
+    return found
 
 
 def nothing_found(argument: str, path: Path, expected: str, *instead: str) -> InputError:

@@ -1,0 +1,117 @@
+"""Parquet files with images inside, as most datasets on the Hub are published.
+
+Reads the files of --input in one of these layouts, which is recognised from the names of the columns:
+  finevision  images, texts: [{"user", "assistant"}], and ratings of the turns
+  cauldron    images, texts: [{"user", "assistant"}]
+  llava       id, image (may be null), conversations: [{"from", "value"}]
+  messages    messages: [{"role", "content"}], content a text or parts {"type", "text", "index"}; images
+  caption     id, image, caption
+An image is {"bytes", "path"} or bare bytes; image or images, one or a list. Where a layout has no <image> in its texts,
+the images stand before the first text of the user.
+Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with the bytes they came with:
+the same picture is one file. One image is "image": path, several are "image": [path, ...]. The id is the name of the
+file with the id of the row, or with its number from 0. Rejected: an image without bytes or that does not decode,
+another number of <image> than of images, a turn that is no text, ratings below --min_rating.
+Needs pyarrow: pip install 'llava-hdf5[parquet]'
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from preprocess.converters import parquet, published
+from preprocess.converters.dataset import Dataset
+from preprocess.converters.errors import InputError
+from preprocess.converters.job import Job
+from preprocess.converters.layouts import AUTO, NAMES, ROLES, TEXT, recognised
+from preprocess.converters.published import Place, Reading, listed
+from preprocess.converters.sources import Source
+
+
+def _rows(path: Path, name: str, columns: list[str]) -> Iterator[Source]:
+    for number, row in parquet.rows(path, columns):
+        yield Source(name, f"row {number}", number, row)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    published.add_arguments(parser, suffix=".parquet")
+    parser.add_argument("--layout", choices=(AUTO, *NAMES), default=AUTO, help="default: auto, from the columns")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="ROLE=NAME",
+        help=f"what the columns are called, where not as in the layout; roles: {', '.join(ROLES)}",
+    )
+    parser.add_argument(
+        "--min_rating",
+        nargs="+",
+        metavar="COLUMN=N",
+        help="with finevision: leave out turns that a column such as relevance_ratings rates below N, or rows that one "
+        "such as relevance_min does",
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> list[Job]:
+    given = published.pairs(arguments.columns, "--columns", f"role=name with a role of {', '.join(ROLES)}")
+    for role in given:
+        if role not in ROLES:
+            raise InputError(f"--columns names the role {role!r}, expected one of {', '.join(ROLES)}")
+    if TEXT in given and arguments.layout == AUTO:
+        raise InputError(f"--columns {TEXT}={given[TEXT]} needs --layout, which says what is in that column")
+    min_ratings = _min_ratings(arguments)
+    return [_job(arguments, place, given, min_ratings) for place in published.places(arguments, ".parquet")]
+
+
+def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], min_ratings: Mapping[str, int]) -> Job:
+    available = parquet.columns(place.path)
+    layout = recognised(available, arguments.layout, given, str(place.path))
+    if min_ratings and not layout.rated:
+        raise InputError(f"{place.path} is of the layout {layout.name}; --min_rating is for finevision, leave it out")
+    columns = layout.find(available, given)
+    used = [*columns.values(), *min_ratings]
+    if missing := [name for name in min_ratings if name not in available]:
+        raise InputError(f"{place.path} has no column {missing[0]!r} for --min_rating, only {', '.join(available)}")
+    reading = Reading(
+        layout=layout,
+        columns=columns,
+        id_prefix=place.id_prefix,
+        image_prefix=published.prefix(arguments),
+        min_ratings=min_ratings,
+    )
+    unused = ", ".join(name for name in available if name not in used) or "none"
+    return published.job(
+        arguments,
+        DATASET,
+        place,
+        partial(_rows, place.path, place.name, used),
+        reading.convert,
+        note=f"layout {layout.name}: {listed(columns)}; columns not used: {unused}",
+        layout=layout.name,
+        columns=listed(columns),
+        min_rating=listed(min_ratings),
+    )
+
+
+def _min_ratings(arguments: argparse.Namespace) -> dict[str, int]:
+    form = "column=n with a whole number n"
+    found = {}
+    for column, number in published.pairs(arguments.min_rating, "--min_rating", form).items():
+        if not number.isascii() or not number.isdigit():
+            raise InputError(f"--min_rating is '{column}={number}', expected {form}")
+        found[column] = int(number)
+    return found
+
+
+DATASET: Dataset = Dataset(
+    name="parquet",
+    version=1,
+    help="Parquet with images inside, from the Hub: FineVision, the_cauldron, LLaVA-OneVision and others",
+    description=__doc__,
+    example="--input data/FineVision/ai2d --output_jsonl_dir data/FineVision/llava_jsonl "
+    "--output_image_dir data/FineVision/images --image_prefix FineVision/images",
+    add_arguments=_add_arguments,
+    plan=_plan,
+)
