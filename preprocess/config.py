@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from preprocess.yaml_values import read_yaml
 
 # In an installed package the folder sits beside this file; in a checkout it is configs/ at the top.
 SHIPPED_CONFIG_DIRS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
@@ -169,7 +171,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
     path = find_config(name)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
+        values = read_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}); give a readable YAML file") from None
     except yaml.YAMLError as error:
@@ -180,9 +182,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
     given: dict[str, str] = {}
     for override in overrides:
         key = override.partition("=")[0]
-        if key in given:
-            raise ConfigError(f"argument {override!r}: {key} is given twice; give it once")
-        given[key] = override
+        given[key] = override  # of several for one key the last counts, as wrapper scripts expect
         _apply_override(values, override)
     return build_config(values, source=str(path), config_dir=path.parent, arguments=given)
 
@@ -229,7 +229,7 @@ def _apply_override(values: dict[str, dict[str, Any]], override: str) -> None:
         if _takes_text([section, *path]) and text[:1] not in ("'", '"'):
             value = None if text in ("", "null") else text
         else:
-            value = yaml.load(text, Loader=_UniqueKeyLoader)
+            value = read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"argument {override!r}: the value is not valid YAML: {_one_line(error)}") from None
     keys = values.setdefault(section, {})
@@ -318,16 +318,3 @@ def _is_positive_int(value: object) -> bool:
 def _one_line(error: object, path: Path | None = None) -> str:
     said = " ".join(str(error).split())
     return said.replace('"<unicode string>"', str(path) if path else "it")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain YAML loaders resolve silently to the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)

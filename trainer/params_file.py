@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import re
 import types
 import typing
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from preprocess.yaml_values import read_yaml
 from trainer.params import Params
 
 # In an installed package the files ship inside preprocess; in a checkout they are in configs/ at the top.
@@ -36,7 +36,7 @@ def load_params(name: str, overrides: Iterable[str] = ()) -> Params:
     """
     path = _find(name)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read as UTF-8 text ({error}); give a readable YAML file") from None
     except yaml.YAMLError as error:
@@ -82,7 +82,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or len(parts) < 2 or not all(parts):
         raise ParamsError(f"argument {override!r}: expected section.key=value, such as train_input.batch_size=16")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise ParamsError(f"argument {override!r}: the value is not valid YAML: {one_line(error)}") from None
     section = values
@@ -146,22 +146,3 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
         if isinstance(member, type) and issubclass(member, BaseModel):
             return member
     return None
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, and reads 2e-5 as the number everybody means by it."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1, which PyYAML implements, asks for a dot in a number with an exponent.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)

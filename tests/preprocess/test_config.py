@@ -55,7 +55,6 @@ def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
         (["setup.input_dir="], ["setup.input_dir: it is empty, expected a path"]),
         (["setup.input_dir=''"], ["setup.input_dir: it is '', expected a path"]),
         (["setup.output_dir=~nobody-here/x"], ["setup.output_dir: it is '~nobody-here/x'", "no such home"]),
-        (["setup.seed=1", "setup.seed=2"], ["setup.seed is given twice"]),
         (["dataset.image_key=conversations"], ["image_key and multi_turn_key are both 'conversations'"]),
         (["dataset.role_key=value"], ["role_key and multi_turn_content_key are both 'value'"]),
         (["setup.dask.port=3"], ["unknown key setup.dask.port", "scheduler_address"]),
@@ -188,3 +187,21 @@ def test_append_eos_is_for_plain_only(make_config: ConfigMaker) -> None:
     with pytest.raises(ConfigError, match="append_eos"):
         renderer_for(make_config(dataset__append_eos=True).dataset)
     renderer_for(make_config(dataset__append_eos=True, dataset__system_prompt_style="plain").dataset)
+
+
+def test_of_a_repeated_override_the_last_counts(tmp_path: Path) -> None:
+    assert load_config(config_file(tmp_path), ["setup.seed=1", "setup.seed=2"]).setup.seed == 2
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    config = load_config(config_file(tmp_path), ["setup.max_reject_fraction=1e-3", "setup.samples_per_shard=1e4"])
+    assert (config.setup.max_reject_fraction, config.setup.samples_per_shard) == (0.001, 10_000)
+
+
+def test_yaml_nested_too_deeply_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text("setup: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match=r"deep\.yaml: is not valid YAML: it is nested too deeply"):
+        load_config(str(path))
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load_config(config_file(tmp_path), ["setup.seed=" + "[" * 5000 + "]" * 5000])
