@@ -49,7 +49,8 @@ def plan(
         left_out = ", ".join(other.name for other in paths if other != path)
         jobs.append(
             Job(
-                output=output_folder(arguments) / split / f"{path.stem}.jsonl",
+                # Named by the split, so that another edition of it replaces this one instead of doubling it.
+                output=output_folder(arguments) / split / f"{split}.jsonl",
                 inputs=(path,),
                 input_root=root,
                 settings=dataset.settings(),

@@ -3,7 +3,7 @@
 Reads <dataset_folder>/infographicsVQA_{train,val,test}_v1.0[_withQT].json, whichever are there:
   {"data": [{"questionId", "question", "image_local_name": "37313.jpeg", "answers": ["pinterest"], ...}]}
 or the list under "data" by itself. Of two editions of a split the one with question types is read.
-Writes <split>/<name of the file>.jsonl, one folder per split. The first answer is the answer; the test split is
+Writes <split>/<split>.jsonl, one folder per split. The first answer is the answer; the test split is
 published without answers, and its records are all rejected. Images are expected under DocVQA/Infographicsvqa/images/.
 """
 

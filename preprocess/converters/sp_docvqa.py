@@ -3,7 +3,7 @@
 Reads <dataset_folder>/{train,val,test}_v1.0[_withQT].json, whichever are there:
   {"data": [{"questionId", "question", "image": "documents/xfbc0228_2.png", "answers": ["March 2, 1951"], ...}]}
 or the list under "data" by itself. Of two editions of a split the one with question types is read.
-Writes <split>/<name of the file>.jsonl, one folder per split. The first answer is the answer; the test split is
+Writes <split>/<split>.jsonl, one folder per split. The first answer is the answer; the test split is
 published without answers, and its records are all rejected. Of the path of an image the last part counts, since the
 folder differs from download to download: images are expected under DocVQA/sp_docvqa/images/.
 """

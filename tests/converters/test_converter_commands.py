@@ -17,6 +17,7 @@ COMMANDS = [
     "dvqa",
     "synthdog_en",
     "captions",
+    "parquet",
     "convert_json2jsonl",
 ]
 

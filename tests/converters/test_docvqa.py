@@ -45,7 +45,18 @@ def test_the_first_answer_and_the_base_name_count(preprocess, tmp_path, write_js
         ("sp_docvqa_train_337", "DocVQA/sp_docvqa/images/xnbl0037_1.png", "1/8/93"),
         ("sp_docvqa_train_337", "DocVQA/sp_docvqa/images/y.png", "x"),
     ]
-    assert (tmp_path / "llava_jsonl/train/train_v1.0_withQT.jsonl").exists()
+    assert (tmp_path / "llava_jsonl/train/train.jsonl").exists()
+
+
+def test_another_edition_of_a_split_does_not_double_it(preprocess, tmp_path, write_json):
+    write_json(tmp_path / "val_v1.0.json", whole([document()]))
+    assert run(preprocess, "sp_docvqa", tmp_path).code == 0
+    write_json(tmp_path / "val_v1.0_withQT.json", whole([document()]))
+    result = run(preprocess, "sp_docvqa", tmp_path)
+    assert result.code == 2
+    assert "--overwrite" in result.err
+    assert preprocess("sp_docvqa", "--dataset_folder", tmp_path, "--overwrite", into=tmp_path).code == 0
+    assert [path.name for path in (tmp_path / "llava_jsonl/val").glob("*.jsonl")] == ["val.jsonl"]
 
 
 def test_the_test_split_is_rejected_record_by_record(preprocess, tmp_path, write_json):
