@@ -34,19 +34,25 @@ def describe_plan(config: Config, limit: int | None) -> str:
     facts = stages.facts()
     layout = row_layout(config, facts)
     require_image_dir(config.dataset)
-    _, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    # Compressed inputs would have to be unpacked whole to be counted.
+    sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MOST_TRIED)
     with tempfile.TemporaryDirectory() as folder:
         work = OutputLayout(Path(folder))
         work.work.mkdir()
-        plan = make_plan(config, limit, facts, work)
+        plan = make_plan(config, _MOST_TRIED if sampled else limit, facts, work)
         lines = [
-            *(f"{file.records:>12,} records  {file.path} ({file.bytes:,} bytes)" for file in plan.inputs),
+            *(
+                f"{'' if sampled else f'{file.records:,} records':>20}  {file.path} ({file.bytes:,} bytes)"
+                for file in plan.inputs
+            ),
             *(f"    not read          {other}" for other in others),
-            f"{plan.records:,} records → {plan.tasks} shard(s) of up to {config.setup.samples_per_shard:,} rows "
+            f"{'not counted, since inputs are compressed' if sampled else f'{plan.records:,} records'} → "
+            f"{'shards' if sampled else f'{plan.tasks} shard(s)'} of up to {config.setup.samples_per_shard:,} rows "
             f"in {config.setup.output_dir} ({'shuffled' if config.setup.shuffle else 'in order'})",
             f"rows of {layout.max_sequence_length} positions, {layout.num_patches} image slots from "
             f"image_start_idx {layout.image_start_idx}, pad_id {layout.pad_id}",
-            f"config digest {plan.digest}",
+            *([] if sampled else [f"config digest {plan.digest}"]),
         ]
         for record in _first_records(plan, work):
             where = f"{plan.inputs[record.file].path}, line {record.number}"

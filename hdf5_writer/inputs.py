@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,14 @@ def _input_file(root: Path, path: str) -> InputFile:
 def unread_data(others: Sequence[str]) -> list[str]:
     """Those files beside the inputs that look like data the user may have meant to be read."""
     return [path for path in others if path.lower().endswith(_LOOKS_LIKE_DATA) and not path.endswith(REJECTS_SUFFIX)]
+
+
+def alike_but_for_suffix(files: Sequence[InputFile]) -> list[tuple[str, str]]:
+    """Pairs of inputs such as `a.jsonl` and `a.jsonl.gz`, which are likely the same data."""
+    by_stem: dict[str, list[str]] = {}
+    for file in files:
+        by_stem.setdefault(re.sub(r"\.jsonl(\.gz|\.zst)?$", "", file.path, flags=re.IGNORECASE), []).append(file.path)
+    return [(paths[0], other) for paths in by_stem.values() for other in paths[1:]]
 
 
 def _is_input(path: str) -> bool:

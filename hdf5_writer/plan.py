@@ -101,6 +101,11 @@ class Plan:
             return permuted(start, stop, self.records, setup.seed)
         return np.arange(start, stop, dtype=np.int64)
 
+    def input_paths(self) -> list[tuple[Path, InputFile]]:
+        """Where each input stands."""
+        root = input_root(Path(self.base, self.config.setup.input_dir))
+        return [(root / file.path, file) for file in self.inputs]
+
     def reader(self, layout: OutputLayout) -> RecordReader:
         """Reads the records by number."""
         return RecordReader(input_root(Path(self.base, self.config.setup.input_dir)), self.inputs, layout)

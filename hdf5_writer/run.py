@@ -20,7 +20,8 @@ from hdf5_writer.existing import (
     plan_for,
     remove_output,
 )
-from hdf5_writer.inputs import InputFile, find_inputs, unread_data
+from hdf5_writer.index import has_planned_content
+from hdf5_writer.inputs import InputChangedError, InputFile, alike_but_for_suffix, find_inputs, unread_data
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import BusyError, locked
 from hdf5_writer.plan import Plan, read_plan
@@ -195,6 +196,8 @@ def _inputs(config: Config, progress: Progress) -> list[InputFile]:
     if unread:
         shown = ", ".join(unread[:5]) + (", …" if len(unread) > 5 else "")
         progress.note(f"{len(unread)} file(s) beside the inputs are not read: {shown}")
+    for one, other in alike_but_for_suffix(files):
+        progress.note(f"warning: both {one} and {other} are read; if they hold the same records, remove one of them")
     return files
 
 
@@ -292,6 +295,16 @@ def _remove_temporaries(layout: OutputLayout) -> None:
         path.unlink(missing_ok=True)
 
 
+def _check_inputs(plan: Plan) -> None:
+    """Refuse to finish where an input was replaced by one of the same size and time: shards may mix the two."""
+    for path, file in plan.input_paths():
+        if file.records and not file.is_compressed and not has_planned_content(path, file, plan.limit):
+            raise InputChangedError(
+                f"{path}: its content is not what was planned, though its size and time are the same; "
+                "put the file back, or write the dataset again with --overwrite"
+            )
+
+
 def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
     """Check that everything is there, and write the two files that are made of the receipts."""
     _remove_temporaries(layout)  # a worker that died in this run, and was replaced, may have left one
@@ -303,6 +316,7 @@ def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
     foreign = [path for path in layout.shards() if path not in names]
     if foreign:
         raise RuntimeError(f"{foreign[0]}: is a foreign shard, not part of this dataset; remove it and run again")
+    _check_inputs(plan)
     rejects = rejects_digest(plan, all_receipts(layout, plan))
     params = data_params(plan, all_receipts(layout, plan), rejects)
     counts = params["counts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -10,12 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CHECKOUT, QUICKSTART, needs_shared, output_digests, shared_folder, turn_pair, write_jsonl
 
 from hdf5_writer import create_hdf5_dataset
+from hdf5_writer import index as index_module
 from hdf5_writer import run as run_module
 from hdf5_writer.engine import TasksFailedError
 
@@ -250,6 +254,33 @@ def test_a_dry_run_prints_the_plan_and_the_first_record_and_writes_nothing(tmp_p
     supervised = [line for line in lines if " yes " in line]
     assert supervised[-1].endswith("'</s>'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_unpacks_no_more_of_compressed_inputs_than_the_first_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    record = {"conversations": turn_pair("What is this?", "A bus."), "padding": "x" * 4000}
+    line = json.dumps(record).encode() + b"\n"
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        (inputs / name).write_bytes(gzip.compress(line * 6000, 1))
+    read = 0
+    whole = index_module._read_blocks
+
+    def counted(stream: Any) -> Iterator[bytes]:
+        nonlocal read
+        for block in whole(stream):
+            read += len(block)
+            yield block
+
+    monkeypatch.setattr(index_module, "_read_blocks", counted)
+    arguments = ["--config", "quickstart.yaml", f"setup.input_dir={inputs}", f"setup.output_dir={tmp_path / 'out'}"]
+    assert create_hdf5_dataset.main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "not counted, since inputs are compressed" in said
+    assert "a.jsonl.gz, line 1, text only" in said
+    assert 0 < read < 2 * 6000 * len(line) / 2
 
 
 def test_options_may_stand_between_overrides(tmp_path: Path) -> None:

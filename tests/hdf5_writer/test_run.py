@@ -421,6 +421,28 @@ def test_an_input_changed_under_the_run_stops_it(started: Any, tmp_path: Path) -
         create_dataset(config, SilentProgress(), make_executor=Changing)
 
 
+def test_an_input_replaced_with_the_same_size_and_time_is_found_before_the_end(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    path = tmp_path / "in" / "a.jsonl"
+    data, stat = path.read_bytes(), path.stat()
+
+    class Replacing(InlineExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if args[-1] == 2:
+                path.write_bytes(data.replace(b"gpt", b"GPT"))
+                os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+            return super().submit(fn, *args, **kwargs)
+
+    with pytest.raises(InputChangedError, match=r"a\.jsonl: its content is not what was planned"):
+        create_dataset(config, SilentProgress(), make_executor=Replacing)
+    assert not (tmp_path / "out" / "data_params.json").exists()
+
+
+def test_a_limit_that_ends_inside_an_input_finishes(started: Any) -> None:
+    config, _ = started
+    assert create(config, limit=7).params["counts"]["read"] == 7
+
+
 def test_one_run_at_a_time(started: Any, tmp_path: Path) -> None:
     config, _ = started
     layout = OutputLayout(tmp_path / "out")
