@@ -17,6 +17,7 @@ MODULES = (
     "synthdog_en",
     "captions",
     "hub_parquet",
+    "webdataset",
     "json2jsonl",
 )
 DATASETS: tuple[Dataset, ...] = tuple(import_module(f"preprocess.converters.{name}").DATASET for name in MODULES)

@@ -1,0 +1,173 @@
+"""WebDataset: tar files in which the members of one name belong together: its images, and its text.
+
+Reads the .tar files of --input, one after the other and without unpacking them:
+  <key>.jpg, .jpeg, .png, .webp, … and <key>.json or <key>.txt, next to each other; the key ends at the first dot of the
+  name, so <key>.0.jpg and <key>.1.jpg are two images of one sample, in the order of the archive
+The JSON has "conversations", "messages", "texts" or "caption", as 'preprocess_dataset parquet -h' says, and "id"; its
+"image" and other keys are not used. A .txt is the caption, also beside a JSON with none of these.
+Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with the bytes they came with:
+the same picture is one file. One image is "image": path, several are "image": [path, ...]. The id is the name of the
+file with the "id" of the JSON, or with the key. Rejected: what parquet rejects, a sample without text, a member of more
+than 128 MiB.
+"""
+
+# Format: https://github.com/webdataset/webdataset, "The WebDataset Format". img2dataset writes .jpg, .txt and a .json
+# with "caption" and metadata.
+
+from __future__ import annotations
+
+import argparse
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from preprocess.converters import published
+from preprocess.converters.canonical import an_object
+from preprocess.converters.dataset import Dataset
+from preprocess.converters.dialogue import Dialogue
+from preprocess.converters.errors import InputError
+from preprocess.converters.images import SUFFIXES
+from preprocess.converters.job import Job
+from preprocess.converters.layouts import ID, LAYOUTS, TEXT, fitting
+from preprocess.converters.published import Place, Reading
+from preprocess.converters.rejects import Reason, Rejected
+from preprocess.converters.sources import Source
+from preprocess.image_files import LARGEST_FILE
+
+_IMAGE_SUFFIXES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
+_TEXTS = sorted({name for layout in LAYOUTS for name in layout.columns[TEXT]})
+
+
+@dataclass
+class _Sample:
+    """The members of one key, as far as they are read."""
+
+    key: str
+    images: list[bytes] = field(default_factory=list)
+    texts: dict[str, bytes] = field(default_factory=dict)  # by "json" or "txt"
+    refused: Rejected | None = None
+
+    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, extensions: str) -> None:
+        """Take a member, if it is of a kind that counts."""
+        is_image = f".{extensions.rpartition('.')[2]}" in _IMAGE_SUFFIXES
+        if not member.isreg() or not (is_image or extensions in ("json", "txt")):
+            return
+        if member.size > LARGEST_FILE:
+            detail = f"{member.name} has {member.size:,} bytes, expected at most {LARGEST_FILE:,}"
+            self.refused = Rejected(Reason.UNREADABLE_ROW, detail)
+            return
+        file = archive.extractfile(member)
+        data = b"" if file is None else file.read()
+        if is_image:
+            self.images.append(data)
+        else:
+            self.texts[extensions] = data
+
+    def record(self) -> dict[str, Any] | Rejected:
+        """What the text says, with the key and the images."""
+        try:
+            if self.refused is not None:
+                raise self.refused
+            said = _parsed(self.texts["json"]) if "json" in self.texts else {}
+            if "txt" in self.texts and not any(name in said for name in _TEXTS):
+                said["caption"] = _decoded(self.texts["txt"])
+        except Rejected as rejected:
+            return rejected
+        # The JSON may call them something else in "image".
+        said.pop("image", None)
+        return {**said, "key": self.key, "images": self.images or None}
+
+
+def samples(path: Path, name: str) -> Iterator[Source]:
+    """The samples of an archive: the values are objects with "key", "images", and what the text says.
+
+    Raises:
+        InputError: it is no tar file, or ends before its end mark.
+    """
+    for number, sample in enumerate(_samples(path)):
+        yield Source(name, f"sample {sample.key}", number, sample.record())
+
+
+def convert(source: Source, *, id_prefix: str, image_prefix: str) -> Dialogue:
+    """One sample."""
+    record = an_object(source.value)
+    layout = fitting(tuple(record), {})
+    if layout is None:
+        raise Rejected(Reason.NO_TURNS, f"the sample has no .txt, and no .json with one of {', '.join(_TEXTS)}")
+    columns = layout.find(tuple(record), {}) | {ID: "id" if record.get("id") not in (None, "") else "key"}
+    reading = Reading(layout=layout, columns=columns, id_prefix=id_prefix, image_prefix=image_prefix)
+    return reading.convert(source)
+
+
+def _samples(path: Path) -> Iterator[_Sample]:
+    sample: _Sample | None = None
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="replace") as archive:
+            for member in archive:
+                folder, slash, base = member.name.rpartition("/")
+                name, _, extensions = base.partition(".")
+                key = f"{folder}{slash}{name}"
+                if sample is not None and sample.key != key:
+                    yield sample
+                    sample = None
+                if name and not member.isdir():
+                    sample = sample or _Sample(key)
+                    sample.add(archive, member, extensions.lower())
+                archive.members = []  # type: ignore[attr-defined] # it keeps all of them, for looking up names
+            _require_end(archive, path)
+    except tarfile.TarError as error:
+        raise InputError(f"{path} cannot be read as a tar file: {error}; is the download complete?") from None
+    if sample is not None:
+        yield sample
+
+
+def _require_end(archive: tarfile.TarFile, path: Path) -> None:
+    """Refuse an archive without its end mark, a block of zeros: tarfile takes whatever is no member for the end."""
+    file: BinaryIO = archive.fileobj  # type: ignore[assignment]
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise InputError(
+            f"{path} has neither a member nor the end of a tar file at byte {archive.offset:,}; "
+            "is the download complete?"
+        )
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        return dict(an_object(orjson.loads(data)))
+    except orjson.JSONDecodeError as error:
+        raise Rejected(Reason.NOT_JSON, f"the .json: {error.msg} at character {error.pos + 1}") from None
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Rejected(Reason.NOT_UTF8, f"byte {error.start} of the .txt is 0x{data[error.start]:02x}") from None
+
+
+def _plan(arguments: argparse.Namespace) -> list[Job]:
+    return [_job(arguments, place) for place in published.places(arguments, ".tar")]
+
+
+def _job(arguments: argparse.Namespace, place: Place) -> Job:
+    read = partial(samples, place.path, place.name)
+    reading = partial(convert, id_prefix=place.id_prefix, image_prefix=published.prefix(arguments))
+    return published.job(arguments, DATASET, place, read, reading)
+
+
+DATASET: Dataset = Dataset(
+    name="webdataset",
+    version=1,
+    help="WebDataset tars with images, and conversations or captions",
+    description=__doc__,
+    example="--input data/cc3m/tars --output_jsonl_dir data/cc3m/llava_jsonl "
+    "--output_image_dir data/cc3m/images --image_prefix cc3m/images",
+    add_arguments=partial(published.add_arguments, suffix=".tar"),
+    plan=_plan,
+)
