@@ -37,14 +37,9 @@ class Reason(str, Enum):
     IMAGE_OUTSIDE_PREFIX = "image_outside_prefix"
     IMAGE_NAME_TAKEN = "image_name_taken"
     IMAGE_DOES_NOT_DECODE = "image_does_not_decode"
-    # Instruction data: the annotations, and what a model answered.
+    # Instruction data: the annotations, and the answers of worked examples.
     BAD_BOX = "bad_box"
     DUPLICATE_ID = "duplicate_id"
-    UNKNOWN_ID = "unknown_id"
-    NO_RESULT = "no_result"
-    HTTP_ERROR = "http_error"
-    UNEXPECTED_RESPONSE = "unexpected_response"
-    CUT_OFF = "cut_off"
     REFUSAL = "refusal"
     ODD_ROUNDS = "odd_rounds"
     EMPTY_PART = "empty_part"

@@ -1,4 +1,4 @@
-"""The command line of `preprocess_dataset instructions`: its three steps and their arguments."""
+"""The command line of `preprocess_dataset instructions`: its steps and their arguments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from importlib import import_module
 from typing import Any
 
 DESCRIPTION = """Instruction data from the captions and boxes of COCO images, written by a text-only language model.
-Three steps: `requests` makes the requests and says what they will cost, `send` gets them answered by any
-OpenAI-compatible endpoint (or upload them to a provider's batch service), `read` turns the answers into LLaVA JSONL.
-See docs/instructions.md."""
+`requests` makes the requests, ready to upload to a provider's batch service, and says what they will cost."""
 STEPS = ("requests",)
 
 

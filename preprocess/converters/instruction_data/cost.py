@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from preprocess.converters.instruction_data.prompts import Message, Prompt
 
-# English text in the vocabularies of current models; docs/instructions.md says how far off that was.
+# An assumption for English text; no vocabulary is loaded to count.
 CHARACTERS_PER_TOKEN = 4.2
 # Role and end of turn, in the usual chat templates.
 TOKENS_PER_MESSAGE = 4

@@ -82,7 +82,7 @@ def load_prompt(path: Path, kind: Kind) -> Prompt:
     """Read one file and see that its examples answer as the parser wants it.
 
     Raises:
-        InputError: not YAML, a key or value that is wrong, an example that `read` would reject.
+        InputError: not YAML, a key or value that is wrong, an example whose answer does not parse.
     """
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))

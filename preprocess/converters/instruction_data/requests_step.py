@@ -1,5 +1,5 @@
 """Reads COCO's captions_*.json and instances_*.json.
-Writes requests-00000.jsonl, ... into --output_dir: lines for OpenAI's Batch API, for `instructions send` or for
+Writes requests-00000.jsonl, ... into --output_dir: lines for OpenAI's Batch API, ready for
 upload, at most 50,000 and 200 MB a file; images.jsonl, which image each is about; requests.rejects.jsonl, images that
 no request is made of (no caption, a box that is none, an image that one of the files lacks); and requests.receipt.
 Says how many tokens they are likely to take, and with --price_per_million what that costs. Nothing is sent."""
