@@ -139,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         help="give task K up: its records are listed as rejected, reason skipped (may be given several times)",
     )
     parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="start even if most of the records looked at first would be rejected",
+    )
+    parser.add_argument(
         "--task-slice",
         type=_part,
         metavar="i/N",
@@ -204,7 +209,14 @@ def _run(options: argparse.Namespace, command: str) -> int:
     try:
         if options.task_slice:
             part = Part(*options.task_slice)
-            read = create_part(config, progress, part, limit=options.limit, skip_tasks=options.skip_task)
+            read = create_part(
+                config,
+                progress,
+                part,
+                limit=options.limit,
+                skip_tasks=options.skip_task,
+                keep_going=options.keep_going,
+            )
             print(
                 f"slice {part.index} of {part.count} is done, {read:,} records read; run --finalize when all slices are"
             )
@@ -213,7 +225,12 @@ def _run(options: argparse.Namespace, command: str) -> int:
             outcome = finalize(config, limit=options.limit)
         else:
             outcome = create_dataset(
-                config, progress, limit=options.limit, overwrite=options.overwrite, skip_tasks=options.skip_task
+                config,
+                progress,
+                limit=options.limit,
+                overwrite=options.overwrite,
+                skip_tasks=options.skip_task,
+                keep_going=options.keep_going,
             )
     except TasksFailedError as error:
         culprits = {task: culprit(config, task) for task in error.tasks}

@@ -25,6 +25,7 @@ from hdf5_writer.inputs import InputChangedError, InputFile, alike_but_for_suffi
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import BusyError, locked
 from hdf5_writer.plan import Plan, read_plan
+from hdf5_writer.probe import probe
 from hdf5_writer.publish import publish, seal
 from hdf5_writer.receipts import (
     all_receipts,
@@ -89,6 +90,7 @@ def create_dataset(
     limit: int | None = None,
     overwrite: bool = False,
     skip_tasks: Collection[int] = (),
+    keep_going: bool = False,
     make_executor: Callable[[int], Executor] | None = None,
 ) -> Outcome:
     """Write the dataset of a config, or what is missing of it.
@@ -99,6 +101,7 @@ def create_dataset(
         limit: take the first so many records.
         overwrite: remove what an earlier run wrote into the output folder, once nothing of this one can be refused.
         skip_tasks: tasks to give up: all of their records are rejected.
+        keep_going: start even if most of the records looked at first would be rejected.
         make_executor: makes the executor the tasks run on, instead of the engine of the config.
 
     Raises:
@@ -122,10 +125,14 @@ def create_dataset(
             if overwrite:
                 with plan_aside(config, limit, layout) as plan:
                     _refuse_unknown(skip_tasks, plan)
+                    _probe(plan, layout.aside, progress, keep_going)
                     remove_output(layout)
                     adopt_plan(layout)
             else:
+                is_new = not layout.plan.exists()
                 plan = plan_for(config, limit, layout, files)
+                if is_new:
+                    _probe(plan, layout, progress, keep_going)
             read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, engine)
         return Outcome(finish(layout, plan), already_done=False, read=read)
 
@@ -137,6 +144,7 @@ def create_part(
     *,
     limit: int | None = None,
     skip_tasks: Collection[int] = (),
+    keep_going: bool = False,
     make_executor: Callable[[int], Executor] | None = None,
 ) -> int:
     """Run the tasks of one part; `finalize` writes the dataset's own files when all parts are done.
@@ -160,7 +168,10 @@ def create_part(
             finished = finished_dataset(config, limit, layout, files)
             if finished is not None:
                 return 0
+            is_new = not layout.plan.exists()
             plan = plan_for(config, limit, layout, files, alone=False)
+            if is_new:  # the others follow the plan of the first
+                _probe(plan, layout, progress, keep_going)
         with _engine(config, make_executor, files) as engine:
             return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, engine)
 
@@ -188,6 +199,18 @@ def finalize(config: Config, *, limit: int | None = None) -> Outcome:
                 "then --finalize"
             )
         return Outcome(finish(layout, plan), already_done=False, read=0)
+
+
+def _probe(plan: Plan, layout: OutputLayout, progress: Progress, keep_going: bool) -> None:
+    """Look at some records of a new plan; where most would be rejected, the plan is removed again."""
+    try:
+        for warning in probe(plan, layout):
+            progress.note(warning)
+    except ConfigError as error:
+        if not keep_going:
+            layout.plan.unlink(missing_ok=True)
+            raise
+        progress.note(f"warning: {error}")
 
 
 def _inputs(config: Config, progress: Progress) -> list[InputFile]:

@@ -22,6 +22,15 @@ MOST_SCANS = 100
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
 
+def looks_like_an_image(start: bytes) -> bool:
+    """Whether a file that begins with these bytes may be of one of `FORMATS`, by what Pillow's plugins look at."""
+    from PIL import Image
+
+    Image.init()
+    accepting = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN)
+    return any(accept is not None and bool(accept(start)) for accept in accepting)
+
+
 def decode_rgb(file: BinaryIO) -> PillowImage:
     """Decode a whole image as training will, to RGB; of an animation, the first frame. See `opened_image`."""
     with opened_image(file) as image:

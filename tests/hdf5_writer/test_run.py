@@ -128,7 +128,7 @@ def test_no_record_of_real_files_is_lost(make_config: ConfigMaker, tmp_path: Pat
         found = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
         records += len(found)
         write_jsonl(tmp_path / "in" / f"{path.stem}.jsonl", found)
-    params = create(make_config(dataset__check_images="none", setup__samples_per_shard=100)).params
+    params = create(make_config(dataset__check_images="none", setup__samples_per_shard=100), keep_going=True).params
     counts = params["counts"]
     assert counts["read"] == records == sum(file["records"] for file in params["inputs"])
     assert counts["read"] == counts["written"] + counts["rejected"]

@@ -1,0 +1,93 @@
+"""The look at some records before a run starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICKSTART, turn_pair, write_jsonl
+
+from hdf5_writer import create_hdf5_dataset
+from hdf5_writer.probe import MOST_PROBED, probed_records
+
+IMAGES = QUICKSTART / "images"
+
+
+def records(count: int, image: str = "shapes/0001.png") -> list[dict[str, Any]]:
+    return [{"image": image, "conversations": turn_pair("<image>\nWhat is it?", f"A {i}.")} for i in range(count)]
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    return create_hdf5_dataset.main(
+        [
+            *("--config", "quickstart.yaml", f"setup.input_dir={tmp_path / 'in'}"),
+            *(f"setup.output_dir={tmp_path / 'out'}", "setup.processes=1", f"dataset.image_dir={IMAGES}", *arguments),
+        ]
+    )
+
+
+@pytest.mark.parametrize("count", [1, 499, 500, 501, 1999, 2_000_000])
+def test_the_records_are_spread_over_all_and_depend_on_their_number_alone(count: int) -> None:
+    probed = probed_records(count)
+    assert len(set(probed.tolist())) == min(count, MOST_PROBED)
+    assert probed[0] == 0
+    assert probed[-1] >= count - 1 - count // MOST_PROBED
+
+
+def test_a_wrong_image_folder_stops_the_run_before_it_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
+    for arguments in ([], ["--overwrite"], ["--task-slice", "0/2"]):
+        assert run(tmp_path, *arguments) == 2
+        said = capsys.readouterr().err
+        assert "30 of 30 records looked at would be rejected as image_missing" in said
+        assert f"{tmp_path / 'in' / 'a.jsonl'}, line 1" in said
+        assert f"(tried {IMAGES / 'nowhere/1.png'})" in said
+        assert "--keep-going" in said
+        assert not list((tmp_path / "out").glob("*.h5"))
+    assert run(tmp_path, "--keep-going") == 3, "the limit on rejects still holds at the end"
+    assert "warning: 30 of 30 records looked at" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "data_params.json").read_bytes())["counts"]["rejected"] == 30
+
+
+def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", records(30))
+    assert run(tmp_path) == 0
+    before = (tmp_path / "out" / "data_params.json").read_bytes()
+    assert run(tmp_path, "--overwrite", f"dataset.image_dir={tmp_path}") == 2
+    assert (tmp_path / "out" / "data_params.json").read_bytes() == before
+
+
+def test_no_image_is_looked_up_where_none_is_checked(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
+    assert run(tmp_path, "dataset.check_images=none") == 0
+
+
+def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [*records(16), *records(14, "nowhere/1.png")])
+    assert run(tmp_path, "setup.max_reject_fraction=1") == 0
+    write_jsonl(tmp_path / "in" / "a.jsonl", records(19, "nowhere/1.png"))
+    assert run(tmp_path, "--overwrite", "setup.max_reject_fraction=1") == 0
+
+
+def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text(json.dumps(records(30), indent=1))
+    assert run(tmp_path) == 2
+    assert f"run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in capsys.readouterr().err
+
+
+def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_text("version https://git-lfs.github.com/spec/v1\n")
+    os.link(IMAGES / "shapes" / "0001.png", images / "b.png")
+    write_jsonl(tmp_path / "in" / "a.jsonl", [*records(10, "a.png"), *records(15, "b.png")])
+    assert run(tmp_path, f"dataset.image_dir={images}", "dataset.check_images=exists") == 0
+    assert f"10 of 25 image files looked at are no images, such as {images / 'a.png'}" in capsys.readouterr().err
