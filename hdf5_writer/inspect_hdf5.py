@@ -120,15 +120,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str | None) -> Side:
-    from hdf5_writer.viewer import Side
-    from hdf5_writer.viewer_spelling import load_speller
-    from hdf5_writer.viewer_thumbnails import Thumbnails
+    from hdf5_writer.viewer import side_of
 
-    image_dir, named = dataset.image_dir_and_tokenizer()
-    speller = load_speller(dataset.params, tokenizer or named)
-    if speller.note:
-        print(f"inspect_hdf5: {speller.note}", file=sys.stderr)
-    return Side(dataset, speller, Thumbnails(options.image_dir or image_dir, options.image_aspect_ratio))
+    side = side_of(dataset, tokenizer=tokenizer, image_dir=options.image_dir, aspect_ratio=options.image_aspect_ratio)
+    if side.speller.note:
+        print(f"inspect_hdf5: {side.speller.note}", file=sys.stderr)
+    return side
 
 
 def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int], str]:

@@ -27,12 +27,17 @@ from hdf5_writer.publish import publish, unseal
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report_duplicates import Duplicates, find_duplicates
 from hdf5_writer.report_facts import read_fingerprints
+from hdf5_writer.report_findings import find
 from hdf5_writer.report_images import ImageTally, look_at_images
-from hdf5_writer.report_lengths import Lengths, empty_lengths, other_lengths, quantiles
+from hdf5_writer.report_inputs import InputTally
+from hdf5_writer.report_lengths import Lengths, empty_lengths, other_lengths, quantiles, recommended_length
 from hdf5_writer.report_plots import Plot, histogram, lengths_plot, measurements, scatter
 from hdf5_writer.report_throughput import Throughput
+from hdf5_writer.viewer import rows_values, side_of
+from hdf5_writer.viewer_dataset import InspectedDataset
 
 _EXAMPLES = 3
+_FIRST_ROWS = 5
 _MOST_USED = 5
 _MOST_WORKERS = 16
 _SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
@@ -46,6 +51,7 @@ class _Tallies:
     supervised: npt.NDArray[np.int64]
     rounds: npt.NDArray[np.int64]
     images: ImageTally
+    inputs: InputTally
     duplicates: Duplicates
     throughput: Throughput
 
@@ -92,11 +98,17 @@ def write_report(layout: OutputLayout, command: str | None) -> Path:
     """
     params, plan = unseal(layout.data_params), read_plan(layout)
     tallies = _tally(layout, plan)
+    dataset = InspectedDataset(layout.root)
+    side = side_of(dataset)
+    rows = [dataset.read(number) for number in range(min(len(dataset), _FIRST_ROWS))]
     image_dir = plan.local_config().dataset.image_dir
     sample = look_at_images(image_dir, tallies.images.sample())
     page = render_page(
         "report.html.j2",
+        script="rows.js" if rows else None,
+        **rows_values(side, rows),
         params=params,
+        findings=find(params, tallies.duplicates, sample),
         command=command,
         name=layout.root.resolve().name,
         output_dir=os.path.realpath(layout.root),
@@ -105,6 +117,8 @@ def write_report(layout: OutputLayout, command: str | None) -> Path:
             (f"{section}.{key}", value) for section, keys in params["config"].items() for key, value in keys.items()
         ],
         lengths=other_lengths(tallies.lengths),
+        recommended=recommended_length(tallies.lengths),
+        inputs=tallies.inputs.files(),
         summaries=_summaries(tallies),
         shares=_SHARES,
         plots=_plots(tallies) if params["counts"]["written"] else {},
@@ -124,6 +138,7 @@ def write_report(layout: OutputLayout, command: str | None) -> Path:
 
 def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
     config, images, throughput = plan.config, ImageTally(), Throughput()
+    inputs = InputTally([file.path for file in plan.inputs], config.dataset.num_patches)
     length = config.processor.max_sequence_length
     lengths = empty_lengths(length, config.dataset.num_patches, plan.tokenizer.image_start_idx)
     supervised, rounds = Counter[int](), Counter[int]()
@@ -137,10 +152,18 @@ def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
         fingerprints.append(read_fingerprints(facts))
         every = facts["fingerprints_every"]
         with h5py.File(layout.shard(task, plan.tasks), "r") as file:
-            lengths.add(file["modality_lengths"][:])
+            modality_lengths = file["modality_lengths"][:]
+            lengths.add(modality_lengths)
+            inputs.add(file["source_file"][:], modality_lengths, receipt["rejects"])
             images.add(file["image_paths"][:, 0].tolist())
     return _Tallies(
-        lengths, _histogram(supervised), _histogram(rounds), images, find_duplicates(fingerprints, every), throughput
+        lengths=lengths,
+        supervised=_histogram(supervised),
+        rounds=_histogram(rounds),
+        images=images,
+        inputs=inputs,
+        duplicates=find_duplicates(fingerprints, every),
+        throughput=throughput,
     )
 
 

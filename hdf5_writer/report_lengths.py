@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 LENGTHS_TO_TRY = (512, 1024, 2048, 4096, 8192)
+_STEP, _SHARE_KEPT = 64, 0.999
 # Attention costs as much as the linear layers of a decoder block at 6 times the hidden size (4·n·h against 24·h² per
 # token and block); 4096 is that of a 7B Llama.
 ATTENTION_EQUALS_LINEAR = 6 * 4096
@@ -66,6 +67,7 @@ class OtherLength:
     Attributes:
         max_sequence_length: the length.
         is_current: it is that of the dataset.
+        is_recommended: it is the smallest multiple of 64 that keeps 99.9 % of the rows whole.
         fits: the image and one token fit into it; otherwise all numbers are 0.
         rows_cut: rows that use more positions.
         padding_share: of all positions, those that are not attended; a text-only row's dummy slots are among them.
@@ -74,6 +76,7 @@ class OtherLength:
 
     max_sequence_length: int
     is_current: bool
+    is_recommended: bool
     fits: bool
     rows_cut: int
     padding_share: float
@@ -81,12 +84,24 @@ class OtherLength:
 
 
 def other_lengths(lengths: Lengths) -> list[OtherLength]:
-    """The rows at 512 … 8192 and at the length they have, ascending."""
-    current = lengths.max_sequence_length
-    return [at_length(lengths, length) for length in sorted({*LENGTHS_TO_TRY, current})]
+    """The rows at 512 … 8192, at the length they have and at the one to recommend, ascending."""
+    current, recommended = lengths.max_sequence_length, recommended_length(lengths)
+    tried = {*LENGTHS_TO_TRY, current} | ({recommended} if recommended else set())
+    return [at_length(lengths, length, is_recommended=length == recommended) for length in sorted(tried)]
 
 
-def at_length(lengths: Lengths, length: int) -> OtherLength:
+def recommended_length(lengths: Lengths) -> int | None:
+    """The smallest multiple of 64 that keeps 99.9 % of the rows whole; None where that cannot be known.
+
+    That is so without rows, and where more than 0.1 % of the rows fill the length they have: most were cut to it.
+    """
+    longest = quantiles(lengths.used, (_SHARE_KEPT,))
+    if not longest or longest[0] >= lengths.max_sequence_length:
+        return None
+    return -(-max(longest[0], lengths.image_start_idx + lengths.num_patches + 1) // _STEP) * _STEP
+
+
+def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) -> OtherLength:
     """The rows at one other length.
 
     Rows that the dataset has cut already count with the length they were cut to: how long they were is not on disk.
@@ -94,7 +109,7 @@ def at_length(lengths: Lengths, length: int) -> OtherLength:
     current = lengths.max_sequence_length
     is_current = length == current
     if length < lengths.image_start_idx + lengths.num_patches + 1:
-        return OtherLength(length, is_current, False, 0, 0.0, 0.0)
+        return OtherLength(length, is_current, is_recommended, False, 0, 0.0, 0.0)
     used = np.arange(current + 1)
     kept = np.minimum(used, length)
     rows = int(lengths.used.sum())
@@ -102,6 +117,7 @@ def at_length(lengths: Lengths, length: int) -> OtherLength:
     return OtherLength(
         max_sequence_length=length,
         is_current=is_current,
+        is_recommended=is_recommended,
         fits=True,
         rows_cut=int(lengths.used[length + 1 :].sum()),
         padding_share=1 - attended / (rows * length) if rows else 0.0,

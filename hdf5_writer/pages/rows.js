@@ -37,30 +37,32 @@
     box.append(fragment);
   };
 
-  const open = (run, button) => {
+  const open = (run, box, button) => {
     run.classList.remove("clamped");
-    for (const box of run.querySelectorAll(".tokens")) fill(box, true);
+    fill(box, true);
     button.remove();
   };
 
   const fillRow = (row) => {
     if (row.dataset.filled) return;
     row.dataset.filled = "1";
-    for (const box of row.querySelectorAll(".tokens")) fill(box, false);
-    for (const run of row.querySelectorAll(".run[data-long]")) {
-      const box = run.querySelector(".tokens");
+    for (const box of row.querySelectorAll(".tokens")) {
       const start = Number(box.dataset.at);
       const count = box.dataset.ids.split(" ").length;
-      if ([...changedOf(run.closest(".side"))].some((p) => p >= start + FIRST && p < start + count)) {
-        fill(box, true); // what a comparison marks is not hidden
-        continue;
-      }
+      const changed = [...changedOf(box.closest(".side"))];
+      // What a comparison marks is not hidden.
+      const all = changed.some((p) => p >= start + FIRST && p < start + count);
+      fill(box, all);
+      if (all || count <= FIRST) continue;
+      const run = box.closest(".run");
       run.classList.add("clamped");
       const button = document.createElement("button");
       button.textContent = `show all ${count.toLocaleString("en")} tokens`;
-      button.addEventListener("click", () => open(run, button));
-      run.append(button);
+      button.addEventListener("click", () => open(run, box, button));
+      box.after(button);
     }
+    const folds = [...row.querySelectorAll("details.fold")];
+    for (const fold of folds) fold.open = fold.querySelector(".changed") !== null;
   };
 
   // Rows far below the window are filled in when they come near: a page of many long rows opens at once.
@@ -73,6 +75,7 @@
   addEventListener("beforeprint", () => {
     rows.forEach(fillRow);
     for (const button of document.querySelectorAll(".run button")) button.click();
+    for (const fold of document.querySelectorAll(".row details.fold")) fold.open = true;
   });
 
   const show = (event) => {

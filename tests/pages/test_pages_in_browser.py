@@ -134,6 +134,23 @@ def test_pointing_at_a_token_shows_its_id_and_position(browser: Browser, example
     assert f"id {row.labels[at]} · position {at + 1} · supervised, loss at {at}" in text
 
 
+def test_four_short_rows_stand_on_one_screen(browser: Browser, tmp_path: Path) -> None:
+    short = [
+        {"image": f"shapes/000{i}.png", "conversations": turn_pair("<image>\nWhat is this?", "A shape.")}
+        for i in range(1, 6)
+    ]
+    out = dataset_of(tmp_path, short)
+    page = inspect(out)
+    browser.open(page, 1400)
+    browser.run("for (const fold of document.querySelectorAll('details')) fold.open = false")
+    bottoms = browser.run("return [...document.querySelectorAll('.row')].map((r) => r.getBoundingClientRect().bottom)")
+    assert bottoms[3] <= 900
+    assert browser.run("return document.querySelectorAll('details.opening').length") == 1
+    outside = "return [...document.querySelectorAll('.frame')].every((f) => !f.closest('.bubble'))"
+    assert browser.run(outside)
+    assert "ASSISTANT:" in browser.run("return document.querySelector('.said').textContent")
+
+
 def test_thumbnails_are_in_the_page_and_square(browser: Browser, example: Path) -> None:
     for option in ("square", "pad"):
         browser.open(inspect(example, "--image", "shapes/0012.png", "--image-aspect-ratio", option), 1400)
@@ -154,6 +171,12 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
         assert browser.run(f"return document.getElementById('{key}').textContent") == str(getattr(counts, key))
     assert browser.run("return document.getElementById('command').textContent") == COMMAND
     assert browser.run("return document.querySelectorAll('#rejects tbody tr').length") == 2
+    heights = browser.run(
+        "return [...document.querySelectorAll('td.reason code')].map((c) => c.getClientRects().length)"
+    )
+    assert heights == [1, 1], "a reason is not broken inside a word"
+    assert browser.run("return document.querySelectorAll('#first-rows .row').length") == 5
+    assert browser.run("return document.querySelectorAll('#look li').length") >= 2
     rejects = browser.run("return document.getElementById('rejects').textContent")
     assert "image_outside" in rejects
     assert "records.jsonl:57" in rejects

@@ -21,10 +21,11 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import read_plan
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report import write_report
-from hdf5_writer.report_duplicates import find_duplicates
+from hdf5_writer.report_duplicates import Duplicates, find_duplicates
 from hdf5_writer.report_facts import TaskFacts, fingerprints_every, read_fingerprints
-from hdf5_writer.report_images import ImageTally, look_at_images
-from hdf5_writer.report_lengths import at_length, empty_lengths, quantiles
+from hdf5_writer.report_findings import find
+from hdf5_writer.report_images import ImageSample, ImageTally, look_at_images
+from hdf5_writer.report_lengths import at_length, empty_lengths, other_lengths, quantiles, recommended_length
 from hdf5_writer.report_plots import binned
 from hdf5_writer.report_throughput import Throughput
 from preprocess.features import RowLayout, measure_rows
@@ -96,6 +97,17 @@ def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, le
         assert foretold.padding_share == pytest.approx(real["tokens"]["padding"] / positions)
 
 
+def test_the_recommended_length_keeps_all_but_one_row_in_a_thousand() -> None:
+    lengths = empty_lengths(2048, 576, 35)
+    assert recommended_length(lengths) is None
+    lengths.add(np.array([700] * 998 + [-250] + [1900], dtype=np.int32))
+    assert recommended_length(lengths) == 832  # the text-only row has 576 dummy slots on top
+    chosen = [other for other in other_lengths(lengths) if other.is_recommended]
+    assert [(other.max_sequence_length, other.rows_cut) for other in chosen] == [(832, 1)]
+    lengths.add(np.array([2048, 2048], dtype=np.int32))
+    assert recommended_length(lengths) is None, "how long cut rows were is not known"
+
+
 def test_no_row_fits_where_the_image_does_not() -> None:
     lengths = empty_lengths(2048, 576, 35)
     lengths.add(np.array([700, -90], dtype=np.int32))
@@ -110,6 +122,55 @@ def test_the_page_stays_the_same_but_for_times(written: OutputLayout) -> None:
     first = write_report(written, "command").read_bytes()
     assert write_report(written, "command").read_bytes() == first
     assert b"http" not in first.replace(b"http-equiv", b"").replace(b'xmlns="http://www.w3.org/2000/svg"', b"")
+
+
+def test_input_files_add_up(tmp_path: Path, make_config: ConfigMaker) -> None:
+    records = example_records()
+    write_jsonl(tmp_path / "in" / "a.jsonl", records[:20])
+    write_jsonl(tmp_path / "in" / "b.jsonl", [*records[20:], *REJECTED])
+    params = create(make_config(setup__samples_per_shard=9, processor__max_sequence_length=400)).params
+    layout = OutputLayout(tmp_path / "out")
+    files = report._tally(layout, read_plan(layout)).inputs.files()
+    assert [(file.path, file.records, file.rows, file.rejected) for file in files] == [
+        ("b.jsonl", 37, 35, 2),
+        ("a.jsonl", 20, 20, 0),
+    ]
+    assert sum(file.text_tokens for file in files) == params["tokens"]["text"]
+
+
+def test_what_stands_out_is_listed_on_top() -> None:
+    counts = {
+        "read": 50,
+        "rejected": 5,
+        "rejected_by_reason": {"bad_role": 1, "image_missing": 4},
+        "truncated": 3,
+        "text_only_cut": 2,
+        "dropped_rounds": 1,
+        "unused_keys": {f"key{i}": 9 - i for i in range(8)},
+    }
+    params = {"counts": counts, "max_sequence_length": 2048}
+    sample = ImageSample([(4, 4)] * 7, ["a.png"], ["b.png", "c.png"], rotated=4)
+    found = find(params, Duplicates(1, 6, 2, []), sample)
+    assert [finding.sentence for finding in found] == [
+        "5 records were rejected (10.0%), most often as image_missing (4).",
+        "6 rows repeat the image and the text of another one.",
+        "1 of 10 image files looked at are missing now, such as a.png.",
+        "2 of 10 image files looked at are unreadable, such as b.png.",
+        "4 of 10 image files looked at are stored rotated (EXIF), and the model sees them as stored.",
+        "3 rows were cut to 2,048 positions; 2 of them are text only: dummy image slots take the place of text.",
+        "1 round without an answer was left out.",
+        "Keys of the records that no part of a row is made of: key0 (9), key1 (8), key2 (7), key3 (6), key4 (5), "
+        "key5 (4) and 2 more.",
+    ]
+    quiet = {"rejected": 0, "truncated": 0, "text_only_cut": 0, "dropped_rounds": 0, "unused_keys": {}}
+    assert find({"counts": quiet}, Duplicates(1, 0, 0, []), ImageSample()) == []
+
+
+def test_the_report_shows_the_first_five_rows(written: OutputLayout) -> None:
+    page = write_report(written, None).read_text(encoding="utf-8")
+    assert [f'id="row-{number}"' in page for number in range(6)] == [True] * 5 + [False]
+    assert page.count('class="tokens supervised"') >= 5
+    assert "data:image/jpeg" in page
 
 
 def test_the_run_itself_loads_nothing_of_the_report(written: OutputLayout) -> None:
