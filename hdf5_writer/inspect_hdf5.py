@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ Exit codes: 0 done; 1 a shard cannot be read or the page not be written; 2 wrong
 """
 
 
+class _PageError(Exception):
+    """The page cannot be written; one sentence."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code."""
     options = _parser().parse_args(arguments)
@@ -34,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except ConfigError as error:
         return _fail(WRONG_INPUT, str(error))
+    except _PageError as error:
+        return _fail(FAILED, str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         return DONE
@@ -74,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="show the same source records of another dataset beside these, where they differ; "
         f"looks at the first {_MOST_COMPARED:,} rows unless rows are chosen",
     )
-    parser.add_argument("--terminal", action="store_true", help="print the rows as coloured text too")
+    parser.add_argument("--terminal", action="store_true", help="print the rows as text too")
     parser.add_argument(
         "--image-aspect-ratio",
         choices=("square", "pad"),
@@ -92,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     from hdf5_writer.viewer import write_comparison_page, write_rows_page
     from hdf5_writer.viewer_compare import compare_rows
     from hdf5_writer.viewer_dataset import InspectedDataset
-    from hdf5_writer.viewer_terminal import terminal_rows
+    from hdf5_writer.viewer_terminal import terminal_rows, wants_colour
 
     dataset = InspectedDataset(options.output_dir)
     numbers, selection = _select(dataset, options)
@@ -100,9 +107,10 @@ def _run(options: argparse.Namespace) -> int:
     side = _side(dataset, options, options.tokenizer)
     if options.compare is None:
         rows = [dataset.read(number) for number in numbers]
-        write_rows_page(side, rows, selection, output)
+        with _writing(output):
+            write_rows_page(side, rows, selection, output)
         if options.terminal:
-            for text in terminal_rows(dataset, rows, side.speller):
+            for text in terminal_rows(dataset, rows, side.speller, coloured=wants_colour(sys.stdout)):
                 print(text)
         print(f"{output}: {selection}")
     else:
@@ -110,13 +118,24 @@ def _run(options: argparse.Namespace) -> int:
         other = _side(InspectedDataset(options.compare), options, None)
         spellers = side.speller, other.speller
         found = compare_rows(dataset, other.dataset, numbers, spellers, min(options.most, _MOST_ON_A_PAGE))
-        write_comparison_page((side, other), found, selection, output)
+        with _writing(output):
+            write_comparison_page((side, other), found, selection, output)
         if options.terminal:
             for pair in found.pairs:
                 for there, row in ((side, pair.row), (other, pair.other)):
-                    print(*terminal_rows(there.dataset, [row], there.speller))
+                    print(*terminal_rows(there.dataset, [row], there.speller, coloured=wants_colour(sys.stdout)))
         print(f"{output}: {found.compared:,} records compared, {found.differing:,} differ")
     return DONE
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _PageError(
+            f"{output}: cannot be written ({error.strerror or error}); give another place by --output FILE"
+        ) from None
 
 
 def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str | None) -> Side:

@@ -37,7 +37,7 @@ class ConsoleProgress:
         self._total = records
         self._began = self._said = time.monotonic()
         if self._stream.isatty() and self._total:
-            self._bar = tqdm(total=self._total, unit="rows", unit_scale=True, file=self._stream, smoothing=0.05)
+            self._bar = tqdm(total=self._total, unit="records", unit_scale=True, file=self._stream, smoothing=0.05)
 
     def advance(self, task: TaskDone) -> None:
         """Count a finished task."""
@@ -53,7 +53,7 @@ class ConsoleProgress:
             rate = self._read / (now - self._began)
             left = max(self._total - self._read, 0) / rate
             self._print(
-                f"{self._read:,} of {self._total:,} records, {rate:,.0f} rows/s, {self._rejected:,} rejected, "
+                f"{self._read:,} of {self._total:,} records, {rate:,.0f} records/s, {self._rejected:,} rejected, "
                 f"about {left:,.0f} s left"
             )
 
@@ -96,7 +96,7 @@ def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
     optional = {"truncated", "image token moved", "first turn skipped", "dropped rounds"}
     rows = [(name, value) for name, value in rows if not (name in optional and value.split()[0] == "0")]
     if read:
-        rows.append(("rows/s", f"{read / max(seconds, 1e-9):,.0f}"))
+        rows.append(("records/s", f"{read / max(seconds, 1e-9):,.0f}, the start of the workers included"))
     rows += [("warning", sentence) for sentence in _warnings(params)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -1,22 +1,29 @@
-"""Rows as coloured text for a terminal."""
+"""Rows as text for a terminal: what each line is stands before it, and colours say it again."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TextIO
 
 from hdf5_writer.viewer_dataset import InspectedDataset, Row
 from hdf5_writer.viewer_runs import Run, row_runs
 from hdf5_writer.viewer_spelling import Speller
 
 _CODES = {"supervised": "30;42", "context": "0", "image": "30;44", "masked": "30;43", "padding": "2"}
+_LABELS = {"supervised": "answer", "context": "prompt", "image": "image", "masked": "no image", "padding": "padding"}
+_WIDTH = max(map(len, _LABELS.values()))
 _NAMES = {"image": "image slots", "masked": "dummy image slots, masked: text only", "padding": "positions of padding"}
 
 
-def terminal_rows(dataset: InspectedDataset, rows: Iterable[Row], speller: Speller) -> Iterable[str]:
-    """One text a row; with NO_COLOR in the environment, supervised tokens stand in «» instead of green."""
+def wants_colour(stream: TextIO) -> bool:
+    """Whether a stream is a terminal whose user has not set NO_COLOR (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def terminal_rows(dataset: InspectedDataset, rows: Iterable[Row], speller: Speller, *, coloured: bool) -> Iterable[str]:
+    """One text a row."""
     params = dataset.params
-    coloured = not os.environ.get("NO_COLOR")
     for row in rows:
         image = f"image {visible(row.image_path)}" if row.image_path is not None else "text only"
         lines = [f"row {row.number} · {visible(row.file)}:{row.line} · {image} · {row.used} positions"]
@@ -39,8 +46,9 @@ def _paint(run: Run, speller: Speller, coloured: bool) -> str:
         text = "".join(part.text for part in parts)
     else:
         text = " ".join(map(str, run.ids))
-    shown = "\n".join(visible(line) for line in text.split("\n"))
+    shown = [visible(line) for line in text.split("\n")]
     if coloured:
         # Colour ends with the line: a coloured line end paints the rest of the line in some terminals.
-        return "\n".join(f"\x1b[{_CODES[run.kind]}m{line}\x1b[0m" for line in shown.split("\n"))
-    return f"«{shown}»" if run.kind == "supervised" else shown
+        shown = [f"\x1b[{_CODES[run.kind]}m{line}\x1b[0m" for line in shown]
+    labels = [_LABELS[run.kind], *[""] * (len(shown) - 1)]
+    return "\n".join(f"{label:<{_WIDTH}} │ {line}" for label, line in zip(labels, shown, strict=True))

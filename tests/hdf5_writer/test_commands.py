@@ -45,7 +45,7 @@ def test_the_example_is_written_and_summed_up(tmp_path: Path) -> None:
     table = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in result.stdout.splitlines())
     assert table["read"] == str(params["counts"]["read"]) == "55"
     assert table["image_start_idx"] == str(params["image_start_idx"])
-    assert {"written", "rejected", "text tokens", "supervised tokens", "padding", "rows/s", "shards"} <= set(table)
+    assert {"written", "rejected", "text tokens", "supervised tokens", "padding", "records/s", "shards"} <= set(table)
     assert "55 records → 3 shard(s)" in result.stderr
     assert "\r" not in result.stderr, "no progress bar where stderr is no terminal"
     again = run(cwd=tmp_path)

@@ -120,7 +120,23 @@ def test_the_page_can_go_elsewhere(out: Path, tmp_path: Path) -> None:
     assert main([str(out), "--output", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").exists()
     assert not (out / "rows.html").exists()
+
+
+def test_a_page_that_cannot_be_written_names_the_option_for_another_place(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "rows.html").mkdir()
+    assert main([str(out)]) == 1
     assert main([str(out), "--output", str(tmp_path / "no" / "page.html")]) == 1
+    assert main([str(out), "--compare", str(out)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert all("--output FILE" in line and "verify" not in line for line in said)
+
+
+def test_text_for_a_file_has_no_colours(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(out), "--terminal", "--rows", "0:3"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_the_same_rows_make_the_same_page(out: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import pytest
 from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
 from PIL import Image
 
+from hdf5_writer.viewer import rows_values, side_of
 from hdf5_writer.viewer_compare import SourceIndex, compare_rows
 from hdf5_writer.viewer_dataset import InspectedDataset
 from hdf5_writer.viewer_frames import ChatFrames
 from hdf5_writer.viewer_runs import row_runs
 from hdf5_writer.viewer_spelling import Speller, load_speller
-from hdf5_writer.viewer_terminal import terminal_rows, visible
+from hdf5_writer.viewer_terminal import terminal_rows, visible, wants_colour
 from hdf5_writer.viewer_thumbnails import Thumbnails
 from preprocess.templates import TEMPLATES
 from preprocess.tokenizer import load_tokenizer
@@ -101,17 +103,74 @@ def test_frames_are_the_words_around_a_question(style: str) -> None:
     assert ChatFrames("of another time").cut("Why?") == ("", "Why?", "")
 
 
-def test_nothing_steers_the_terminal(dataset: InspectedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_steers_the_terminal(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     rows = [dataset.read(number) for number in range(len(dataset))]
-    coloured = "\n".join(terminal_rows(dataset, rows, speller))
+    coloured = "\n".join(terminal_rows(dataset, rows, speller, coloured=True))
     assert "\x1b[30;42m" in coloured
     assert "\\x1b[31mred\\x07" in coloured
-    monkeypatch.setenv("NO_COLOR", "1")
-    plain = "\n".join(terminal_rows(dataset, rows, speller))
-    assert "\x1b" not in plain
-    assert "« A shape.</s>»" in plain
+    assert "\x1b" not in "\n".join(terminal_rows(dataset, rows, speller, coloured=False))
     assert visible("a\u202eb\n") == "a\\u202eb\\n"
+
+
+def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedDataset) -> None:
+    speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
+    (text,) = terminal_rows(dataset, [dataset.read(3)], speller, coloured=False)
+    lines = text.splitlines()
+    assert lines[2].startswith("image    │ [64 image slots")
+    assert lines[3:8] == [
+        "prompt   │ ",
+        "         │ What? ASSISTANT:",
+        "answer   │  A shape.</s>",
+        "prompt   │ USER: And? ASSISTANT:",
+        "answer   │  No more.</s>",
+    ]
+    (several,) = terminal_rows(dataset, [dataset.read(0)], speller, coloured=False)
+    assert "answer   │  Déjà vu — “quoted”\n         │ \n         │   two blanks.</s>\n" in several
+
+
+def test_colours_are_for_terminals_whose_user_has_not_refused_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert wants_colour(Terminal())
+    assert not wants_colour(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not wants_colour(Terminal())
+
+
+def test_the_chat_is_free_of_template_and_slots(dataset: InspectedDataset) -> None:
+    """A text-only question is one bubble although slots divide it, and so is a question behind an image."""
+    side = side_of(dataset)
+    template = TEMPLATES["vicuna_v1"]
+    for number, questions in ((2, [f"Say this: {TEXTS[2]}"]), (3, ["What?", "And?"])):
+        (view,) = rows_values(side, [dataset.read(number)])["rows"]
+        contexts = [turn for turn in view.turns if turn.kind == "context"]
+        assert [[part.text for part in turn.parts if part.style == "text"] for turn in contexts] == [
+            [q] for q in questions
+        ]
+        assert all(turn.parts[-1] == ("frame", " ASSISTANT:") for turn in contexts)
+        assert template.system not in "".join(part.text for turn in contexts for part in turn.parts)
+        opening = contexts[0].blocks[0]
+        ids = tuple(map(int, opening.ids.split()))
+        assert opening.is_opening
+        assert side.speller.parts(ids, True)[-1].text == template.system
+        covered = [(block.start, block.start + block.count) for turn in view.turns for block in turn.blocks]
+        assert all(end == start for (_, end), (start, _) in itertools.pairwise(covered[:-1]))
+
+
+@pytest.mark.parametrize("style", TEMPLATES)
+def test_the_opening_is_found_in_every_template(tmp_path: Path, make_config: ConfigMaker, style: str) -> None:
+    write_jsonl(
+        tmp_path / "in" / "a.jsonl", [{"image": "shapes/0001.png", "conversations": turn_pair("<image>\nWhy?", "A.")}]
+    )
+    create(make_config(dataset__system_prompt_style=style, processor__max_sequence_length=512))
+    side = side_of(InspectedDataset(tmp_path / "out"))
+    (view,) = rows_values(side, [side.dataset.read(0)])["rows"]
+    assert view.turns[0].blocks[0].is_opening == bool(TEMPLATES[style].system)
+    assert not any(part.style == "frame" and len(part.text) > 20 for part in view.turns[0].parts)
 
 
 def test_broken_rows_are_named(dataset: InspectedDataset) -> None:
