@@ -48,6 +48,8 @@ def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("METADATA"))).decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert not any(line.startswith("Requires-Dist: torch") and "extra" not in line for line in metadata.splitlines())
+    for package in ("protobuf", "accelerate"):  # transformers reads a tokenizer.model with protobuf
+        assert any(line.startswith(f"Requires-Dist: {package}") and "train" in line for line in metadata.splitlines())
 
 
 def test_a_new_environment_runs_the_example(wheel: Path, tmp_path: Path) -> None:

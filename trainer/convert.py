@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import os
+import pickle
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,18 @@ from trainer.llava_layout import (
     check_text_config,
     hf_config,
     join_tensors,
+    read_json,
     split_tensors,
     text_config,
+    write_json,
 )
+from trainer.llava_tokenizer import check_tokenizer, copy_tokenizer
 from trainer.params_file import ParamsError, one_line
 from trainer.pretrained import load_image_settings, load_whole, quiet_transformers
 from trainer.processor import TOKENIZER_FILES, make_image_processor, make_processor
 from trainer.prompt_tokenizer import IMAGE_TOKEN, image_token_id, load_prompt_tokenizer
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-_COPIED = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 
 _EPILOG = """\
 OUT of --to llava gets two folders, image_model/ and text_model_llava/, for the LLaVA authors' own code, such as
@@ -56,16 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise LayoutError(f"{source}: there is no such folder")
         if target.exists() and any(target.iterdir()):
             raise LayoutError(f"{target}: is not empty; give another OUT, or remove it")
-        if options.to == "llava":
-            to_llava(source, target, options.tokenizer)
-        else:
-            if options.tokenizer is not None:
-                raise LayoutError("--tokenizer goes with --to llava; --to hf takes the one in the folder")
-            to_hf(source, target)
+        if options.to == "hf" and options.tokenizer is not None:
+            raise LayoutError("--tokenizer goes with --to llava; --to hf takes the one in the folder")
+        with _whole_or_absent(target) as unfinished:
+            if options.to == "llava":
+                to_llava(source, unfinished, options.tokenizer, image_model=target.resolve() / IMAGE_MODEL)
+            else:
+                to_hf(source, unfinished)
     except (LayoutError, ParamsError) as error:
         return _fail(WRONG_INPUT, str(error))
     except (OSError, SafetensorError) as error:
-        return _fail(FAILED, f"{one_line(error)}; mend that, remove {target} and run the same command again")
+        return _fail(FAILED, f"{one_line(error)}; nothing was written: correct that and run the same command again")
     print(f"written      {target}")
     return DONE
 
@@ -89,11 +94,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def to_llava(folder: Path, out: Path, tokenizer: str | None) -> None:
+@contextlib.contextmanager
+def _whole_or_absent(target: Path) -> Iterator[Path]:
+    """A folder to write into, which gets the name `target` at the end; a conversion that fails leaves nothing."""
+    target = target.resolve()
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        unfinished.replace(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def to_llava(folder: Path, out: Path, tokenizer: str | None, *, image_model: Path) -> None:
     """Write `image_model/` and `text_model_llava/`.
 
+    Args:
+        folder: of transformers.
+        out: an empty folder.
+        tokenizer: the folder to take the tokenizer's files from; None takes those of `folder`.
+        image_model: where `image_model/` will be found.
+
     Raises:
-        LayoutError, ParamsError: `folder` is no LLaVA-1.5 model, or `tokenizer` has no files.
+        LayoutError, ParamsError: `folder` is no LLaVA-1.5 model, or `tokenizer` is not that of the model.
     """
     model = load_whole(LlavaForConditionalGeneration, str(folder), "FOLDER")
     _restore_dtypes(model, folder)
@@ -103,8 +127,18 @@ def to_llava(folder: Path, out: Path, tokenizer: str | None) -> None:
     text_rows = getattr(config, "text_vocab_size", config.text_config.vocab_size)
     image, text, rest = split_tensors(model.state_dict(), text_rows)
     settings = load_image_settings(str(folder), "FOLDER")
+    described = text_config(
+        config,
+        image_model=str(image_model),
+        text_rows=text_rows,
+        image_aspect_ratio="pad" if settings.get("do_pad") else "square",
+        dtype=str(model.lm_head.weight.dtype).removeprefix("torch."),
+    )
+    given = None if tokenizer is None else Path(tokenizer).expanduser()
+    if given is not None:
+        check_tokenizer(given, folder, text_rows)
     image_folder, text_folder = out / IMAGE_MODEL, out / TEXT_MODEL
-    image_folder.mkdir(parents=True)
+    image_folder.mkdir()
     text_folder.mkdir()
     save_torch_state_dict(image, image_folder)
     config.vision_config.architectures = ["CLIPVisionModel"]
@@ -114,17 +148,10 @@ def to_llava(folder: Path, out: Path, tokenizer: str | None) -> None:
     save_torch_state_dict(text, text_folder)
     if rest:
         save_file(rest, text_folder / IMAGE_TOKEN_ROWS)
-    _write_json(
-        text_folder / "config.json",
-        text_config(
-            config,
-            image_model=str(image_folder.resolve()),
-            text_rows=text_rows,
-            image_aspect_ratio="pad" if settings.get("do_pad") else "square",
-            dtype=str(model.lm_head.weight.dtype).removeprefix("torch."),
-        ),
-    )
-    _copy_tokenizer(Path(tokenizer).expanduser() if tokenizer else folder, text_folder, text_rows)
+    write_json(text_folder / "config.json", described)
+    warning = copy_tokenizer(given or folder, text_folder, text_rows)
+    if warning is not None:
+        print(f"trainer.convert: warning: {warning}", file=sys.stderr)
 
 
 def to_hf(folder: Path, out: Path) -> None:
@@ -134,7 +161,7 @@ def to_hf(folder: Path, out: Path) -> None:
         LayoutError, ParamsError: `folder` is no LLaVA-1.5 model of the authors' code.
     """
     text_folder = folder / TEXT_MODEL if (folder / TEXT_MODEL).is_dir() else folder
-    described = _read_json(text_folder / "config.json")
+    described = read_json(text_folder / "config.json")
     check_text_config(described, text_folder / "config.json")
     image_folder = folder / IMAGE_MODEL
     if not image_folder.is_dir():
@@ -153,11 +180,6 @@ def to_hf(folder: Path, out: Path) -> None:
         raise LayoutError(f"{text_folder}: has no tensor model.embed_tokens.weight") from None
     all_rows = text_rows + (len(rest["lm_head.weight"]) if rest else 0)
     config = hf_config(described, vision, text_rows=text_rows, all_rows=all_rows)
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
-    model.load_state_dict(join_tensors(image, text, rest, model.state_dict()), assign=True)
-    add_image_token(model)
-    model.save_pretrained(out)
     tokenizer = None
     if any((text_folder / name).exists() for name in TOKENIZER_FILES):
         tokenizer = load_prompt_tokenizer(str(text_folder), "FOLDER")
@@ -166,42 +188,17 @@ def to_hf(folder: Path, out: Path) -> None:
                 f"{text_folder}: the tokenizer would know {IMAGE_TOKEN} as {image_token_id(tokenizer)}, the weights "
                 f"know it as {config.image_token_index}; put the tokenizer of the text model there"
             )
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.load_state_dict(join_tensors(image, text, rest, model.state_dict()), assign=True)
+    add_image_token(model)
+    model.save_pretrained(out)
     images = make_image_processor(
         load_image_settings(str(image_folder), "FOLDER"),
         image_size=int(str(vision.image_size)),
         pad=described.get("image_aspect_ratio") == "pad",
     )
     make_processor(tokenizer, images, patch_size=int(str(vision.patch_size))).save_pretrained(out)
-
-
-def _copy_tokenizer(source: Path, target: Path, text_rows: int) -> None:
-    """The tokenizer's files, without the image token: the authors' code would make a random row for it."""
-    if not any((source / name).exists() for name in TOKENIZER_FILES):
-        print(
-            f"trainer.convert: warning: {source} has no tokenizer files; copy those of the text model to {target}",
-            file=sys.stderr,
-        )
-        return
-    for name in _COPIED:
-        if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
-    path = target / "tokenizer.json"
-    if path.exists():
-        document = _read_json(path)
-        added = document.get("added_tokens") or []
-        document["added_tokens"] = [
-            token for token in added if not (token["content"] == IMAGE_TOKEN and token["id"] >= text_rows)
-        ]
-        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    path = target / "tokenizer_config.json"
-    if path.exists():
-        document = _read_json(path)
-        decoder = document.get("added_tokens_decoder") or {}
-        decoder.pop(next((key for key, token in decoder.items() if token["content"] == IMAGE_TOKEN), ""), None)
-        # What a LlavaProcessor notes of its image token.
-        for key in ("image_token", "processor_class", "extra_special_tokens", "model_specific_special_tokens"):
-            document.pop(key, None)
-        _write_json(path, document)
 
 
 def _restore_dtypes(model: LlavaForConditionalGeneration, folder: Path) -> None:
@@ -231,28 +228,21 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     for pattern in ("model*.safetensors", "pytorch_model*.bin"):
         tensors: dict[str, Tensor] = {}
         for path in sorted(folder.glob(pattern)):
-            tensors |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            tensors |= load_file(path) if path.suffix == ".safetensors" else _read_pickled(path)
         if tensors:
             return tensors
     raise LayoutError(f"{folder}: has no weights; expected model*.safetensors or pytorch_model*.bin")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file of `torch.save`, read without running anything that is in it."""
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError):
         raise LayoutError(
-            f"{path}: is missing; give a folder of the LLaVA authors' code, or one of --to llava"
+            f"{path}: is damaged, or holds more than tensors, which is not read; download it again, or save the model "
+            "as safetensors"
         ) from None
-    except ValueError:
-        raise LayoutError(f"{path}: is no JSON") from None
-    if not isinstance(document, dict):
-        raise LayoutError(f"{path}: expected a JSON object")
-    return document
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _fail(code: int, message: str) -> int:

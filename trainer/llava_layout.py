@@ -8,6 +8,8 @@ multimodal_projector/builder.py).
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,8 @@ _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 # Frozen weights of the image model, which the authors' own checkpoints may carry a second copy of.
 _SECOND_COPY = "model.vision_tower."
 
+# transformers 4.37, which the authors' code is made for: modeling_llama.py, configuration_llama.py.
+_THEIR_SCALINGS = ("linear", "dynamic")
 _LLAMA_KEYS = (
     "attention_bias",
     "attention_dropout",
@@ -138,13 +142,16 @@ def text_config(
         text_rows: rows of the vocabulary there.
         image_aspect_ratio: "square" or "pad".
         dtype: of the weights, such as "float32".
+
+    Raises:
+        LayoutError: its positions are scaled as the authors' code cannot.
     """
     llama: Any = config.text_config
     vision: Any = config.vision_config
     values = llama.to_dict()
     rope = dict(values.get("rope_parameters") or {})
     theta = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
-    scaling = {} if rope.get("rope_type", "default") == "default" else {"rope_scaling": rope}
+    scaling = _their_scaling(rope)
     return {
         **{key: values[key] for key in _LLAMA_KEYS if key in values},
         **scaling,
@@ -170,6 +177,29 @@ def text_config(
         # Not read there; the way back needs them.
         "image_token_index": config.image_token_index,
     }
+
+
+def _their_scaling(rope: dict[str, Any]) -> dict[str, Any]:
+    """`rope_scaling` as transformers 4.37 checks it: exactly `type` and a `factor` that is a float.
+
+    Raises:
+        LayoutError: it knows no such scaling.
+    """
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
+        return {}
+    if kind not in _THEIR_SCALINGS:
+        raise LayoutError(
+            f"the text model scales its positions by rope_type {kind!r}, which the LLaVA authors' code does not know; "
+            f"expected {' or '.join(_THEIR_SCALINGS)}"
+        )
+    return {"rope_scaling": {"type": kind, "factor": float(rope["factor"])}}
+
+
+def _our_scaling(scaling: dict[str, Any]) -> dict[str, Any]:
+    """The same with the key of transformers 5, which reads `type` nowhere but in a file of an older model."""
+    others = {key: value for key, value in scaling.items() if key != "type"}
+    return {"rope_type": scaling.get("type", "default"), **others}
 
 
 def check_text_config(text: dict[str, Any], where: object) -> None:
@@ -200,7 +230,7 @@ def hf_config(text: dict[str, Any], vision: CLIPVisionConfig, *, text_rows: int,
         all_rows: with those of the image token.
     """
     llama = {key: text[key] for key in _LLAMA_KEYS if text.get(key) is not None}
-    rope = {"rope_type": "default", **(text.get("rope_scaling") or {}), "rope_theta": text.get("rope_theta", 10000.0)}
+    rope = {"rope_theta": text.get("rope_theta", 10000.0), **_our_scaling(text.get("rope_scaling") or {})}
     config = LlavaConfig(
         vision_config=vision,
         text_config=LlamaConfig.from_dict({**llama, "rope_parameters": rope, "vocab_size": all_rows}),
@@ -213,3 +243,27 @@ def hf_config(text: dict[str, Any], vision: CLIPVisionConfig, *, text_rows: int,
     if all_rows > text_rows:
         config.text_vocab_size = text_rows
     return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a folder of the authors' code.
+
+    Raises:
+        LayoutError: it is missing, or no JSON object.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise LayoutError(
+            f"{path}: is missing; give a folder of the LLaVA authors' code, or one of --to llava"
+        ) from None
+    except ValueError:
+        raise LayoutError(f"{path}: is no JSON") from None
+    if not isinstance(document, dict):
+        raise LayoutError(f"{path}: expected a JSON object")
+    return document
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write it for people to read."""
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -139,11 +139,125 @@ def test_the_tokenizer_there_is_as_long_as_the_vocabulary_and_knows_no_image_tok
     assert tokenizer(text).input_ids == AutoTokenizer.from_pretrained(QUICKSTART / "tokenizer")(text).input_ids
 
 
-def test_another_tokenizer_can_be_given(saved: Path, tmp_path: Path) -> None:
+def test_without_tokenizer_model_the_user_is_warned(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert("llava", saved, tmp_path / "llava") == 0
+    said = capsys.readouterr().err
+    assert f"warning: {saved} has no tokenizer.model, so the LLaVA authors' code cannot load the tokenizer" in said
+    config = json.loads((tmp_path / "llava" / "text_model_llava" / "tokenizer_config.json").read_bytes())
+    assert config["tokenizer_class"] == "LlamaTokenizer", "a name that transformers 4.37 knows"
+
+
+def test_with_tokenizer_model_it_goes_there_and_back(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the authors' code saves: no `tokenizer.json`. transformers makes one with protobuf."""
     given = QUICKSTART / "tokenizer_sentencepiece"
     assert convert("llava", saved, tmp_path / "llava", "--tokenizer", str(given)) == 0
-    copied = tmp_path / "llava" / "text_model_llava" / "tokenizer.model"
-    assert copied.read_bytes() == (given / "tokenizer.model").read_bytes()
+    assert capsys.readouterr().err == ""
+    text_folder = tmp_path / "llava" / "text_model_llava"
+    assert (text_folder / "tokenizer.model").read_bytes() == (given / "tokenizer.model").read_bytes()
+    assert not (text_folder / "tokenizer.json").exists()
+    assert convert("hf", tmp_path / "llava", tmp_path / "hf") == 0
+    text = "USER: <image>\nWhat   is this? ASSISTANT: A red circle.</s>USER: Why?"
+    ours, theirs = (AutoTokenizer.from_pretrained(folder)(text).input_ids for folder in (saved, tmp_path / "hf"))
+    assert ours == theirs
+
+
+def test_a_wrong_tokenizer_is_refused_and_nothing_is_written(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert("llava", saved, tmp_path / "out", "--tokenizer", str(QUICKSTART / "tokenizer")) == 2
+    assert "has no tokenizer.model, which the LLaVA authors' code loads" in capsys.readouterr().err
+    other = tmp_path / "other"
+    shutil.copytree(QUICKSTART / "tokenizer_sentencepiece", other)
+    model = (other / "tokenizer.model").read_bytes()
+    (other / "tokenizer.model").write_bytes(model.replace("▁the".encode(), "▁xhe".encode(), 1))
+    assert convert("llava", saved, tmp_path / "out", "--tokenizer", str(other)) == 2
+    assert "is '▁xhe', but '▁the' in the tokenizer of" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+
+
+def test_a_wrong_tokenizer_in_the_folder_is_refused_before_the_weights_are_saved(
+    llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(llava, tmp_path / "llava")
+    path = tmp_path / "llava" / "text_model_llava" / "tokenizer.json"
+    document = json.loads(path.read_bytes())
+    document["added_tokens"].append({**document["added_tokens"][-1], "id": 1800, "content": "<extra>"})
+    path.write_text(json.dumps(document))
+    for _ in range(2):  # the same sentence when it is tried again
+        assert convert("hf", tmp_path / "llava", tmp_path / "hf") == 2
+        assert "would know <image> as 1801, the weights know it as 1800" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["llava"]
+
+
+def test_what_fails_in_the_middle_leaves_nothing(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainer.convert.make_processor", full)  # after the weights
+    assert convert("hf", llava, tmp_path / "hf") == 1
+    assert "No space left on device; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scaled_model_stays_scaled_there_and_back(llava: Path, tmp_path: Path) -> None:
+    """`type` is the key of the authors' code, whose transformers 4.37 takes `type` and `factor` and nothing else."""
+    shutil.copytree(llava, tmp_path / "llava")
+    path = tmp_path / "llava" / "text_model_llava" / "config.json"
+    scaling = {"type": "linear", "factor": 2.0}
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"rope_scaling": scaling}))
+    assert convert("hf", llava, tmp_path / "plain") == 0
+    assert convert("hf", tmp_path / "llava", tmp_path / "scaled") == 0
+    plain, scaled = (
+        LlavaForConditionalGeneration.from_pretrained(tmp_path / name).model.language_model.rotary_emb.inv_freq
+        for name in ("plain", "scaled")
+    )
+    assert torch.equal(scaled, plain / 2)
+    assert convert("llava", tmp_path / "scaled", tmp_path / "again") == 0
+    config = json.loads((tmp_path / "again" / "text_model_llava" / "config.json").read_bytes())
+    assert config["rope_scaling"] == scaling
+
+
+def test_a_scaling_that_the_authors_code_does_not_know_is_refused(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(saved, tmp_path / "saved", ignore=shutil.ignore_patterns("checkpoint-*"))
+    path = tmp_path / "saved" / "config.json"
+    config = json.loads(path.read_bytes())
+    config["text_config"]["rope_parameters"] |= {
+        "rope_type": "yarn",
+        "factor": 2.0,
+        "original_max_position_embeddings": 1024,
+    }
+    path.write_text(json.dumps(config))
+    assert convert("llava", tmp_path / "saved", tmp_path / "out") == 2
+    assert "by rope_type 'yarn', which the LLaVA authors' code does not know" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+class _Runs:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("it_ran"),)
+
+
+def test_code_in_a_file_of_weights_is_not_run(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(llava, tmp_path / "llava")
+    text_folder = tmp_path / "llava" / "text_model_llava"
+    (text_folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": _Runs()}, text_folder / "pytorch_model.bin")
+    assert convert("hf", tmp_path / "llava", tmp_path / "hf") == 2
+    said = capsys.readouterr().err
+    assert "pytorch_model.bin: is damaged, or holds more than tensors, which is not read" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "it_ran").exists()
 
 
 def test_the_converted_model_answers_as_before(saved: Path, llava: Path, tmp_path: Path) -> None:
