@@ -1,0 +1,132 @@
+"""`inspect_images DIR`: command line only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from preprocess.image_audit import Audit, audit
+from preprocess.rejects import shorten
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+_EPILOG = """\
+Files are compared by the sha256 of their bytes; pixels are not decoded: dataset.check_images=decode does that.
+Exit codes: 0 done, whatever was found; 1 a folder cannot be read; 2 wrong arguments.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code."""
+    options = _parser().parse_args(arguments)
+    folders = [options.folder] if options.against is None else [options.folder, options.against]
+    for folder in folders:
+        if not folder.is_dir():
+            print(f"inspect_images: {folder}: no such folder; give a folder of images", file=sys.stderr)
+            return WRONG_INPUT
+    try:
+        here, *there = [audit(folder) for folder in folders]
+        for line in _lines(here, options.most):
+            print(line)
+        for other in there:
+            for line in _shared_lines(here, other, options.against, options.most):
+                print(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+    except OSError as error:
+        print(f"inspect_images: {error.filename}: {error.strerror}; make it readable", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="inspect_images",
+        description="What is in a folder of images: formats, modes, sizes, EXIF rotations, files of the same content, "
+        "and images that another folder has too.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="all files under it are read")
+    parser.add_argument(
+        "--against", type=Path, metavar="OTHER", help="list images that are in both, such as train and val"
+    )
+    parser.add_argument(
+        "--most", type=_positive, default=5, metavar="N", help="examples of each kind to show (default 5)"
+    )
+    return parser
+
+
+def _lines(found: Audit, most: int) -> Iterator[str]:
+    yield _row("files", f"{found.files:,} ({found.size:,} bytes)")
+    yield _row("formats", _counted(found.formats))
+    yield _row("modes", _counted(found.modes))
+    for name, axis in (("width", 0), ("height", 1)):
+        pixels = Counter[int]()
+        for size, number in found.sizes.items():
+            pixels[size[axis]] += number
+        yield _row(name, _spread(pixels))
+    yield _row("not readable", f"{len(found.unreadable):,}")
+    yield from _examples(
+        (f"{shorten(path, 200)}: {why}" for path, why in found.unreadable), most, len(found.unreadable)
+    )
+    yield _row("EXIF rotation", f"{len(found.rotated):,}; training takes the pixels as they are stored")
+    yield from _examples((f"{shorten(path, 200)}: {tag}" for path, tag in found.rotated), most, len(found.rotated))
+    duplicates = found.duplicates
+    yield _row("duplicates", f"{len(duplicates):,} contents in {sum(map(len, duplicates)):,} files")
+    yield from _examples((_paths(paths, most) for paths in duplicates), most, len(duplicates))
+
+
+def _shared_lines(here: Audit, there: Audit, other: Path, most: int) -> Iterator[str]:
+    shared = here.shared_with(there)
+    files = sum(len(paths) for paths, _ in shared), sum(len(paths) for _, paths in shared)
+    yield _row("in both", f"{len(shared):,} contents, in {files[0]:,} files here and {files[1]:,} of {other}")
+    lines = (f"{_paths(ours, most)} is {_paths(theirs, most)} there" for ours, theirs in shared)
+    yield from _examples(lines, most, len(shared))
+
+
+def _row(name: str, value: str) -> str:
+    return f"{name:<15}{value}"
+
+
+def _examples(lines: Iterable[str], most: int, total: int) -> Iterator[str]:
+    for _, line in zip(range(most), lines, strict=False):
+        yield f"  {line}"
+    if total > most:
+        yield f"  and {total - most:,} more; --most {total} shows all"
+
+
+def _paths(paths: Sequence[str], most: int) -> str:
+    more = f" = {len(paths) - most:,} more" if len(paths) > most else ""
+    return " = ".join(shorten(path, 200) for path in paths[:most]) + more
+
+
+def _counted(numbers: Counter[str]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.most_common()) or "none"
+
+
+def _spread(values: Counter[int]) -> str:
+    """Smallest, median and largest."""
+    if not values:
+        return "none"
+    ordered, seen = sorted(values), 0
+    for median in ordered:
+        seen += values[median]
+        if 2 * seen >= values.total():
+            break
+    return f"{ordered[0]:,} to {ordered[-1]:,}, median {median:,}"
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number from 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
