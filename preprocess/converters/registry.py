@@ -1,23 +1,34 @@
-"""The source datasets there are, in the order the help lists them: the names of their modules."""
+"""The source datasets there are, in the order the help lists them."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from preprocess.converters import (
+    ai2d,
+    arxivcap,
+    arxivqa,
+    captions,
+    chartqa,
+    dvqa,
+    hub_parquet,
+    infographics_docvqa,
+    json2jsonl,
+    sp_docvqa,
+    synthdog_en,
+    webdataset,
+)
 from preprocess.converters.dataset import Dataset
 
-MODULES = (
-    "ai2d",
-    "arxivcap",
-    "arxivqa",
-    "chartqa",
-    "sp_docvqa",
-    "infographics_docvqa",
-    "dvqa",
-    "synthdog_en",
-    "captions",
-    "hub_parquet",
-    "webdataset",
-    "json2jsonl",
+DATASETS: tuple[Dataset, ...] = (
+    ai2d.DATASET,
+    arxivcap.DATASET,
+    arxivqa.DATASET,
+    chartqa.DATASET,
+    sp_docvqa.DATASET,
+    infographics_docvqa.DATASET,
+    dvqa.DATASET,
+    synthdog_en.DATASET,
+    captions.DATASET,
+    hub_parquet.DATASET,
+    webdataset.DATASET,
+    json2jsonl.DATASET,
 )
-DATASETS: tuple[Dataset, ...] = tuple(import_module(f"preprocess.converters.{name}").DATASET for name in MODULES)

@@ -18,6 +18,7 @@ COMMANDS = [
     "synthdog_en",
     "captions",
     "parquet",
+    "webdataset",
     "convert_json2jsonl",
 ]
 

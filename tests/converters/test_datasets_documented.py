@@ -2,10 +2,13 @@ import argparse
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+import preprocess.converters
+import preprocess.preprocess_dataset
 from preprocess.converters.job import check, run
 from preprocess.converters.registry import DATASETS
 from preprocess.preprocess_dataset import convert_json2jsonl_main, main
@@ -32,7 +35,7 @@ def test_every_command_has_its_row():
         assert any(dataset.name in command.split()[:2] for command in COMMANDS), dataset.name
 
 
-def test_the_example_of_a_new_dataset_works_as_it_stands(tmp_path, write_json):
+def test_the_example_of_a_new_dataset_works_as_it_stands(tmp_path, write_json, monkeypatch):
     guide = (DOCS / "add_a_dataset.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(\"\"\".*?)```", guide, re.DOTALL)
     module_path = tmp_path / "textvqa.py"
@@ -40,6 +43,18 @@ def test_the_example_of_a_new_dataset_works_as_it_stands(tmp_path, write_json):
     spec = importlib.util.spec_from_file_location("textvqa", module_path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+
+    # The last line of the page's code, in a copy of the registry.
+    (line,) = re.findall(r"```python\n(from preprocess.*?)```", guide, re.DOTALL)
+    monkeypatch.setitem(sys.modules, "preprocess.converters.textvqa", module)
+    monkeypatch.setattr(preprocess.converters, "textvqa", module, raising=False)
+    registry = {}
+    exec((Path(preprocess.converters.__file__).parent / "registry.py").read_text(encoding="utf-8") + line, registry)
+    assert registry["DATASETS"] == (*DATASETS, module.DATASET)
+    monkeypatch.setattr(preprocess.preprocess_dataset, "DATASETS", registry["DATASETS"])
+    with pytest.raises(SystemExit) as shown:
+        main(["textvqa", "-h"])
+    assert shown.value.code == 0
 
     entry = {
         "question_id": 34602,
