@@ -21,10 +21,12 @@ from written import IMAGES, records_of, second  # noqa: E402
 from loaders import create_dataloader  # noqa: E402
 
 PAGE = (CHECKOUT / "docs" / "loaders.md").read_text(encoding="utf-8")
+CODE = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 BLOCKS = [
     (section.partition("\n")[0], code)
     for section in PAGE.split("\n## ")[1:]
     for code in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    if "def make_model" not in code
 ]
 
 
@@ -78,7 +80,23 @@ def test_every_block_of_the_page_is_run_here() -> None:
         "With the Hugging Face Trainer",
         "The lazy twin",
     ]
-    assert PAGE.count("```python") == len(BLOCKS)
+    assert PAGE.count("```python") == len(CODE) == len(BLOCKS) + 1
+
+
+def test_the_page_runs_as_it_stands_in_a_new_process(place: Path) -> None:
+    script = place / "page.py"
+    script.write_text("\n".join(CODE), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script.name],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'images': (2, 3, 336, 336)" in done.stdout
+    assert (place / "trained" / "checkpoint-10").is_dir()
 
 
 def test_a_batch(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

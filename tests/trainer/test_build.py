@@ -20,7 +20,8 @@ from trainer.build import build_model, freeze, load_checkpoint  # noqa: E402
 from trainer.data import RowShape, read_row_shape  # noqa: E402
 from trainer.params import Params  # noqa: E402
 from trainer.params_file import ParamsError  # noqa: E402
-from trainer.processor import find_tokenizer, image_token_id  # noqa: E402
+from trainer.processor import find_tokenizer  # noqa: E402
+from trainer.prompt_tokenizer import image_token_id  # noqa: E402
 
 
 def make(**changes: Any) -> Any:
