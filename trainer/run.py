@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,17 @@ from trainer.arguments import make_training_arguments, set_steps
 from trainer.batch_stream import BatchStream
 from trainer.build import build_model, freeze, load_checkpoint
 from trainer.checkpoints import (
+    DamagedError,
+    check,
+    finish,
+    has_finished,
+    is_checkpoint,
     is_finished,
-    is_whole,
+    newest_whole,
     read_state,
     refuse_other_params,
+    set_aside,
     step_of,
-    whole_checkpoints,
     write_params,
 )
 from trainer.data import RowShape, eval_folders, make_eval_loader, make_train_loader, read_row_shape
@@ -41,7 +47,7 @@ _RESULTS = {"train": "train_results.json", "eval": "eval_results.json"}
 _EPILOG = """\
 Give any key of the params as section.key=value to override it:
   python -m trainer.run --params params_tiny_phase1.yaml --model_dir out train_input.batch_size=16
-Run the same command again after an interruption: it goes on from the last whole checkpoint, with the batch that was
+Run the same command again after an interruption: it resumes from the last whole checkpoint, with the batch that was
 next.
 
 Exit codes: 0 done; 1 the run failed (checkpoints stay); 2 params, arguments or inputs are wrong; 130 interrupted.
@@ -69,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         return _fail(FAILED, f"{one_line(error)[:200]}; give a smaller train_input.micro_batch_size")
     except (OSError, SafetensorError) as error:
-        return _fail(FAILED, f"{one_line(error)}; whole checkpoints stay: mend that and run the same command again")
+        return _fail(FAILED, f"{one_line(error)}; whole checkpoints stay: correct that and run the same command again")
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, "interrupted; run the same command again to go on from the last checkpoint")
     return DONE
@@ -139,15 +145,20 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
     first = trainer.is_world_process_zero()
     done = 0 if resume is None else step_of(resume)
     if first:
+        if resume is not None and resume.parent == model_dir:
+            set_aside(model_dir, resume)
         write_params(model_dir, params)
         print(_describe(model, params, weights, done, arguments.max_steps, len(loader)), flush=True)
-    if not is_finished(model_dir, arguments.max_steps):
+    if not _is_finished(model_dir, arguments.max_steps, resume):
         if done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         else:  # killed after the last checkpoint
             trainer.state = TrainerState.load_from_json(str(Path(str(resume)) / "trainer_state.json"))
         trainer.save_model(str(model_dir))
         trainer.save_state()
+        trainer.accelerator.wait_for_everyone()
+        if first:
+            finish(model_dir, arguments.max_steps)
     if first:
         print(f"{'model':<12} {model_dir}", flush=True)
 
@@ -160,6 +171,8 @@ def evaluate(params: Params, model_dir: Path, checkpoint_path: str | None) -> No
     """
     folders = eval_folders(params)
     shape = read_row_shape(params, folders)
+    if checkpoint_path is not None:
+        _check_weights(checkpoint_path)
     weights = checkpoint_path or _trained_model(model_dir)
     model, _ = _make(params, shape, weights)
     arguments = make_training_arguments(params, model_dir, vision_is_trained=False)
@@ -182,29 +195,64 @@ def evaluate(params: Params, model_dir: Path, checkpoint_path: str | None) -> No
 
 
 def _checkpoint_to_resume(params: Params, model_dir: Path, checkpoint_path: str | None) -> Path | None:
-    """The checkpoint that training goes on from, with optimizer and place in the data; None for a new run."""
-    whole = whole_checkpoints(model_dir)
-    if whole:
+    """The checkpoint that training resumes from, with optimizer and place in the data; None for a new run."""
+    newest = _newest_whole(model_dir)
+    if newest is not None:
         refuse_other_params(model_dir, params)
-        return whole[-1]
-    if checkpoint_path is None or params.runconfig.load_checkpoint_states == "model":
+        return newest
+    if checkpoint_path is None:
         return None
-    if not is_whole(Path(checkpoint_path)):
+    if params.runconfig.load_checkpoint_states == "model":
+        _check_weights(checkpoint_path)
+        return None
+    if not is_checkpoint(Path(checkpoint_path)):
         raise ParamsError(
             f"--checkpoint_path {checkpoint_path}: is no whole checkpoint of a run, which "
             "runconfig.load_checkpoint_states all needs; give a folder named checkpoint-N, or load the model alone"
         )
+    _check_weights(checkpoint_path, weights_alone=False)
     return Path(checkpoint_path)
 
 
 def _trained_model(model_dir: Path) -> str:
     """What a run left in its folder: the trained model, else the last whole checkpoint."""
-    if (model_dir / "config.json").exists():
-        return str(model_dir)
-    whole = whole_checkpoints(model_dir)
-    if not whole:
-        raise ParamsError(f"--model_dir {model_dir}: holds no model to evaluate; give --checkpoint_path")
-    return str(whole[-1])
+    if not has_finished(model_dir):
+        newest = _newest_whole(model_dir)
+        if newest is not None:
+            return str(newest)
+        if not (model_dir / "config.json").exists():
+            raise ParamsError(f"--model_dir {model_dir}: holds no model to evaluate; give --checkpoint_path")
+    _check_weights(str(model_dir))
+    return str(model_dir)
+
+
+def _newest_whole(model_dir: Path) -> Path | None:
+    newest, damages = newest_whole(model_dir)
+    for damage in damages:
+        _warn(f"{damage}; {newest} is used instead")
+    return newest
+
+
+def _check_weights(folder: str, *, weights_alone: bool = True) -> None:
+    """Refuse weights, or a whole checkpoint, that are not as a run wrote them."""
+    try:
+        check(Path(folder), weights_alone=weights_alone)
+    except DamagedError as error:
+        raise ParamsError(f"{error}; restore the file, or give the folder of another checkpoint") from None
+
+
+def _is_finished(model_dir: Path, steps: int, resume: Path | None) -> bool:
+    """Whether nothing is left to do. A damaged model is saved again from the checkpoint that is resumed."""
+    try:
+        return is_finished(model_dir, steps)
+    except DamagedError as error:
+        if resume is None:
+            raise ParamsError(
+                f"{error}, and {model_dir} has no checkpoint to save it from again; restore the file, or give another "
+                "--model_dir"
+            ) from None
+        _warn(f"{error}; the model is saved again from {resume}")
+        return False
 
 
 def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaForRows, object]:
@@ -239,6 +287,12 @@ def _describe(
         "steps": f"{done:,} of {max_steps:,} done, {steps_per_epoch:,} in an epoch",
     }
     return "\n".join(f"{name:<12} {value}" for name, value in lines.items())
+
+
+def _warn(message: str) -> None:
+    """To stderr, by the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"trainer.run: warning: {message}", file=sys.stderr, flush=True)
 
 
 def _fail(code: int, message: str) -> int:

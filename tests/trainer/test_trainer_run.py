@@ -19,7 +19,7 @@ from small import IMAGES, dataset, logged, run_python, write_params  # noqa: E40
 from loaders import create_dataloader  # noqa: E402
 from trainer.batch_stream import BatchStream  # noqa: E402
 from trainer.build import load_checkpoint  # noqa: E402
-from trainer.checkpoints import whole_checkpoints  # noqa: E402
+from trainer.checkpoints import finished_saving  # noqa: E402
 from trainer.data import read_row_shape  # noqa: E402
 from trainer.params_file import load_params  # noqa: E402
 from trainer.run import main  # noqa: E402
@@ -138,7 +138,7 @@ def test_killed_in_the_middle_and_resumed_it_sees_the_same_batches_and_ends_with
     )
     assert killed.returncode == -9, killed.stderr
     assert (tmp_path / "log").read_text().split() == expected[:10]
-    assert [path.name for path in whole_checkpoints(broken)] == ["checkpoint-2", "checkpoint-4"]
+    assert [path.name for path in finished_saving(broken)] == ["checkpoint-2", "checkpoint-4"]
     assert recorded_run(broken) == expected[8:], "two micro-batches to a step: it goes on with the fifth step"
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(broken)[name]), name
@@ -170,12 +170,12 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(
 ) -> None:
     params, model_dir = trained
     shutil.copytree(model_dir, tmp_path / "model")
-    (tmp_path / "model" / "trainer_state.json").unlink()
+    (tmp_path / "model" / "finished.json").unlink()
     (tmp_path / "model" / "checkpoint-4" / "loader_state.json").unlink()
     (tmp_path / "model" / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
     assert run(params, tmp_path / "model") == 0
     assert "checkpoint-2" in capsys.readouterr().out
-    assert [path.name for path in whole_checkpoints(tmp_path / "model")] == ["checkpoint-2", "checkpoint-4"]
+    assert [path.name for path in finished_saving(tmp_path / "model")] == ["checkpoint-2", "checkpoint-4"]
     assert_close(tmp_path / "model", model_dir, 1e-6)
 
 
