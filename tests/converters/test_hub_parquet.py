@@ -7,6 +7,7 @@ import shutil
 from io import BytesIO
 
 import pytest
+from conftest import create
 
 from .interruption import contents, killed_at
 from .real_excerpts import SHARED, with_real_excerpts
@@ -458,6 +459,23 @@ def test_what_is_written_is_what_the_datasets_package_reads(run, tmp_path, image
         human, gpt = values(record)
         assert human[1].removeprefix("<image>\n" * len(written)) == row["texts"][0]["user"]
         assert gpt[1] == row["texts"][0]["assistant"]
+
+
+def test_the_main_job_takes_what_is_written(run, tmp_path, image_bytes, make_config):
+    """One image, none, and a caption; images are checked by decoding them."""
+    turns = [pair("What is it?", "A red square."), pair("Sure?", "Yes.")]
+    rows = [rated([struct(image_bytes("red"))], turns), rated([], turns)]
+    write(tmp_path / "data/a.parquet", rows, SCHEMAS["finevision"])
+    row = {"id": "b", "image": struct(image_bytes("blue", "PNG")), "caption": "A blue square."}
+    write(tmp_path / "data/b.parquet", [row], SCHEMAS["caption"])
+    assert run("--image_prefix", "fv/images", images=tmp_path / "parent/fv/images").code == 0
+    config = make_config(
+        setup__input_dir=str(tmp_path / "jsonl"),
+        dataset__image_dir=str(tmp_path / "parent"),
+        dataset__check_images="decode",
+    )
+    outcome = create(config)
+    assert (outcome.params["counts"]["written"], outcome.params["counts"]["rejected"]) == (3, 0)
 
 
 @with_real_excerpts
