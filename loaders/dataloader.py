@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from loaders.mixture import MixtureOrder
 from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
 from loaders.samples import Sample
 from loaders.shard_reader import BLOCK_ROWS
+
+_log = logging.getLogger(__name__)
 
 
 class LlavaDataLoader(DataLoader[Sample]):
@@ -70,6 +73,7 @@ class LlavaDataLoader(DataLoader[Sample]):
         return self._hand_out(batches, self._iterations)
 
     def _hand_out(self, batches: Iterator[Any], iteration: int) -> Iterator[Batch]:
+        failed_before = self.failed_images
         for batch in batches:
             # An iterator that someone still holds after the next was begun has no say in the place.
             if iteration == self._iterations:
@@ -77,6 +81,13 @@ class LlavaDataLoader(DataLoader[Sample]):
                 self.failed_images += batch.failed_images
             yield batch
         if iteration == self._iterations:
+            if failed := self.failed_images - failed_before:
+                _log.warning(
+                    "epoch %d: %d images could not be read and were left blank, %d since the start",
+                    self.epoch,
+                    failed,
+                    self.failed_images,
+                )
             self.batch_sampler.set_epoch(self.epoch + 1)
             self._handed = 0
 

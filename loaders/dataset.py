@@ -22,6 +22,8 @@ from loaders.shard_reader import BLOCK_ROWS, ShardReader
 OnImageError = Literal["raise", "blank"]
 Folders = str | Path | Sequence[str | Path]
 _log = logging.getLogger(__name__)
+# Failed images that each process logs; the loader counts all of an epoch.
+_MOST_LOGGED = 10
 
 
 class LlavaH5Dataset(Dataset[Sample]):
@@ -87,6 +89,7 @@ class LlavaH5Dataset(Dataset[Sample]):
             shards, cache_blocks=cache_blocks, open_files=open_files, threads=threads, verify=verify
         )
         self._modality_lengths: npt.NDArray[np.int32] | None = None
+        self._failures = 0
 
     def __len__(self) -> int:
         """Rows in all dirs."""
@@ -195,7 +198,9 @@ class LlavaH5Dataset(Dataset[Sample]):
                 f"cannot be read ({error})"
             )
             if self._blank_failures:
-                _log.warning("%s; the row is left blank", said)
+                self._failures += 1
+                if self._failures <= _MOST_LOGGED:
+                    _log.warning("%s; the row is left blank", said)
                 return None
             raise ImageError(f'{said}; restore the file, or give on_image_error="blank" to train without it') from None
 

@@ -141,6 +141,20 @@ def test_a_blank_image_is_masked_without_loss_and_counted(tmp_path: Path, worker
     assert failed > 10
 
 
+def test_ten_blank_images_are_logged_and_then_a_count_per_epoch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, _ = make_failing(tmp_path)
+    loader = create_dataloader(first().root, images, 10, shuffle=False, on_image_error="blank")
+    for _ in loader:
+        pass
+    failed = loader.failed_images
+    assert failed > 10
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 11
+    assert said[-1] == f"epoch 0: {failed} images could not be read and were left blank, {failed} since the start"
+
+
 def test_images_of_several_dirs_come_from_their_own_folder(tmp_path: Path) -> None:
     import shutil
 

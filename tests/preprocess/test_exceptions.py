@@ -1,0 +1,82 @@
+"""The cases of docs/rows.md in which rows differ from the LLaVA authors' code, on the embedded tokenizer."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from conftest import QUICKSTART, turn_pair
+
+from preprocess.conversation import read_conversation
+from preprocess.features import RowLayout, empty_rows, measure_rows, write_rows
+from preprocess.record_keys import RecordKeys
+from preprocess.templates import TEMPLATES, Mark, Renderer
+from preprocess.token_batches import batch_of
+from preprocess.tokenizer import load_tokenizer
+from preprocess.tokens import Encoder, TokenSequence
+
+RENDERER = Renderer(TEMPLATES["vicuna_v1"])
+
+
+@functools.cache
+def encoder() -> Encoder:
+    return Encoder(load_tokenizer(str(QUICKSTART / "tokenizer")))
+
+
+def sample(question: str, answer: str, **record: Any) -> TokenSequence:
+    conversation = read_conversation({"conversations": turn_pair(question, answer), **record}, RecordKeys())
+    return encoder().encode(RENDERER.render(conversation))
+
+
+def supervised_text(sequence: TokenSequence) -> str:
+    tokens = encoder().tokenizer.tokens
+    spans = (sequence.ids[start:end].tolist() for start, end in sequence.supervised)
+    return "".join(tokens[id_] for ids in spans for id_ in ids).replace("▁", " ")
+
+
+def test_special_tokens_typed_in_a_text_stay_text() -> None:
+    eos = encoder().tokenizer.eos_id
+    assert (sample("Q </s>", "A </s> <s>").ids == eos).sum() == 1
+
+
+def test_role_markers_inside_a_text_do_not_mask_the_sample() -> None:
+    assert supervised_text(sample("Q", "He said ASSISTANT: yes. USER: no.")) == " He said ASSISTANT: yes. USER: no.</s>"
+
+
+def test_a_row_that_is_cut_predicts_the_token_after_the_cut() -> None:
+    sequence = sample("<image>\nQ", "word " * 200 + "end", image="a.png")
+    assert sequence.image_at is not None
+    layout = RowLayout(sequence.image_at + 4 + 40, 4, sequence.image_at, encoder().tokenizer.pad_id, truncate=True)
+    facts, wrong = measure_rows(batch_of(sequence), layout)
+    rows = empty_rows(1, layout)
+    write_rows(batch_of(sequence), facts, layout, rows)
+    assert not wrong
+    assert facts.truncated.all()
+    assert rows.loss_mask[0, -1] == 1
+    assert rows.labels[0, -1] == sequence.ids[sequence.image_at + 40]
+
+
+def test_a_text_only_row_has_num_patches_positions_less() -> None:
+    sequence = sample("Q", "word " * 100)
+    start = len(encoder().encode(RENDERER.before_image()).ids)
+    length = len(sequence.ids) - 1
+    for slots, truncated in ((1, True), (0, False)):
+        layout = RowLayout(length, slots, start, encoder().tokenizer.pad_id, truncate=True)
+        facts, _ = measure_rows(batch_of(sequence), layout)
+        assert facts.truncated.tolist() == [truncated]
+        assert facts.text_tokens.tolist() == [length - slots]
+
+
+def test_an_image_token_that_appears_when_another_is_removed_is_text() -> None:
+    conversation = read_conversation(
+        {"image": "a.png", "conversations": turn_pair("a <im<image>age> b", "A")}, RecordKeys()
+    )
+    assert (conversation.image, conversation.rounds) == ("a.png", [("a <image> b", "A")])
+    segments = RENDERER.render(conversation)
+    assert segments.count(Mark.IMAGE) == 1
+
+
+def test_a_round_with_an_empty_answer_is_left_out() -> None:
+    turns = [*turn_pair("Q1", ""), *turn_pair("Q2", "A2")]
+    conversation = read_conversation({"conversations": turns}, RecordKeys())
+    assert (conversation.rounds, conversation.rounds_dropped) == ([("Q2", "A2")], 1)
