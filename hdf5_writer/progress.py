@@ -28,7 +28,7 @@ class ConsoleProgress:
 
     def note(self, sentence: str) -> None:
         """Say something the user should know."""
-        self._print(f"note: {sentence}")
+        self._print(sentence if sentence.startswith("warning: ") else f"note: {sentence}")
 
     def planned(self, plan: Plan, done: int, records: int) -> None:
         """Say what will be done."""

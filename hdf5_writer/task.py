@@ -249,7 +249,7 @@ class _Work:
     def add(self, lines: list[Line]) -> None:
         """Make a row or a reject of each line."""
         stages, lap = self._stages, self.facts.lap
-        lines, records = self._pass("parse", _parse, lines, lines)
+        lines, records = self._pass("parse", parse_line, lines, lines)
         lines, conversations = self._pass("validate", stages.read, lines, records)
         rendered = [stages.renderer.render(conversation) for conversation in conversations]
         lap("render")
@@ -342,7 +342,12 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
     }
 
 
-def _parse(line: Line) -> dict[str, Any]:
+def parse_line(line: Line) -> dict[str, Any]:
+    """The record of a line.
+
+    Raises:
+        Rejected: it is too long, or no JSON object.
+    """
     if line.size > LONGEST_LINE:
         raise Rejected(Reason.LINE_TOO_LONG, f"the line has {line.size:,} bytes, expected at most {LONGEST_LINE:,}")
     return parse_record(line.data)

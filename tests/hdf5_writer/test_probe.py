@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import QUICKSTART, turn_pair, write_jsonl
 
 from hdf5_writer import create_hdf5_dataset
 from hdf5_writer.probe import MOST_PROBED, probed_records
+from preprocess.preprocess_dataset import convert_json2jsonl_main
 
 IMAGES = QUICKSTART / "images"
 
@@ -29,12 +31,15 @@ def run(tmp_path: Path, *arguments: str) -> int:
     )
 
 
-@pytest.mark.parametrize("count", [1, 499, 500, 501, 1999, 2_000_000])
-def test_the_records_are_spread_over_all_and_depend_on_their_number_alone(count: int) -> None:
-    probed = probed_records(count)
-    assert len(set(probed.tolist())) == min(count, MOST_PROBED)
-    assert probed[0] == 0
-    assert probed[-1] >= count - 1 - count // MOST_PROBED
+@pytest.mark.parametrize("counts", [[1], [499], [2_000_000], [1_000_000, 300], [0, 3, 0], [5] * 400, [7, 900, 20]])
+def test_some_records_of_every_input_are_looked_at(counts: list[int]) -> None:
+    probed = probed_records(counts)
+    assert len(probed) == len(set(probed.tolist())) <= MOST_PROBED
+    ends = np.cumsum(counts)
+    assert 0 <= probed.min() <= probed.max() < ends[-1]
+    if len(counts) <= MOST_PROBED // 2:
+        files = set(np.searchsorted(ends, probed, side="right").tolist())
+        assert files == {number for number, count in enumerate(counts) if count}
 
 
 def test_a_wrong_image_folder_stops_the_run_before_it_writes(
@@ -74,13 +79,17 @@ def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
     assert run(tmp_path, "--overwrite", "setup.max_reject_fraction=1") == 0
 
 
+@pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], indent: int | None
 ) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jsonl").write_text(json.dumps(records(30), indent=1))
+    write_jsonl(tmp_path / "in" / "b.jsonl", records(30))
+    (tmp_path / "in" / "a.jsonl").write_text(json.dumps(records(30), indent=indent))
     assert run(tmp_path) == 2
-    assert f"run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in said
+    (tmp_path / "in" / "a.jsonl").rename(tmp_path / "in" / "a.json")
+    assert convert_json2jsonl_main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "lines")]) == 0
 
 
 def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
