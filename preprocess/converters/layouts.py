@@ -3,7 +3,7 @@
 # Where they are from (all on https://huggingface.co/datasets):
 #   finevision    HuggingFaceM4/FineVision, its parts in several orders of columns and fields
 #   cauldron      HuggingFaceM4/the_cauldron
-#   llava         lmms-lab/LLaVA-OneVision-Data, LLaVA-ReCap-*, LLaVA-OneVision-1.5-Instruct-Data
+#   llava         lmms-lab/LLaVA-OneVision-Data, LLaVA-ReCap-*
 #   messages      HuggingFaceH4/llava-instruct-mix-vsft, and what TRL trains on
 #   caption       lmms-lab/LLaVA-One-Vision-1.5-Mid-Training-85M
 

@@ -81,8 +81,7 @@ def images_of(value: object) -> tuple[ImageFile, ...]:
 def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) -> tuple[object, int]:
     """The turns that are rated well enough, and how many are not.
 
-    A column rates either each turn of the list or the row as a whole. What has no rating stays, as in nanoVLM, which
-    FineVision was made for.
+    A column rates either each turn of the list or the row as a whole. What has no rating stays.
 
     Raises:
         Rejected: BELOW_MIN_RATING, when nothing is left; WRONG_COLUMNS, when a column holds no ratings.
