@@ -68,9 +68,19 @@ def load_tokenizer(name: str) -> Tokenizer:
     """Load a local folder, or a Hugging Face name through the hub's cache.
 
     Raises:
-        ConfigError: nothing there, a broken or missing model file, or a vocabulary that cannot be the one
-            that the config beside it speaks of.
+        ConfigError: nothing there, a broken or missing model file, a vocabulary that cannot be the one that the
+            config beside it speaks of, or too little memory.
     """
+    try:
+        return _load(name)
+    except MemoryError:
+        raise ConfigError(
+            f"processor.tokenizer_type {name}: the memory is too small to load it; free some, or raise the limit that "
+            "this process has, and run the same command again"
+        ) from None
+
+
+def _load(name: str) -> Tokenizer:
     folder = resolve_folder(name)
     model_bytes, config = _read_model_files(folder), _read_config(folder)
     digest = _digest(model_bytes, config)
@@ -222,6 +232,8 @@ def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
         tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         spec = orjson.loads(data)
     except Exception as error:  # the library raises bare Exception for whatever is wrong in the file
+        if isinstance(error, MemoryError) or "Not enough memory" in str(error):  # the latter is orjson's
+            raise MemoryError from None
         raise ConfigError(
             f"{folder / 'tokenizer.json'}: is no tokenizer ({' '.join(str(error).split())}): "
             f"{_what_it_is_instead(data)}"

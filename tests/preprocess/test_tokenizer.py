@@ -54,6 +54,27 @@ def test_a_broken_model_file_is_refused(tmp_path: Path, name: str, content: byte
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "call", "error"),
+    [
+        ("tokenizer/tokenizer.json", "tokenizers.Tokenizer", MemoryError()),
+        ("tokenizer/tokenizer.json", "orjson.loads", ValueError("Not enough memory to allocate buffer for parsing")),
+        ("tokenizer_sentencepiece/tokenizer.model", "sentencepiece.SentencePieceProcessor", MemoryError()),
+    ],
+)
+def test_too_little_memory_is_not_taken_for_a_broken_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, call: str, error: Exception
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    fails.from_str = fails  # type: ignore[attr-defined]
+    shutil.copy(QUICKSTART / model, tmp_path)
+    monkeypatch.setattr(call, fails)
+    with pytest.raises(ConfigError, match="the memory is too small to load it; free some"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_vocabulary_without_the_configs_tokens_is_refused(folder: Path) -> None:
     edit_config(folder, eos_token="<|im_end|>")
     with pytest.raises(ConfigError, match=r"eos_token is '<\|im_end\|>', which the vocabulary does not have"):
