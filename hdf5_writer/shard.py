@@ -19,7 +19,7 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from hdf5_writer.schema import DATASETS, GZIP_LEVEL, DatasetSpec
-from preprocess.features import RowArrays, RowFacts, RowLayout, clear_rows, empty_rows, write_rows
+from preprocess.features import RowFacts, RowLayout, clear_rows, empty_rows, write_rows
 from preprocess.token_batches import TokenBatch
 
 # Metadata with checksums, readable since HDF5 1.10.
@@ -28,6 +28,8 @@ LENGTH_BIN = 64
 # Not 1 or 2: with those, ISA-L's output depends on what happened to be in the memory it works in. A new process in
 # twenty compressed small chunks otherwise than the rest did (isal 1.9.1). Level 0 keeps its tables in its own state.
 _ISAL_LEVEL = 0
+# One of so many blocks is read back after writing, beside the first and the last.
+_READ_BACK_EVERY = 32
 
 
 @dataclass
@@ -55,7 +57,12 @@ class ShardBuilder:
     """Takes rows in order and makes the file."""
 
     def __init__(
-        self, layout: RowLayout, attributes: dict[str, int | str], lap: Callable[[str], None] = lambda stage: None
+        self,
+        layout: RowLayout,
+        attributes: dict[str, int | str],
+        lap: Callable[[str], None] = lambda stage: None,
+        *,
+        verify_all: bool = False,
     ) -> None:
         """Start an empty one.
 
@@ -63,7 +70,11 @@ class ShardBuilder:
             layout: of its rows.
             attributes: the file's, but for `n_examples`.
             lap: told the name of each stage when it ends.
+            verify_all: read every block back, not only the first, every 32nd and the last.
         """
+        self._verify_all = verify_all
+        # Block → its rows and the CRC-32 of each wide dataset, of the blocks that are read back.
+        self._written: dict[int, tuple[int, dict[str, int]]] = {}
         self.counts = RowCounts()
         self._layout = layout
         self._attributes = attributes
@@ -118,10 +129,9 @@ class ShardBuilder:
         rows = self.counts.rows
         self._lap("assemble")
         clear_rows(self._rows.part(self._filled, self._block_rows), self._layout)
-        last_block, last_rows = RowArrays(*(array[: self._filled].copy() for array in self._rows)), self._filled
         if self._filled:
             # A shard of less than one chunk has chunks of its own size; otherwise the last one is filled up.
-            self._compress_block(self._block_rows if rows > self._block_rows else rows)
+            self._compress_block(self._block_rows if rows > self._block_rows else rows, is_last=True)
         columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.array(values, dtype=DATASETS[name].dtype) for name, values in self._narrow.items()
         }
@@ -139,10 +149,15 @@ class ShardBuilder:
             file.flush()
             image: bytes = file.id.get_file_image()
         self._lap("compress")
-        _read_back(image, rows, last_block, last_rows, columns)
+        _read_back(image, self._block_rows, self._written, columns)
         return image
 
-    def _compress_block(self, rows: int) -> None:
+    def _compress_block(self, rows: int, *, is_last: bool = False) -> None:
+        number = len(self._chunks["labels"])
+        if self._verify_all or is_last or number % _READ_BACK_EVERY == 0:
+            filled = self._rows.part(0, self._filled)
+            checksums = {name: isal_zlib.crc32(getattr(filled, name).data) for name in self._chunks}
+            self._written[number] = (self._filled, checksums)
         for name, chunks in self._chunks.items():
             array: npt.NDArray[np.generic] = getattr(self._rows, name)
             chunks.append(compress_chunk(array[:rows], self._width))
@@ -216,15 +231,26 @@ def _compress_column(column: npt.NDArray[np.generic], spec: DatasetSpec) -> list
 
 
 def _read_back(
-    image: bytes, rows: int, block: RowArrays, block_rows: int, columns: dict[str, npt.NDArray[np.generic]]
+    image: bytes,
+    block_rows: int,
+    written: dict[int, tuple[int, dict[str, int]]],
+    columns: dict[str, npt.NDArray[np.generic]],
 ) -> None:
-    """Read the last rows, and every narrow column, the way any reader does, and compare."""
+    """Read some blocks, and every narrow column, the way any reader does, and compare with what was written.
+
+    `written`: block → its rows and the CRC-32 of each wide dataset.
+    """
     with h5py.File(io.BytesIO(image), "r") as file:
-        for name in DATASETS:
-            if name in columns:
-                found, expected = file[name][:], columns[name]
-            else:
-                found = file[name][rows - block_rows :]
-                expected = getattr(block, name)[:block_rows]
-            if not np.array_equal(found, expected):
-                raise RuntimeError(f"HDF5 reads back other values of {name} than were written; no shard was made")
+        for name, column in columns.items():
+            if not np.array_equal(file[name][:], column):
+                raise RuntimeError(_mismatch(name, "its values"))
+        for number, (rows, checksums) in written.items():
+            start = number * block_rows
+            for name, checksum in checksums.items():
+                found = np.ascontiguousarray(file[name][start : start + rows])
+                if isal_zlib.crc32(found.data) != checksum:
+                    raise RuntimeError(_mismatch(name, f"rows {start} to {start + rows - 1}"))
+
+
+def _mismatch(name: str, what: str) -> str:
+    return f"read-back mismatch: HDF5 gives other values of {name} ({what}) than were written; no shard was made"

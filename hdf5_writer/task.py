@@ -240,7 +240,8 @@ class _Work:
 
     def __init__(self, plan: Plan, stages: Stages, layout: RowLayout) -> None:
         self.facts = TaskFacts(fingerprints_every(plan.records))
-        self.builder = ShardBuilder(layout, shard_attributes(plan), self.facts.lap)
+        verify_all = plan.config.setup.verify == "full"
+        self.builder = ShardBuilder(layout, shard_attributes(plan), self.facts.lap, verify_all=verify_all)
         self.rejects: list[tuple[int, int, dict[str, Any]]] = []
         self.moved = self.skipped = self.dropped = 0
         self.unused = UnusedKeys()

@@ -40,6 +40,7 @@ class SetupConfig(_Section):
     shuffle: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    verify: Literal["sampled", "full"] = "sampled"
     engine: Literal["local", "dask"] = "local"
     dask: DaskConfig = DaskConfig()
 

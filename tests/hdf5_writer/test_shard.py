@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from isal import isal_zlib
 
+from hdf5_writer import shard as shard_module
 from hdf5_writer.schema import DATASETS, SchemaError, check_version
 from hdf5_writer.shard import ShardBuilder, compress_chunk
 from preprocess.features import RowLayout, measure_rows
@@ -171,3 +172,33 @@ def test_every_process_compresses_alike() -> None:
         subprocess.run([sys.executable, "-c", _COMPRESS], capture_output=True, check=True).stdout for _ in range(12)
     }
     assert len(found) == 1
+
+
+def build_with(monkeypatch: pytest.MonkeyPatch, damaged_block: int, rows: int, *, verify_all: bool) -> None:
+    """Build with a compressor that writes 7s into one block of labels."""
+    blocks = 0
+
+    def compress(array: Any, width: int | None = None) -> bytes:
+        nonlocal blocks
+        if array.ndim == 2 and array.dtype == np.int32:
+            blocks += 1
+            if (blocks - 1) // 2 == damaged_block:
+                array = np.full_like(array, 7)
+        return compress_chunk(array, width)
+
+    monkeypatch.setattr(shard_module, "compress_chunk", compress)
+    builder = ShardBuilder(LAYOUT, {"schema_version": "1.0", "pad_id": 0}, verify_all=verify_all)
+    add(builder, range(rows))
+    builder.finish()
+
+
+@pytest.mark.parametrize("damaged_block", [0, 1])
+def test_a_compressor_that_writes_something_else_is_found(monkeypatch: pytest.MonkeyPatch, damaged_block: int) -> None:
+    with pytest.raises(RuntimeError, match="read-back mismatch: HDF5 gives other values of text_input_ids"):
+        build_with(monkeypatch, damaged_block, 128, verify_all=damaged_block == 1)
+
+
+def test_every_block_is_read_back_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_with(monkeypatch, 3, 400, verify_all=False)  # not among the sampled ones
+    with pytest.raises(RuntimeError, match="rows 192 to 255"):
+        build_with(monkeypatch, 3, 400, verify_all=True)
