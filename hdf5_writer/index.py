@@ -48,9 +48,11 @@ def build_index(
     """
     try:
         return _build_index(root, inputs, layout, limit)
-    except BaseException:
+    except BaseException as error:
         for number in range(len(inputs)):
             layout.unpacked(number).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(layout.work)  # a failed write does not say of what
         raise
 
 

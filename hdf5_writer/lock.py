@@ -27,6 +27,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
 
     Raises:
         BusyError: another process holds it.
+        ConfigError: the file system has no locks.
     """
     with path.open("a+") as file:
         try:
@@ -36,6 +37,11 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
             raise BusyError(
                 f"{path.parent.parent}: another run is writing here ({file.read().strip() or 'unknown owner'}); "
                 "wait for it to end or use another setup.output_dir"
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be locked ({error.strerror}); the file system has no flock: mount it with locks, or "
+                "give a setup.output_dir on one that has them"
             ) from None
         file.seek(0)
         file.truncate()
