@@ -49,7 +49,10 @@ def load_prompt_tokenizer(source: str, key: str) -> PreTrainedTokenizerBase:
     except ConfigError as error:
         raise ParamsError(str(error).replace("processor.tokenizer_type", key)) from None
     if rows.dummy_prefix:
-        tokenizer = _with_prefix_after_image(tokenizer, _merge_scores(folder), has_bos=rows.bos_id is not None)
+        tokenizer = _with_prefix_after_image(tokenizer, _merge_scores(folder))
+    if rows.bos_id is not None and tokenizer("").input_ids != [rows.bos_id]:
+        # Every row begins with it, whatever the folder says of prompts.
+        tokenizer.add_bos_token, tokenizer.add_eos_token = True, False
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
     return tokenizer
@@ -60,9 +63,7 @@ def image_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int | None:
     return None if tokenizer is None else int(tokenizer.get_vocab()[IMAGE_TOKEN])
 
 
-def _with_prefix_after_image(
-    tokenizer: PreTrainedTokenizerBase, scores: list[float] | None, *, has_bos: bool
-) -> PreTrainedTokenizerBase:
+def _with_prefix_after_image(tokenizer: PreTrainedTokenizerBase, scores: list[float] | None) -> PreTrainedTokenizerBase:
     """`▁` at the start of the prompt and after `<image>`, not after other special tokens.
 
     `tokenizers` cuts a prompt at the tokens that are not `normalized`, gives each part to the normaliser, and then
@@ -86,8 +87,6 @@ def _with_prefix_after_image(
     spec["pre_tokenizer"] = None
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
-        add_bos_token=has_bos,
-        add_eos_token=False,
         **{name: getattr(tokenizer, name, None) for name in _KEPT},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,39 @@ def test_saved_and_loaded_again_it_stays_the_same(source: Path, tmp_path: Path) 
     saved_processor(tmp_path / "one", tmp_path / "two")
     first, second = (json.loads((tmp_path / name / "tokenizer.json").read_bytes()) for name in ("one", "two"))
     assert first == second
+
+
+@pytest.mark.parametrize("source", EMBEDDED, ids=lambda path: path.name)
+def test_a_prompt_begins_with_bos_and_ends_without_eos_as_rows_do_whatever_the_folder_says(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(source, tmp_path / "tokenizer"))
+    config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    config |= {"add_bos_token": False, "add_eos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = saved_processor(folder, tmp_path / "saved").tokenizer
+    assert tokenizer("USER:").input_ids == saved_processor(source, tmp_path / "as_it_is").tokenizer("USER:").input_ids
+    assert tokenizer("").input_ids == [tokenizer.bos_token_id]
+
+
+@needs_shared("tokenizers")
+@pytest.mark.parametrize(
+    "name",
+    # Large vocabularies take seconds to load.
+    ["mistral_v3", "phi3", *(pytest.param(name, marks=pytest.mark.faults) for name in ("llama3", "gemma", "qwen2_5"))],
+)
+def test_other_families_have_the_ids_of_the_row_too(name: str, tmp_path: Path) -> None:
+    source = shared_folder("tokenizers") / name
+    tokenizer = saved_processor(source, tmp_path).tokenizer
+    encoder = row_encoder(source)
+    segments: list[Segment] = [Mark.BOS, Text("Hello.  USER: ", False), Mark.IMAGE, Text("\nWhat   is it? A:", False)]
+    segments += [Text(" A cat,\n\n 123.", True), Mark.EOS, Text("USER: Why? A:", False)]
+    made = encoder.encode(segments)
+    assert made.image_at is not None
+    expected = made.ids.tolist()
+    expected.insert(made.image_at, image_token_id(tokenizer))
+    prompt = f"Hello.  USER: <image>\nWhat   is it? A: A cat,\n\n 123.{tokenizer.eos_token}USER: Why? A:"
+    assert tokenizer(prompt).input_ids == expected
 
 
 def test_ids_come_back_as_the_text(tmp_path: Path) -> None:
