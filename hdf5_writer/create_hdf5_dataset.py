@@ -286,6 +286,9 @@ def _report(output_dir: Path, command: str, *, keep: bool) -> None:
                 file=sys.stderr,
             )
             return
+        for line in made.stderr.splitlines():
+            if line.startswith("warning: "):
+                print(line, file=sys.stderr)
     _say(f"{'report':<17}  {layout.report}")
 
 

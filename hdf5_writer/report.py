@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hdf5_writer.publish import publish, unseal
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report_duplicates import Duplicates, find_duplicates
 from hdf5_writer.report_facts import read_fingerprints
-from hdf5_writer.report_findings import find
+from hdf5_writer.report_findings import find, unreadable_images
 from hdf5_writer.report_images import ImageTally, look_at_images
 from hdf5_writer.report_inputs import InputTally
 from hdf5_writer.report_lengths import Lengths, empty_lengths, other_lengths, quantiles, recommended_length
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--command", help="the command of the run, to show on the page")
     options = parser.parse_args(arguments)
     try:
-        print(write_report(OutputLayout(options.output_dir), options.command))
+        print(write_report(OutputLayout(options.output_dir), options.command, _warn))
     except FileNotFoundError as error:
         return _fail(
             f"{error.filename}: is missing, so this is no finished dataset; give the setup.output_dir of a run"
@@ -77,17 +77,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
 def _fail(message: str) -> int:
     print(f"report: {message}", file=sys.stderr, flush=True)
     return 1
 
 
-def write_report(layout: OutputLayout, command: str | None) -> Path:
+def write_report(
+    layout: OutputLayout, command: str | None, warn: Callable[[str], None] = lambda sentence: None
+) -> Path:
     """Write the page of a finished dataset.
 
     Args:
         layout: the output folder.
         command: what the user typed, to show.
+        warn: told of image files that are missing or unreadable.
 
     Returns:
         the page.
@@ -133,6 +140,8 @@ def write_report(layout: OutputLayout, command: str | None) -> Path:
         workers=tallies.throughput.busiest(_MOST_WORKERS),
     )
     publish(layout.report, [page])
+    for finding in unreadable_images(sample):
+        warn(finding.sentence)
     return layout.report
 
 

@@ -36,9 +36,7 @@ def find(params: dict[str, Any], duplicates: Duplicates, sample: ImageSample) ->
         rows = _records(duplicates.surplus, "row repeats", "rows repeat")
         about = "About " if duplicates.every > 1 else ""
         found.append(Finding("duplicates", f"{about}{rows} the image and the text of another one."))
-    for paths, what in ((sample.missing, "missing now"), (sample.unreadable, "unreadable")):
-        if paths:
-            found.append(Finding("images", f"{len(paths):,} of {_looked_at(sample)} {what}, such as {paths[0]}."))
+    found += unreadable_images(sample)
     if sample.rotated:
         rotated = f"{sample.rotated:,} of {_looked_at(sample)} stored rotated (EXIF)"
         found.append(Finding("images", f"{rotated}, and the model sees them as stored."))
@@ -56,6 +54,16 @@ def find(params: dict[str, Any], duplicates: Duplicates, sample: ImageSample) ->
         more = f" and {len(unused) - _MOST_KEYS} more" if len(unused) > _MOST_KEYS else ""
         found.append(Finding("inputs", f"Keys of the records that no part of a row is made of: {shown}{more}."))
     return found
+
+
+def unreadable_images(sample: ImageSample) -> list[Finding]:
+    """Image files that were looked at and are not there, or are no images."""
+    kinds = ((sample.missing, "missing now"), (sample.unreadable, "unreadable"))
+    return [
+        Finding("images", f"{len(paths):,} of {_looked_at(sample)} {what}, such as {paths[0]}.")
+        for paths, what in kinds
+        if paths
+    ]
 
 
 def _records(number: int, one: str, many: str) -> str:

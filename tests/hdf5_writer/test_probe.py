@@ -99,4 +99,6 @@ def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.C
     os.link(IMAGES / "shapes" / "0001.png", images / "b.png")
     write_jsonl(tmp_path / "in" / "a.jsonl", [*records(10, "a.png"), *records(15, "b.png")])
     assert run(tmp_path, f"dataset.image_dir={images}", "dataset.check_images=exists") == 0
-    assert f"10 of 25 image files looked at are no images, such as {images / 'a.png'}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"10 of 25 image files looked at are no images, such as {images / 'a.png'}" in said
+    assert "warning: 1 of 2 image files looked at are unreadable, such as a.png." in said, "by the report"
