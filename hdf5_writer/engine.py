@@ -18,10 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing.connection import wait as wait_for_handles
+from typing import TypeVar
 
 from hdf5_writer.task import TaskDone
 
 MOST_DEATHS = 3
+_Result = TypeVar("_Result")
 
 
 class TasksFailedError(RuntimeError):
@@ -159,24 +161,57 @@ def spawn_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
 
 
+class WarmedPools:
+    """Makes pools, of which the first has workers that are under way already."""
+
+    def __init__(self, workers: int, first: ProcessPoolExecutor) -> None:
+        self._workers = workers
+        self._first: ProcessPoolExecutor | None = first
+
+    def __call__(self, wanted: int) -> Executor:
+        """A pool of at least so many workers."""
+        if self._first is None or wanted > self._workers:
+            return spawn_pool(wanted)
+        first, self._first = self._first, None
+        return first
+
+    def run(self, work: Callable[[], _Result]) -> _Result | None:
+        """What a picklable function gives in a worker of the first pool; None where the worker died under it."""
+        if self._first is None:
+            return work()
+        try:
+            with _no_interrupt_while_spawning(), without_callers_main():
+                future = self._first.submit(work)
+            return future.result()
+        except BrokenExecutor:
+            self._first.shutdown()
+            self._first = None
+            return None
+
+    def close(self) -> None:
+        """End the first pool where nobody took it."""
+        if self._first is not None:
+            _kill_workers(self._first)
+            self._first.shutdown()  # not left to its thread, which may trip over the end of the interpreter
+
+
 @contextlib.contextmanager
-def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[Callable[[int], Executor]]:
+def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[WarmedPools]:
     """A maker of pools, of which the first has `workers` workers that start now: while this process goes on planning.
 
     Args:
         workers: of the first pool.
         warm_up: a picklable function that each of them runs first; what it raises does not matter.
     """
-    first: list[Executor] = [spawn_pool(workers)]
+    first = spawn_pool(workers)
     with _no_interrupt_while_spawning(), without_callers_main():
         for _ in range(workers):
-            first[0].submit(warm_up)
+            first.submit(warm_up)
+    pools = WarmedPools(workers, first)
     try:
-        yield lambda wanted: first.pop() if first and wanted <= workers else spawn_pool(wanted)
+        yield pools
     finally:
-        if first:
-            _kill_workers(first[0])
-            first[0].shutdown()  # not left to its thread, which may trip over the end of the interpreter
+        pools.close()
 
 
 def _begin_worker() -> None:

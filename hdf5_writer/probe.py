@@ -14,14 +14,13 @@ import numpy.typing as npt
 from hdf5_writer.inputs import Line
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.plan import Plan
-from hdf5_writer.task import Stages, parse_line
+from hdf5_writer.task import Stages, parse_line, warm_tokenizer
 from preprocess.config import Config, ConfigError
 from preprocess.image_files import looks_like_an_image
 from preprocess.images import ImageChecker
 from preprocess.records import parse_record
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected
-from preprocess.tokenizer import load_tokenizer
 
 MOST_PROBED = 500
 FEWEST_PROBED = 20
@@ -66,7 +65,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
     """
     config = _looking_at_names_only(plan.local_config())
     decodes = plan.config.dataset.check_images == "decode"
-    stages = Stages(config, load_tokenizer(config.processor.tokenizer_type))
+    stages = Stages(config, warm_tokenizer(plan.config))
     # File by file: listing a whole folder is not worth it for a few hundred images.
     stages.images = ImageChecker(config.dataset.image_dir, config.dataset.check_images, most_names=0)
     reasons = Counter[Reason]()

@@ -125,14 +125,14 @@ def create_dataset(
             if overwrite:
                 with plan_aside(config, limit, layout) as plan:
                     _refuse_unknown(skip_tasks, plan)
-                    _probe(plan, layout.aside, progress, keep_going)
+                    _probe(plan, layout.aside, progress, keep_going, engine)
                     remove_output(layout)
                     adopt_plan(layout)
             else:
                 is_new = not layout.plan.exists()
                 plan = plan_for(config, limit, layout, files)
                 if is_new:
-                    _probe(plan, layout, progress, keep_going)
+                    _probe(plan, layout, progress, keep_going, engine)
             read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, engine)
         return Outcome(finish(layout, plan), already_done=False, read=read)
 
@@ -160,7 +160,7 @@ def create_part(
     files = _inputs(config, progress)
     require_image_dir(config.dataset)
     make_folders(layout)
-    with contextlib.ExitStack() as held:
+    with _engine(config, make_executor, files) as engine, contextlib.ExitStack() as held:
         with locked(layout.planning_lock, wait=True):
             with contextlib.suppress(BusyError), locked(layout.lock):
                 drop_unused_plan(config, limit, layout, files)
@@ -171,9 +171,8 @@ def create_part(
             is_new = not layout.plan.exists()
             plan = plan_for(config, limit, layout, files, alone=False)
             if is_new:  # the others follow the plan of the first
-                _probe(plan, layout, progress, keep_going)
-        with _engine(config, make_executor, files) as engine:
-            return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, engine)
+                _probe(plan, layout, progress, keep_going, engine)
+        return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, engine)
 
 
 def finalize(config: Config, *, limit: int | None = None) -> Outcome:
@@ -201,10 +200,13 @@ def finalize(config: Config, *, limit: int | None = None) -> Outcome:
         return Outcome(finish(layout, plan), already_done=False, read=0)
 
 
-def _probe(plan: Plan, layout: OutputLayout, progress: Progress, keep_going: bool) -> None:
-    """Look at some records of a new plan; where most would be rejected, the plan is removed again."""
+def _probe(plan: Plan, layout: OutputLayout, progress: Progress, keep_going: bool, engine: _Engine) -> None:
+    """Look at some records of a new plan; where most would be rejected, the plan is removed again.
+
+    In a worker: a record that kills it is found and named by its task, and must not end this process.
+    """
     try:
-        for warning in probe(plan, layout):
+        for warning in engine.run(functools.partial(probe, plan, layout)) or ():
             progress.note(warning)
     except ConfigError as error:
         if not keep_going:
@@ -275,6 +277,7 @@ class _Engine:
 
     make_executor: Callable[[int], Executor]
     workers: int
+    run: Callable[[Callable[[], Any]], Any] = lambda work: work()
 
 
 @contextlib.contextmanager
@@ -294,7 +297,7 @@ def _engine(
         # How many tasks there will be is not known before the inputs are indexed: about a kilobyte a record.
         likely = sum(file.bytes for file in files) // (setup.samples_per_shard * 1024) + 1
         with warmed_pools(min(processes, likely), functools.partial(warm_up, config)) as make:
-            yield _Engine(make, processes)
+            yield _Engine(make, processes, make.run)
 
 
 def culprit(config: Config, task: int) -> tuple[str, bool]:

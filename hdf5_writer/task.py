@@ -128,6 +128,12 @@ def warm_up(config: Config) -> None:
     _warm[name] = load_tokenizer(name)
 
 
+def warm_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer that `warm_up` loaded in this process, else one loaded now."""
+    name = config.processor.tokenizer_type
+    return _warm.get(name) or load_tokenizer(name)
+
+
 def run_task(root: str, plan: Plan, task: int, careful: bool = False, skip: bool = False) -> TaskDone:
     """Make one shard and its receipt in the output folder of a plan.
 
