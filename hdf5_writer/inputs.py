@@ -92,7 +92,7 @@ def _input_file(root: Path, path: str) -> InputFile:
             "rename it, or use a UTF-8 locale if it is shown rightly elsewhere"
         ) from None
     except OSError as error:
-        raise ConfigError(f"{root / path}: cannot be read ({error.strerror}); mend or remove it") from None
+        raise ConfigError(f"{root / path}: cannot be read ({error.strerror}); correct or remove it") from None
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"{root / path}: is no regular file, which can be read in any order; store its content first")
     file = InputFile(path, found.st_size, found.st_mtime_ns)

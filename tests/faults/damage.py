@@ -46,7 +46,7 @@ def output_files(out: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def harmed(path: Path, choose: random.Random, *, cut: bool) -> Iterator[int]:
-    """Flip a random bit, or cut at a random byte; gives the place, and mends the file afterwards."""
+    """Flip a random bit, or cut at a random byte; gives the place, and restores the file afterwards."""
     data = path.read_bytes()
     at = choose.randrange(len(data) if cut else 8 * len(data))
     broken = bytearray(data[:at] if cut else data)
