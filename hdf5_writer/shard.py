@@ -128,6 +128,9 @@ class ShardBuilder:
         """
         rows = self.counts.rows
         self._lap("assemble")
+        if rows and not self._filled:
+            # The last block was full, and is in the buffer still.
+            self._note_written(len(self._chunks["labels"]) - 1, self._block_rows)
         clear_rows(self._rows.part(self._filled, self._block_rows), self._layout)
         if self._filled:
             # A shard of less than one chunk has chunks of its own size; otherwise the last one is filled up.
@@ -152,12 +155,15 @@ class ShardBuilder:
         _read_back(image, self._block_rows, self._written, columns)
         return image
 
+    def _note_written(self, number: int, rows: int) -> None:
+        """Keep the checksums of the block that stands in the buffer, to be read back."""
+        block = self._rows.part(0, rows)
+        self._written[number] = (rows, {name: isal_zlib.crc32(getattr(block, name).data) for name in self._chunks})
+
     def _compress_block(self, rows: int, *, is_last: bool = False) -> None:
         number = len(self._chunks["labels"])
         if self._verify_all or is_last or number % _READ_BACK_EVERY == 0:
-            filled = self._rows.part(0, self._filled)
-            checksums = {name: isal_zlib.crc32(getattr(filled, name).data) for name in self._chunks}
-            self._written[number] = (self._filled, checksums)
+            self._note_written(number, self._filled)
         for name, chunks in self._chunks.items():
             array: npt.NDArray[np.generic] = getattr(self._rows, name)
             chunks.append(compress_chunk(array[:rows], self._width))
