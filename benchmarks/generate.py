@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from preprocess.tokenizer import BLANK, Tokenizer
+from preprocess.tokenize.tokenizer import BLANK, Tokenizer
 
 _WORDS_PER_ROUND = 46
 _ROUNDS = 4

@@ -14,10 +14,10 @@ from benchmarks.generate import phase_2_records, write_records
 from benchmarks.measure import Contestant, Measured, run_once
 from benchmarks.preprocessing import command
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.plan import read_plan
+from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.receipts import all_receipts
-from hdf5_writer.report_throughput import STAGES
-from preprocess.tokenizer import load_tokenizer
+from hdf5_writer.report.throughput import STAGES
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 COUNTS = (10_000, 100_000, 1_000_000)
 PROCESSES = 2

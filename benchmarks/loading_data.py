@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.generate import phase_2_records, write_records
 from hdf5_writer.run import create_dataset
 from preprocess.config import build_config
-from preprocess.tokenizer import load_tokenizer
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart"
 TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.generate import phase_1_records, phase_2_records, write_records
 from benchmarks.measure import ROOT, Contestant, Section, in_turn
-from preprocess.tokenizer import load_tokenizer
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 IMAGES = ROOT / "configs" / "quickstart" / "images"
 OURS, OURS_2 = "ours, 1 process", "ours, 2 processes"

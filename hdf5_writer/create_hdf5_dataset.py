@@ -201,7 +201,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
         )
     if options.task_slice and options.finalize:
         raise ConfigError("--finalize: comes after all slices, in a command of its own; leave --task-slice out")
-    from hdf5_writer.engine import TasksFailedError
+    from hdf5_writer.engines.local import TasksFailedError
     from hdf5_writer.progress import ConsoleProgress, summary_table
     from hdf5_writer.run import Part, create_dataset, create_part, culprit, finalize
 

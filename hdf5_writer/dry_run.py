@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from hdf5_writer.inputs import Line, find_inputs
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.plan import Plan, make_plan
-from hdf5_writer.task import Stages, row_layout
+from hdf5_writer.planning.inputs import Line, find_inputs
+from hdf5_writer.planning.plan import Plan, make_plan
+from hdf5_writer.rows import measure_rows
+from hdf5_writer.stages import Stages, row_layout
 from preprocess.config import Config
-from preprocess.features import measure_rows
 from preprocess.images import require_image_dir
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
-from preprocess.token_batches import batch_of
-from preprocess.tokenizer import load_tokenizer
+from preprocess.tokenize.batches import batch_of
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 _MOST_TRIED = 1000
 

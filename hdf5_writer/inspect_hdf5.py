@@ -15,8 +15,8 @@ from hdf5_writer import __version__
 from preprocess.config import ConfigError
 
 if TYPE_CHECKING:
-    from hdf5_writer.viewer import Side
-    from hdf5_writer.viewer_dataset import InspectedDataset
+    from hdf5_writer.viewer.dataset import InspectedDataset
+    from hdf5_writer.viewer.page import Side
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 _MOST_ON_A_PAGE = 500
@@ -96,10 +96,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from hdf5_writer.viewer import write_comparison_page, write_rows_page
-    from hdf5_writer.viewer_compare import compare_rows
-    from hdf5_writer.viewer_dataset import InspectedDataset
-    from hdf5_writer.viewer_terminal import terminal_rows, wants_colour
+    from hdf5_writer.viewer.compare import compare_rows
+    from hdf5_writer.viewer.dataset import InspectedDataset
+    from hdf5_writer.viewer.page import write_comparison_page, write_rows_page
+    from hdf5_writer.viewer.terminal import terminal_rows, wants_colour
 
     dataset = InspectedDataset(options.output_dir)
     numbers, selection = _select(dataset, options)
@@ -139,7 +139,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str | None) -> Side:
-    from hdf5_writer.viewer import side_of
+    from hdf5_writer.viewer.page import side_of
 
     side = side_of(dataset, tokenizer=tokenizer, image_dir=options.image_dir, aspect_ratio=options.image_aspect_ratio)
     if side.speller.note:

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from hdf5_writer.plan import Plan
+from hdf5_writer.planning.plan import Plan
 from hdf5_writer.task import TaskDone
 
 _SECONDS_BETWEEN_LINES = 10.0

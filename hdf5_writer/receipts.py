@@ -13,10 +13,10 @@ import numpy as np
 import orjson
 
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.plan import Plan
+from hdf5_writer.planning.plan import Plan
 from hdf5_writer.publish import DamagedError, unseal
-from hdf5_writer.report_duplicates import find_duplicates
-from hdf5_writer.report_facts import fingerprints_every, read_fingerprints
+from hdf5_writer.report.duplicates import find_duplicates
+from hdf5_writer.report.facts import fingerprints_every, read_fingerprints
 from hdf5_writer.shard import LENGTH_BIN
 from preprocess.record_keys import UnusedKeys
 

@@ -10,22 +10,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hdf5_writer.engine import run_tasks, warmed_pools
-from hdf5_writer.existing import (
-    adopt_plan,
-    drop_unused_plan,
-    finished_dataset,
-    make_folders,
-    plan_aside,
-    plan_for,
-    remove_output,
-)
-from hdf5_writer.index import has_planned_content
-from hdf5_writer.inputs import InputChangedError, InputFile, alike_but_for_suffix, find_inputs, unread_data
+from hdf5_writer.engines.local import run_tasks, warmed_pools
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import BusyError, locked
-from hdf5_writer.plan import Plan, read_plan
-from hdf5_writer.probe import probe
+from hdf5_writer.planning.index import has_planned_content
+from hdf5_writer.planning.inputs import InputChangedError, InputFile, alike_but_for_suffix, find_inputs, unread_data
+from hdf5_writer.planning.plan import Plan, read_plan
+from hdf5_writer.planning.probe import probe
 from hdf5_writer.publish import publish, seal
 from hdf5_writer.receipts import (
     all_receipts,
@@ -35,7 +26,17 @@ from hdf5_writer.receipts import (
     rejects_digest,
     unfinished_tasks,
 )
-from hdf5_writer.task import TaskDone, run_task, warm_up
+from hdf5_writer.resume import (
+    adopt_plan,
+    drop_unused_plan,
+    finished_dataset,
+    make_folders,
+    plan_aside,
+    plan_for,
+    remove_output,
+)
+from hdf5_writer.stages import warm_up
+from hdf5_writer.task import TaskDone, run_task
 from preprocess.config import Config, ConfigError
 from preprocess.images import require_image_dir
 
@@ -289,7 +290,7 @@ def _engine(
     if make_executor is not None:
         yield _Engine(make_executor, processes)
     elif setup.engine == "dask":
-        from hdf5_writer.dask_engine import dask_executors
+        from hdf5_writer.engines.dask import dask_executors
 
         with dask_executors(setup) as (make, threads):
             yield _Engine(make, threads)

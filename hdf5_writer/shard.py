@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
+from hdf5_writer.rows import RowFacts, RowLayout, clear_rows, empty_rows, write_rows
 from hdf5_writer.schema import DATASETS, GZIP_LEVEL, DatasetSpec
-from preprocess.features import RowFacts, RowLayout, clear_rows, empty_rows, write_rows
-from preprocess.token_batches import TokenBatch
+from preprocess.tokenize.batches import TokenBatch
 
 # Metadata with checksums, readable since HDF5 1.10.
 _LIBVER = ("v110", "v110")
@@ -94,7 +94,7 @@ class ShardBuilder:
         source_files: Sequence[int],
         source_lines: Sequence[int],
     ) -> None:
-        """Append the rows of a batch, of which nothing is wrong by `preprocess.features.measure_rows`."""
+        """Append the rows of a batch, of which nothing is wrong by `hdf5_writer.rows.measure_rows`."""
         done, count = 0, len(image_paths)
         while done < count:
             taken = min(count - done, self._block_rows - self._filled)

@@ -1,4 +1,4 @@
-"""Run one task: the only place where the stages meet. A shard and its rejects are a function of (plan, task)."""
+"""Run one task. A shard and its rejects are a function of (plan, task)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,19 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hdf5_writer.inputs import LONGEST_LINE, Line
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.plan import Plan, TokenizerFacts, read_plan
+from hdf5_writer.planning.inputs import Line
+from hdf5_writer.planning.plan import Plan, read_plan
 from hdf5_writer.publish import publish, seal
-from hdf5_writer.report_facts import TaskFacts, fingerprints_every
+from hdf5_writer.report.facts import TaskFacts, fingerprints_every
+from hdf5_writer.rows import RowLayout, measure_rows
 from hdf5_writer.schema import SCHEMA_VERSION
 from hdf5_writer.shard import ShardBuilder, sha256
-from preprocess.config import Config, ConfigError
-from preprocess.conversation import Conversation, read_conversation
-from preprocess.features import RowLayout, measure_rows
-from preprocess.images import ImageChecker
-from preprocess.record_keys import RecordKeys, UnusedKeys
+from hdf5_writer.stages import Stages, parse_line, row_layout, warm_tokenizer
+from preprocess.config import ConfigError
+from preprocess.record_keys import UnusedKeys
 from preprocess.records import parse_record, record_id
 from preprocess.rejects import Reason, Rejected
-from preprocess.templates import renderer_for
-from preprocess.token_batches import BatchEncoder
-from preprocess.tokenizer import Tokenizer, load_tokenizer
-from preprocess.tokens import Encoder, TokenSequence
 
 _LONGEST_ID = 200
 # Lines that go through the stages together, and their bytes: what is made of them in memory is a hundred times as much.
@@ -45,93 +40,6 @@ class TaskDone(NamedTuple):
     task: int
     read: int
     written: int
-
-
-class Stages:
-    """The stages of `preprocess`, set up by a config: one record in, one token sequence out."""
-
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        dataset = config.dataset
-        self.tokenizer = tokenizer
-        self.encoder = Encoder(tokenizer)
-        self.batches = BatchEncoder(self.encoder)
-        self.renderer = renderer_for(dataset)
-        self.images = ImageChecker(dataset.image_dir, dataset.check_images)
-        self._keys = RecordKeys(
-            image=dataset.image_key,
-            image_token=dataset.image_token,
-            turns=dataset.multi_turn_key,
-            content=dataset.multi_turn_content_key,
-            role=dataset.role_key,
-        )
-        self._repair_text = dataset.use_ftfy
-        self._empty_answer = dataset.empty_answer
-        self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
-
-    def facts(self) -> TokenizerFacts:
-        """What the plan keeps of tokenizer and template."""
-        tokenizer = self.tokenizer
-        return TokenizerFacts(
-            digest=tokenizer.digest,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=-1 if tokenizer.bos_id is None else tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            image_start_idx=self.image_start_idx,
-        )
-
-    def read(self, record: dict[str, Any]) -> Conversation:
-        """Validate a record and check its image."""
-        conversation = read_conversation(
-            record,
-            self._keys,
-            only_one_round=self.renderer.drops_question,
-            repair_text=self._repair_text,
-            empty_answer=self._empty_answer,
-        )
-        if conversation.image is not None:
-            self.images.check(conversation.image)
-        return conversation
-
-    def encode(self, conversation: Conversation) -> TokenSequence:
-        """Render and tokenize."""
-        return self.encoder.encode(self.renderer.render(conversation))
-
-
-def row_layout(config: Config, tokenizer: TokenizerFacts) -> RowLayout:
-    """What all rows of a plan share.
-
-    Raises:
-        ConfigError: the image and one token do not fit into max_sequence_length.
-    """
-    length, slots = config.processor.max_sequence_length, config.dataset.num_patches
-    if length < tokenizer.image_start_idx + slots + 1:
-        raise ConfigError(
-            f"processor.max_sequence_length is {length}, but the {tokenizer.image_start_idx} tokens before the image, "
-            f"its {slots} patches and one token after it need at least {tokenizer.image_start_idx + slots + 1}"
-        )
-    return RowLayout(
-        max_sequence_length=length,
-        num_patches=slots,
-        image_start_idx=tokenizer.image_start_idx,
-        pad_id=tokenizer.pad_id,
-        truncate=config.processor.overflow == "truncate",
-    )
-
-
-_warm: dict[str, Tokenizer] = {}
-
-
-def warm_up(config: Config) -> None:
-    """Load in a new worker, while the plan is still being made, what its first task will need."""
-    name = config.processor.tokenizer_type
-    _warm[name] = load_tokenizer(name)
-
-
-def warm_tokenizer(config: Config) -> Tokenizer:
-    """The tokenizer that `warm_up` loaded in this process, else one loaded now."""
-    name = config.processor.tokenizer_type
-    return _warm.get(name) or load_tokenizer(name)
 
 
 def run_task(root: str, plan: Plan, task: int, careful: bool = False, skip: bool = False) -> TaskDone:
@@ -178,8 +86,7 @@ class _TaskRunner:
             raise RuntimeError(f"{layout.plan}: is another plan than the one this run was started with")
         self._layout, self._plan = layout, plan
         config = plan.local_config()
-        warm = _warm.pop(plan.config.processor.tokenizer_type, None)
-        self._stages = Stages(config, warm or load_tokenizer(config.processor.tokenizer_type))
+        self._stages = Stages(config, warm_tokenizer(config, release=True))
         if self._stages.facts() != plan.tokenizer:
             raise RuntimeError("the tokenizer was changed after the run was planned; run the same command again")
         self._reader = plan.reader(layout)
@@ -347,17 +254,6 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
         "tokenizer_digest": plan.tokenizer.digest,
         "config_digest": plan.digest,
     }
-
-
-def parse_line(line: Line) -> dict[str, Any]:
-    """The record of a line.
-
-    Raises:
-        Rejected: it is too long, or no JSON object.
-    """
-    if line.size > LONGEST_LINE:
-        raise Rejected(Reason.LINE_TOO_LONG, f"the line has {line.size:,} bytes, expected at most {LONGEST_LINE:,}")
-    return parse_record(line.data)
 
 
 def _shown_id(data: bytes) -> str | int | None:

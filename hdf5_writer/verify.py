@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hdf5_writer.data_params import DataParams, DataParamsError, ShardEntry, read_data_params
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.plan import Plan, read_plan
+from hdf5_writer.planning.plan import Plan, read_plan
 from hdf5_writer.publish import DamagedError, is_whole_page, seal
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
 from hdf5_writer.schema import DATASETS, SchemaError, check_version

@@ -25,8 +25,8 @@ from preprocess.record_keys import RecordKeys
 from preprocess.records import UTF8_BOM, parse_record
 from preprocess.rejects import Rejected
 from preprocess.templates import renderer_for
-from preprocess.tokenizer import Tokenizer, load_tokenizer
-from preprocess.tokens import Encoder
+from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200
@@ -71,8 +71,8 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
 
         Args:
             data_path: the file.
-            tokenizer: a `preprocess.tokenizer.Tokenizer`, a folder or Hugging Face name, or a transformers tokenizer
-                whose `name_or_path` is one.
+            tokenizer: a `Tokenizer` of `preprocess.tokenize.tokenizer`, a folder or Hugging Face name, or a
+                transformers tokenizer whose `name_or_path` is one.
             data_args: see `DataArguments`.
 
         Raises:

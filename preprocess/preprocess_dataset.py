@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from preprocess.converters.dataset import Dataset
-from preprocess.converters.errors import InputError
+from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.job import Job, check, run
+from preprocess.converters.core.receipt import Counts
 from preprocess.converters.instruction_data import command as instruction_data
-from preprocess.converters.job import Job, check, run
 from preprocess.converters.json2jsonl import DATASET as JSON2JSONL
-from preprocess.converters.receipt import Counts
 from preprocess.converters.registry import DATASETS
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hdf5_writer.plan import Plan
+from hdf5_writer.planning.plan import Plan
 from hdf5_writer.run import Outcome, create_dataset
 from hdf5_writer.task import TaskDone
 from preprocess.config import Config, build_config

@@ -15,7 +15,7 @@ from conftest import QUICKSTART
 from benchmarks import __main__ as command
 from benchmarks import growth, measure, preprocessing, stand_ins
 from benchmarks.generate import phase_1_records, phase_2_records, write_records
-from preprocess.tokenizer import load_tokenizer
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 TOKENIZER = QUICKSTART / "tokenizer"
 

@@ -21,12 +21,11 @@ STAGES = [
     "preprocess.image_files",
     "preprocess.images",
     "preprocess.templates",
-    "preprocess.tokenizer_backends",
-    "preprocess.tokenizer",
-    "preprocess.tokens",
-    "preprocess.word_table",
-    "preprocess.token_batches",
-    "preprocess.features",
+    "preprocess.tokenize.backends",
+    "preprocess.tokenize.tokenizer",
+    "preprocess.tokenize.encoder",
+    "preprocess.tokenize.word_table",
+    "preprocess.tokenize.batches",
 ]
 # What any reader of a dataset may import; each may import those before it.
 LEAVES = [
@@ -38,7 +37,7 @@ LEAVES = [
     "hdf5_writer.data_params",
 ]
 # The rule by which rows get their ids, which prompts must follow; files that are whole or absent.
-FOR_TRAINER = {"preprocess.yaml_values", "preprocess.config", "preprocess.tokenizer", "hdf5_writer.publish"}
+FOR_TRAINER = {"preprocess.yaml_values", "preprocess.config", "preprocess.tokenize.tokenizer", "hdf5_writer.publish"}
 NEVER_TORCH = ("preprocess", "hdf5_writer")
 
 
@@ -105,23 +104,28 @@ def test_imports_point_to_the_left(path: Path) -> None:
 
 
 def test_the_stages_meet_in_one_place() -> None:
-    """Only `task.py` composes them; for one record, `dry_run.py` shows what they do."""
-    composing = {"preprocess.conversation", "preprocess.templates", "preprocess.tokens", "preprocess.token_batches"}
+    """`stages.py` composes them for the writer, `lazy.py` for the on-the-fly twin of the loader."""
+    composing = {
+        "preprocess.conversation",
+        "preprocess.templates",
+        "preprocess.tokenize.encoder",
+        "preprocess.tokenize.batches",
+    }
     meeting = [name_of(path) for path in modules() if len(composing & imports_of(path)) > 1]
-    assert set(meeting) - set(STAGES) <= {"hdf5_writer.task", "loaders.lazy"}
+    assert set(meeting) - set(STAGES) <= {"hdf5_writer.stages", "loaders.lazy"}
 
 
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [
         ("preprocess.config", "preprocess.templates"),
-        ("preprocess.tokens", "hdf5_writer.schema"),
+        ("preprocess.tokenize.encoder", "hdf5_writer.schema"),
         ("hdf5_writer.schema", "hdf5_writer.layout"),
-        ("hdf5_writer.data_params", "hdf5_writer.plan"),
+        ("hdf5_writer.data_params", "hdf5_writer.planning.plan"),
         ("hdf5_writer.task", "loaders"),
         ("hdf5_writer.task", "torch"),
-        ("loaders.sampler", "hdf5_writer.plan"),
-        ("loaders.sampler", "preprocess.tokens"),
+        ("loaders.sampler", "hdf5_writer.planning.plan"),
+        ("loaders.sampler", "preprocess.tokenize.encoder"),
         ("loaders.images", "preprocess.images"),
         ("trainer.run", "hdf5_writer.schema"),
     ],

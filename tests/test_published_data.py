@@ -12,7 +12,7 @@ from conftest import ConfigMaker, create, needs_shared, shared_folder
 from PIL import Image
 
 from preprocess.preprocess_dataset import main as preprocess_dataset
-from preprocess.tokenizer import load_tokenizer
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'llava-hdf5[torch]'")
 import loaders

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from preprocess.config import ConfigError
-from preprocess.tokenizer import load_tokenizer
+from preprocess.tokenize.tokenizer import load_tokenizer
 from trainer.llava_layout import LayoutError, read_json, write_json
 from trainer.processor import TOKENIZER_FILES
 from trainer.prompt_tokenizer import IMAGE_TOKEN

@@ -1,8 +1,8 @@
 """A tokenizer of transformers that gives a prompt the ids that rows have: what is saved beside a model.
 
 In rows of the SentencePiece family a text begins with `▁` at the start of the row and after the image, and nowhere
-else (`preprocess.tokens.Encoder.encode`, which follows the LLaVA authors' `tokenizer_image_token`). transformers 5
-builds every `LlamaTokenizer` so that only the start of the prompt has it. Its class `TokenizersBackend`
+else (`Encoder.encode` of `preprocess/tokenize/encoder.py`, which follows the LLaVA authors' `tokenizer_image_token`).
+transformers 5 builds every `LlamaTokenizer` so that only the start of the prompt has it. Its class `TokenizersBackend`
 (`PreTrainedTokenizerFast`) takes `tokenizer.json` as it stands, so the rule can be written there.
 """
 
@@ -17,8 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from preprocess.config import ConfigError
-from preprocess.tokenizer import BLANK, START_OF_TEXT, resolve_folder
-from preprocess.tokenizer import load_tokenizer as load_row_tokenizer
+from preprocess.tokenize.tokenizer import BLANK, START_OF_TEXT, resolve_folder
+from preprocess.tokenize.tokenizer import load_tokenizer as load_row_tokenizer
 from trainer.params_file import ParamsError
 from trainer.pretrained import load_tokenizer
 

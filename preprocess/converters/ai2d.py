@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from preprocess.converters.canonical import (
+from preprocess.converters.core.canonical import (
     LETTERS,
     Example,
     an_object,
@@ -32,10 +32,10 @@ from preprocess.converters.canonical import (
     multiple_choice,
     text,
 )
-from preprocess.converters.dataset import Dataset, add_output_jsonl_dir, filling
-from preprocess.converters.job import Job
-from preprocess.converters.rejects import Reason, Rejected
-from preprocess.converters.sources import Source, folder, nothing_found
+from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, filling
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source, folder, nothing_found
 
 
 def convert(source: Source) -> Example:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from preprocess.converters.arxivqa_options import find_option, read_options
-from preprocess.converters.canonical import (
+from preprocess.converters.core.canonical import (
     LETTERS,
     Example,
     an_object,
@@ -28,10 +28,10 @@ from preprocess.converters.canonical import (
     text,
     with_options,
 )
-from preprocess.converters.dataset import Dataset, add_output_jsonl_dir, filling
-from preprocess.converters.job import Job
-from preprocess.converters.rejects import Reason, Rejected
-from preprocess.converters.sources import Source, file, json_lines
+from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, filling
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source, file, json_lines
 
 
 def convert(source: Source) -> Example:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from preprocess.converters.canonical import IMAGE_TOKEN, LETTERS
-from preprocess.converters.rejects import Reason, Rejected
+from preprocess.converters.core.canonical import IMAGE_TOKEN, LETTERS
+from preprocess.converters.core.rejects import Reason, Rejected
 from preprocess.rejects import shorten
 
 # "A) text", "A. text", "A: text", "(A) text"

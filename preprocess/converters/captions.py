@@ -25,7 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from preprocess.converters.canonical import (
+from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION, choose
+from preprocess.converters.core.canonical import (
     IMAGE_TOKEN,
     Example,
     an_object,
@@ -35,13 +36,12 @@ from preprocess.converters.canonical import (
     is_inside,
     text,
 )
-from preprocess.converters.dataset import Dataset, add_output_jsonl_dir, add_seed, filling
-from preprocess.converters.errors import InputError
-from preprocess.converters.instructions import BRIEF_DESCRIPTION, choose
-from preprocess.converters.job import Job
-from preprocess.converters.json_array import read_array
-from preprocess.converters.rejects import Reason, Rejected
-from preprocess.converters.sources import Source, elements, file, json_lines, tab_separated
+from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, add_seed, filling
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.json_array import read_array
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source, elements, file, json_lines, tab_separated
 
 # img2dataset puts 10,000 samples into a folder and calls both by their number.
 IMG2DATASET_NAME = "{shard:05d}/{row:09d}.jpg"

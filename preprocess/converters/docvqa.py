@@ -8,10 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from preprocess.converters.canonical import Example
-from preprocess.converters.dataset import Dataset, filling, output_folder
-from preprocess.converters.job import Job
-from preprocess.converters.sources import elements, folder, nothing_found
+from preprocess.converters.core.canonical import Example
+from preprocess.converters.core.converter import Dataset, filling, output_folder
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.sources import elements, folder, nothing_found
 
 WITH_QUESTION_TYPES = "_withQT"
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from preprocess.converters.canonical import Example, an_object, identifier, image_path, short_answer, text
-from preprocess.converters.dataset import Dataset, add_dataset_folder, filling, output_folder
-from preprocess.converters.job import Job
-from preprocess.converters.rejects import Reason
-from preprocess.converters.sources import Source, elements, folder, nothing_found
+from preprocess.converters.core.canonical import Example, an_object, identifier, image_path, short_answer, text
+from preprocess.converters.core.converter import Dataset, add_dataset_folder, filling, output_folder
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.rejects import Reason
+from preprocess.converters.core.sources import Source, elements, folder, nothing_found
 
 SPLITS = ("train", "val_easy", "val_hard")
 

@@ -22,13 +22,14 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from preprocess.converters import parquet, published
-from preprocess.converters.dataset import Dataset
-from preprocess.converters.errors import InputError
-from preprocess.converters.job import Job
-from preprocess.converters.layouts import AUTO, NAMES, ROLES, TEXT, recognised
-from preprocess.converters.published import Place, Reading, listed
-from preprocess.converters.sources import Source
+from preprocess.converters.core import parquet
+from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.sources import Source
+from preprocess.converters.published import conversion
+from preprocess.converters.published.conversion import Place, Reading, listed
+from preprocess.converters.published.layouts import AUTO, NAMES, ROLES, TEXT, recognised
 
 
 def _rows(path: Path, name: str, columns: list[str]) -> Iterator[Source]:
@@ -37,7 +38,7 @@ def _rows(path: Path, name: str, columns: list[str]) -> Iterator[Source]:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    published.add_arguments(parser, suffix=".parquet")
+    conversion.add_arguments(parser, suffix=".parquet")
     parser.add_argument("--layout", choices=(AUTO, *NAMES), default=AUTO, help="default: auto, from the columns")
     parser.add_argument(
         "--columns",
@@ -55,14 +56,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> list[Job]:
-    given = published.pairs(arguments.columns, "--columns", f"role=name with a role of {', '.join(ROLES)}")
+    given = conversion.pairs(arguments.columns, "--columns", f"role=name with a role of {', '.join(ROLES)}")
     for role in given:
         if role not in ROLES:
             raise InputError(f"--columns names the role {role!r}, expected one of {', '.join(ROLES)}")
     if TEXT in given and arguments.layout == AUTO:
         raise InputError(f"--columns {TEXT}={given[TEXT]} needs --layout, which says what is in that column")
     min_ratings = _min_ratings(arguments)
-    return [_job(arguments, place, given, min_ratings) for place in published.places(arguments, ".parquet")]
+    return [_job(arguments, place, given, min_ratings) for place in conversion.places(arguments, ".parquet")]
 
 
 def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], min_ratings: Mapping[str, int]) -> Job:
@@ -78,11 +79,11 @@ def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], 
         layout=layout,
         columns=columns,
         id_prefix=place.id_prefix,
-        image_prefix=published.prefix(arguments),
+        image_prefix=conversion.prefix(arguments),
         min_ratings=min_ratings,
     )
     unused = ", ".join(name for name in available if name not in used) or "none"
-    return published.job(
+    return conversion.job(
         arguments,
         DATASET,
         place,
@@ -98,7 +99,7 @@ def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], 
 def _min_ratings(arguments: argparse.Namespace) -> dict[str, int]:
     form = "column=n with a whole number n"
     found = {}
-    for column, number in published.pairs(arguments.min_rating, "--min_rating", form).items():
+    for column, number in conversion.pairs(arguments.min_rating, "--min_rating", form).items():
         if not number.isascii() or not number.isdigit():
             raise InputError(f"--min_rating is '{column}={number}', expected {form}")
         found[column] = int(number)

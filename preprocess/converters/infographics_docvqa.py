@@ -15,10 +15,18 @@ import re
 from functools import partial
 
 from preprocess.converters import docvqa
-from preprocess.converters.canonical import Example, an_object, base_name, first_answer, identifier, short_answer, text
-from preprocess.converters.dataset import Dataset, add_dataset_folder
-from preprocess.converters.rejects import Reason
-from preprocess.converters.sources import Source
+from preprocess.converters.core.canonical import (
+    Example,
+    an_object,
+    base_name,
+    first_answer,
+    identifier,
+    short_answer,
+    text,
+)
+from preprocess.converters.core.converter import Dataset, add_dataset_folder
+from preprocess.converters.core.rejects import Reason
+from preprocess.converters.core.sources import Source
 
 
 def convert(source: Source, *, split: str) -> Example:

@@ -16,11 +16,11 @@ import os
 from functools import partial
 from pathlib import Path
 
-from preprocess.converters.dataset import Dataset
-from preprocess.converters.errors import InputError
-from preprocess.converters.job import Job, Sink
-from preprocess.converters.json_array import read_array
-from preprocess.converters.sources import folder, nothing_found
+from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.job import Job, Sink
+from preprocess.converters.core.json_array import read_array
+from preprocess.converters.core.sources import folder, nothing_found
 
 
 def one_line(record: bytes) -> bytes:

@@ -16,7 +16,7 @@ from preprocess.converters import (
     synthdog_en,
     webdataset,
 )
-from preprocess.converters.dataset import Dataset
+from preprocess.converters.core.converter import Dataset
 
 DATASETS: tuple[Dataset, ...] = (
     ai2d.DATASET,

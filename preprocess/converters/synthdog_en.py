@@ -22,13 +22,13 @@ from pathlib import Path
 
 import orjson
 
-from preprocess.converters import parquet
-from preprocess.converters.canonical import IMAGE_TOKEN, Example, ImageFile, an_object, text
-from preprocess.converters.dataset import Dataset
-from preprocess.converters.instructions import BRIEF_DESCRIPTION, choose
-from preprocess.converters.job import Job
-from preprocess.converters.rejects import Reason, Rejected
-from preprocess.converters.sources import Source
+from preprocess.converters.core import parquet
+from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION, choose
+from preprocess.converters.core.canonical import IMAGE_TOKEN, Example, ImageFile, an_object, text
+from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source
 
 _NAME = re.compile(r"train-([0-9]{5})-of-[0-9]{5}.*\.parquet")
 _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}

@@ -26,17 +26,17 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from preprocess.converters import published
-from preprocess.converters.canonical import an_object
-from preprocess.converters.dataset import Dataset
-from preprocess.converters.dialogue import Dialogue
-from preprocess.converters.errors import InputError
-from preprocess.converters.images import SUFFIXES
-from preprocess.converters.job import Job
-from preprocess.converters.layouts import ID, LAYOUTS, TEXT, fitting
-from preprocess.converters.published import Place, Reading
-from preprocess.converters.rejects import Reason, Rejected
-from preprocess.converters.sources import Source
+from preprocess.converters.core.canonical import an_object
+from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.images import SUFFIXES
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source
+from preprocess.converters.published import conversion
+from preprocess.converters.published.conversion import Place, Reading
+from preprocess.converters.published.dialogue import Dialogue
+from preprocess.converters.published.layouts import ID, LAYOUTS, TEXT, fitting
 from preprocess.image_files import LARGEST_FILE
 
 _IMAGE_SUFFIXES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
@@ -152,13 +152,13 @@ def _decoded(data: bytes) -> str:
 
 
 def _plan(arguments: argparse.Namespace) -> list[Job]:
-    return [_job(arguments, place) for place in published.places(arguments, ".tar")]
+    return [_job(arguments, place) for place in conversion.places(arguments, ".tar")]
 
 
 def _job(arguments: argparse.Namespace, place: Place) -> Job:
     read = partial(samples, place.path, place.name)
-    reading = partial(convert, id_prefix=place.id_prefix, image_prefix=published.prefix(arguments))
-    return published.job(arguments, DATASET, place, read, reading)
+    reading = partial(convert, id_prefix=place.id_prefix, image_prefix=conversion.prefix(arguments))
+    return conversion.job(arguments, DATASET, place, read, reading)
 
 
 DATASET: Dataset = Dataset(
@@ -168,6 +168,6 @@ DATASET: Dataset = Dataset(
     description=__doc__,
     example="--input data/cc3m/tars --output_jsonl_dir data/cc3m/llava_jsonl "
     "--output_image_dir data/cc3m/images --image_prefix cc3m/images",
-    add_arguments=partial(published.add_arguments, suffix=".tar"),
+    add_arguments=partial(conversion.add_arguments, suffix=".tar"),
     plan=_plan,
 )

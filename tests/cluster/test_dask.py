@@ -91,7 +91,7 @@ def test_without_an_address_this_machine_is_the_cluster(
 
 
 def test_no_scheduler_is_one_sentence(datasets: tuple[Config, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hdf5_writer.dask_engine._SECONDS_TO_CONNECT", 2)
+    monkeypatch.setattr("hdf5_writer.engines.dask._SECONDS_TO_CONNECT", 2)
     began = time.monotonic()
     with pytest.raises(ConfigError, match="no Dask scheduler answers"):
         create_dataset(on(datasets[0], f"tcp://127.0.0.1:{free_port()}"), SilentProgress())

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from preprocess.converters import atomic, job
+from preprocess.converters.core import atomic, job
 from preprocess.preprocess_dataset import main
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from preprocess.converters.instructions import BRIEF_DESCRIPTION, choose
+from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION, choose
 
 from .real_excerpts import SHARED, with_real_excerpts
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from preprocess.converters import job
+from preprocess.converters.core import job
 from preprocess.preprocess_dataset import main
 
 from .interruption import contents, killed_at

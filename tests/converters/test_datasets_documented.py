@@ -9,7 +9,7 @@ import pytest
 
 import preprocess.converters
 import preprocess.preprocess_dataset
-from preprocess.converters.job import check, run
+from preprocess.converters.core.job import check, run
 from preprocess.converters.registry import DATASETS
 from preprocess.preprocess_dataset import convert_json2jsonl_main, main
 

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from preprocess.converters.errors import InputError
-from preprocess.converters.instructions import BRIEF_DESCRIPTION
-from preprocess.converters.parquet import rows
+from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.parquet import rows
 
 from .interruption import contents, killed_at
 from .real_excerpts import SHARED, with_real_excerpts

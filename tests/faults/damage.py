@@ -12,7 +12,7 @@ from conftest import ConfigMaker, create, turn_pair, write_jsonl
 
 from hdf5_writer import inspect_hdf5
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.report import write_report
+from hdf5_writer.report.page import write_report
 
 # What stands in a lock is for people alone; nothing reads it back.
 _LOCKS = {".work/lock", ".work/planning.lock"}

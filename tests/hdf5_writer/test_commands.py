@@ -19,9 +19,9 @@ import pytest
 from conftest import CHECKOUT, QUICKSTART, needs_shared, output_digests, shared_folder, turn_pair, write_jsonl
 
 from hdf5_writer import create_hdf5_dataset
-from hdf5_writer import index as index_module
 from hdf5_writer import run as run_module
-from hdf5_writer.engine import TasksFailedError
+from hdf5_writer.engines.local import TasksFailedError
+from hdf5_writer.planning import index as index_module
 
 COMMAND = [sys.executable, "-m", "hdf5_writer.create_hdf5_dataset", "--config", "quickstart.yaml"]
 

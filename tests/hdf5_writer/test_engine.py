@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICKSTART, InlineExecutor, turn_pair, write_jsonl
 
-from hdf5_writer.engine import TasksFailedError, run_tasks, spawn_pool, warmed_pools
+from hdf5_writer.engines.local import TasksFailedError, run_tasks, spawn_pool, warmed_pools
 from hdf5_writer.task import TaskDone
 
 

@@ -10,10 +10,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hdf5_writer import index as index_module
-from hdf5_writer.index import build_index
-from hdf5_writer.inputs import InputChangedError, RecordReader, find_inputs, unread_data
 from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning import index as index_module
+from hdf5_writer.planning.index import build_index
+from hdf5_writer.planning.inputs import InputChangedError, RecordReader, find_inputs, unread_data
 from preprocess.config import ConfigError
 
 

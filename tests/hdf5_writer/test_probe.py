@@ -12,7 +12,7 @@ import pytest
 from conftest import QUICKSTART, turn_pair, write_jsonl
 
 from hdf5_writer import create_hdf5_dataset
-from hdf5_writer.probe import MOST_PROBED, probed_records
+from hdf5_writer.planning.probe import MOST_PROBED, probed_records
 from preprocess.preprocess_dataset import convert_json2jsonl_main
 
 IMAGES = QUICKSTART / "images"

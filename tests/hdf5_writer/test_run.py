@@ -27,10 +27,10 @@ from conftest import (
 
 from hdf5_writer import publish as publish_module
 from hdf5_writer import task as task_module
-from hdf5_writer.inputs import LONGEST_LINE, InputChangedError
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import locked
-from hdf5_writer.plan import OtherPlanError
+from hdf5_writer.planning.inputs import LONGEST_LINE, InputChangedError
+from hdf5_writer.planning.plan import OtherPlanError
 from hdf5_writer.run import Part, create_dataset, create_part, finalize
 from hdf5_writer.verify import verify_dataset
 from preprocess.config import ConfigError

@@ -12,11 +12,11 @@ import pytest
 from isal import isal_zlib
 
 from hdf5_writer import shard as shard_module
+from hdf5_writer.rows import RowLayout, measure_rows
 from hdf5_writer.schema import DATASETS, SchemaError, check_version
 from hdf5_writer.shard import ShardBuilder, compress_chunk
-from preprocess.features import RowLayout, measure_rows
-from preprocess.token_batches import batch_of, join_batches
-from preprocess.tokens import TokenSequence
+from preprocess.tokenize.batches import batch_of, join_batches
+from preprocess.tokenize.encoder import TokenSequence
 
 LAYOUT = RowLayout(max_sequence_length=40, num_patches=4, image_start_idx=2, pad_id=0, truncate=True)
 

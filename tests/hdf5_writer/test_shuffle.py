@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hdf5_writer.shuffle import permuted
+from hdf5_writer.planning.shuffle import permuted
 
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1))

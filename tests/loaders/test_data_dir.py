@@ -18,7 +18,7 @@ from written import first, second
 
 from hdf5_writer.publish import seal
 from hdf5_writer.verify import verify_dataset
-from hdf5_writer.viewer_dataset import InspectedDataset
+from hdf5_writer.viewer.dataset import InspectedDataset
 from loaders import DataDirError, LlavaH5Dataset, ShardError, create_dataloader
 from loaders.data_dir import read_data_dir
 from preprocess.config import ConfigError

@@ -24,7 +24,7 @@ from loaders.lazy import (  # noqa: E402
     LazySupervisedDataset,
     make_supervised_data_module,
 )
-from preprocess.tokenizer import load_tokenizer  # noqa: E402
+from preprocess.tokenize.tokenizer import load_tokenizer  # noqa: E402
 
 TOKENIZER = QUICKSTART / "tokenizer"
 GOLDENS = sorted(shared_folder("golden").glob("*.*.jsonl"))

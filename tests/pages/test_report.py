@@ -16,21 +16,22 @@ import pytest
 from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
 from PIL import ExifTags, Image
 
-from hdf5_writer import create_hdf5_dataset, inspect_hdf5, report
+from hdf5_writer import create_hdf5_dataset, inspect_hdf5
 from hdf5_writer.layout import OutputLayout
-from hdf5_writer.plan import read_plan
+from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.receipts import all_receipts
-from hdf5_writer.report import write_report
-from hdf5_writer.report_duplicates import Duplicates, find_duplicates
-from hdf5_writer.report_facts import TaskFacts, fingerprints_every, read_fingerprints
-from hdf5_writer.report_findings import find
-from hdf5_writer.report_images import ImageSample, ImageTally, look_at_images
-from hdf5_writer.report_lengths import at_length, empty_lengths, other_lengths, quantiles, recommended_length
-from hdf5_writer.report_plots import binned
-from hdf5_writer.report_throughput import Throughput
-from preprocess.features import RowLayout, measure_rows
-from preprocess.token_batches import batch_of
-from preprocess.tokens import TokenSequence
+from hdf5_writer.report.__main__ import main as report_main
+from hdf5_writer.report.duplicates import Duplicates, find_duplicates
+from hdf5_writer.report.facts import TaskFacts, fingerprints_every, read_fingerprints
+from hdf5_writer.report.findings import find
+from hdf5_writer.report.images import ImageSample, ImageTally, look_at_images
+from hdf5_writer.report.lengths import at_length, empty_lengths, other_lengths, quantiles, recommended_length
+from hdf5_writer.report.page import _tally, write_report
+from hdf5_writer.report.plots import binned
+from hdf5_writer.report.throughput import Throughput
+from hdf5_writer.rows import RowLayout, measure_rows
+from preprocess.tokenize.batches import batch_of
+from preprocess.tokenize.encoder import TokenSequence
 
 
 def example_records() -> list[Any]:
@@ -130,7 +131,7 @@ def test_input_files_add_up(tmp_path: Path, make_config: ConfigMaker) -> None:
     write_jsonl(tmp_path / "in" / "b.jsonl", [*records[20:], *REJECTED])
     params = create(make_config(setup__samples_per_shard=9, processor__max_sequence_length=400)).params
     layout = OutputLayout(tmp_path / "out")
-    files = report._tally(layout, read_plan(layout)).inputs.files()
+    files = _tally(layout, read_plan(layout)).inputs.files()
     assert [(file.path, file.records, file.rows, file.rejected) for file in files] == [
         ("b.jsonl", 37, 35, 2),
         ("a.jsonl", 20, 20, 0),
@@ -214,13 +215,13 @@ def test_a_report_that_hangs_or_dies_does_not_hold_the_run_up(
 def test_a_user_may_write_the_report_by_its_own_command(
     written: OutputLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report.main([str(written.root)]) == 0
+    assert report_main([str(written.root)]) == 0
     assert written.report.is_file()
-    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert report_main([str(tmp_path / "nowhere")]) == 1
     assert "is missing, so this is no finished dataset" in capsys.readouterr().err
     written.rejects.write_bytes(b"{")
     written.data_params.write_bytes(written.data_params.read_bytes()[:-9])
-    assert report.main([str(written.root)]) == 1
+    assert report_main([str(written.root)]) == 1
     said = capsys.readouterr().err
     assert "is damaged" in said
     assert said.count("\n") == 1

@@ -16,16 +16,16 @@ import pytest
 from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
 from PIL import Image
 
-from hdf5_writer.viewer import rows_values, side_of
-from hdf5_writer.viewer_compare import SourceIndex, compare_rows
-from hdf5_writer.viewer_dataset import InspectedDataset
-from hdf5_writer.viewer_frames import ChatFrames
-from hdf5_writer.viewer_runs import row_runs
-from hdf5_writer.viewer_spelling import Speller, load_speller
-from hdf5_writer.viewer_terminal import terminal_rows, visible, wants_colour
-from hdf5_writer.viewer_thumbnails import Thumbnails
+from hdf5_writer.viewer.compare import SourceIndex, compare_rows
+from hdf5_writer.viewer.dataset import InspectedDataset
+from hdf5_writer.viewer.decoding import Speller, load_speller
+from hdf5_writer.viewer.frames import ChatFrames
+from hdf5_writer.viewer.page import rows_values, side_of
+from hdf5_writer.viewer.runs import row_runs
+from hdf5_writer.viewer.terminal import terminal_rows, visible, wants_colour
+from hdf5_writer.viewer.thumbnails import Thumbnails
 from preprocess.templates import TEMPLATES
-from preprocess.tokenizer import load_tokenizer
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 TEXTS = ["Déjà vu — “quoted”\n\n  two blanks", "日本語 and 🎈 emoji", "<script>alert(1)</script>\x1b[31mred\x07"]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from conftest import QUICKSTART, turn_pair
 
+from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.conversation import read_conversation
-from preprocess.features import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.record_keys import RecordKeys
 from preprocess.templates import TEMPLATES, Mark, Renderer
-from preprocess.token_batches import batch_of
-from preprocess.tokenizer import load_tokenizer
-from preprocess.tokens import Encoder, TokenSequence
+from preprocess.tokenize.batches import batch_of
+from preprocess.tokenize.encoder import Encoder, TokenSequence
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 RENDERER = Renderer(TEMPLATES["vicuna_v1"])
 

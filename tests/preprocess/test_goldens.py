@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from conftest import needs_shared, shared_folder
 
+from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.conversation import read_conversation
-from preprocess.features import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.record_keys import RecordKeys
 from preprocess.templates import TEMPLATES, Renderer
-from preprocess.token_batches import BatchEncoder
-from preprocess.tokenizer import load_tokenizer
-from preprocess.tokens import Encoder
+from preprocess.tokenize.batches import BatchEncoder
+from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 IMAGE, IGNORED, PATCHES = -200, -100, 576
 GOLDEN_FILES = sorted(shared_folder("golden").glob("*.jsonl"))

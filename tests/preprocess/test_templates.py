@@ -5,9 +5,9 @@ from conftest import QUICKSTART
 
 from preprocess.conversation import Conversation
 from preprocess.templates import TEMPLATES, Renderer
-from preprocess.token_batches import BatchEncoder, batch_of
-from preprocess.tokenizer import load_tokenizer
-from preprocess.tokens import Encoder
+from preprocess.tokenize.batches import BatchEncoder, batch_of
+from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tokens import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 
-from preprocess import word_table
 from preprocess.conversation import Conversation
 from preprocess.rejects import Reason, Rejected
 from preprocess.templates import TEMPLATES, Mark, Renderer, Segment, Text
-from preprocess.token_batches import BatchEncoder, TokenBatch, batch_of, join_batches
-from preprocess.tokenizer import load_tokenizer
-from preprocess.tokens import Encoder
+from preprocess.tokenize import word_table
+from preprocess.tokenize.batches import BatchEncoder, TokenBatch, batch_of, join_batches
+from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
@@ -112,7 +112,7 @@ def test_words_are_told_apart_by_length_kind_and_every_byte(encoder: Encoder, ba
 
 
 def test_a_record_that_fails_leaves_the_others_alone(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocess.tokens._LONGEST_PIECE", 1000)
+    monkeypatch.setattr("preprocess.tokenize.encoder._LONGEST_PIECE", 1000)
     long = "x" * 1001
     good: list[Segment] = [Mark.BOS, Text("good  words", False), Text(" yes", True), Mark.EOS]
     for bad_text in (long, f"a {long}", f"a  {long}", f"{long} a"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tokenizers
 
-from preprocess.tokenizer import Tokenizer, load_tokenizer
+from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 TYPED = "a <|end|> b"
 

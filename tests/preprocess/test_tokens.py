@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from preprocess.conversation import Conversation
 from preprocess.templates import TEMPLATES, Mark, Renderer, Text
-from preprocess.tokenizer import load_tokenizer
-from preprocess.tokens import Encoder
+from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 # What a text is made of in the wild: words, runs of blanks, newlines, specials as text, other scripts, bytes.
 _PARTS = st.sampled_from(
@@ -76,7 +76,7 @@ def test_cached_ids_equal_the_librarys(encoder: Encoder, library: Library, text:
 
 
 def test_a_full_cache_is_emptied_and_ids_stay_the_same(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
-    monkeypatch.setattr("preprocess.tokens._MOST_CACHED", 5)
+    monkeypatch.setattr("preprocess.tokenize.encoder._MOST_CACHED", 5)
     folder = FOLDERS[0]
     encoder, library = Encoder(load_tokenizer(str(folder))), library_of(folder)
     for start in range(40):

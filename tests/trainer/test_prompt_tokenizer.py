@@ -18,13 +18,13 @@ pytest.importorskip("accelerate")
 
 from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig  # noqa: E402
 
+from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows  # noqa: E402
 from preprocess.conversation import read_conversation  # noqa: E402
-from preprocess.features import RowLayout, empty_rows, measure_rows, write_rows  # noqa: E402
 from preprocess.record_keys import RecordKeys  # noqa: E402
 from preprocess.templates import TEMPLATES, Mark, Renderer, Segment, Text  # noqa: E402
-from preprocess.token_batches import BatchEncoder  # noqa: E402
-from preprocess.tokenizer import load_tokenizer  # noqa: E402
-from preprocess.tokens import Encoder  # noqa: E402
+from preprocess.tokenize.batches import BatchEncoder  # noqa: E402
+from preprocess.tokenize.encoder import Encoder  # noqa: E402
+from preprocess.tokenize.tokenizer import load_tokenizer  # noqa: E402
 from trainer.params_file import ParamsError  # noqa: E402
 from trainer.processor import make_image_processor, make_processor  # noqa: E402
 from trainer.prompt_tokenizer import image_token_id, load_prompt_tokenizer  # noqa: E402

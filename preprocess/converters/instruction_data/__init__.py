@@ -3,5 +3,5 @@
 `requests` turns annotations into requests for a provider's batch service or vLLM's batch runner.
 
 The method is that of Liu et al., "Visual Instruction Tuning", https://arxiv.org/abs/2304.08485, section 3.
-(`preprocess.converters.instructions` is something else: LLaVA's list of instructions for brief descriptions.)
+(`converters/core/brief_instructions.py` is something else: LLaVA's list of instructions for brief descriptions.)
 """

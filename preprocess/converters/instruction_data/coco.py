@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preprocess.converters.canonical import an_object, identifier, image_path, text
+from preprocess.converters.core.canonical import an_object, identifier, image_path, text
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source, elements
 from preprocess.converters.instruction_data.contexts import Box, normalised
-from preprocess.converters.rejects import Reason, Rejected
-from preprocess.converters.sources import Source, elements
 from preprocess.rejects import shorten
 
 

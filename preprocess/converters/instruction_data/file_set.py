@@ -11,9 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from preprocess.converters.atomic import partial_path, sync_folder, write_all, write_whole
-from preprocess.converters.errors import InputError
-from preprocess.converters.receipt import Counts, Origin
+from preprocess.converters.core.atomic import partial_path, sync_folder, write_all, write_whole
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.receipt import Counts, Origin
 
 FORMAT = 1
 _BUFFER = 1 << 18

@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from preprocess.converters.canonical import IMAGE_TOKEN
+from preprocess.converters.core.canonical import IMAGE_TOKEN
+from preprocess.converters.core.rejects import Reason, Rejected
 from preprocess.converters.instruction_data.kinds import Kind
-from preprocess.converters.rejects import Reason, Rejected
 from preprocess.rejects import shorten
 
 SEPARATOR = "==="

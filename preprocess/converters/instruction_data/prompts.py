@@ -10,11 +10,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from preprocess.config import SHIPPED_CONFIG_DIRS
-from preprocess.converters.errors import InputError
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.rejects import Rejected
 from preprocess.converters.instruction_data.contexts import Box, context
 from preprocess.converters.instruction_data.kinds import Kind
 from preprocess.converters.instruction_data.parse import check_text, rounds_of
-from preprocess.converters.rejects import Rejected
 
 Text = Annotated[str, Field(min_length=1)]
 Message = dict[str, str]

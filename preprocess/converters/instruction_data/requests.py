@@ -13,6 +13,9 @@ from typing import Any
 
 import orjson
 
+from preprocess.converters.core.receipt import Counts
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source
 from preprocess.converters.instruction_data import layout
 from preprocess.converters.instruction_data.coco import Photo, read_annotations
 from preprocess.converters.instruction_data.contexts import context
@@ -20,9 +23,6 @@ from preprocess.converters.instruction_data.cost import Estimate, estimate
 from preprocess.converters.instruction_data.file_set import LineFile
 from preprocess.converters.instruction_data.kinds import Kind, custom_id
 from preprocess.converters.instruction_data.prompts import Message, Prompt
-from preprocess.converters.receipt import Counts
-from preprocess.converters.rejects import Reason, Rejected
-from preprocess.converters.sources import Source
 
 # Of one file, by the Batch API: 50,000 requests and 200 MB.
 MOST_LINES = 50_000

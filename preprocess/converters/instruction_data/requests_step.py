@@ -13,15 +13,15 @@ from typing import Any
 
 import orjson
 
-from preprocess.converters.errors import InputError
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.receipt import Counts
+from preprocess.converters.core.sources import file
 from preprocess.converters.instruction_data import layout
 from preprocess.converters.instruction_data.cost import Estimate
 from preprocess.converters.instruction_data.file_set import FileSet, LineFile
 from preprocess.converters.instruction_data.kinds import Kind
 from preprocess.converters.instruction_data.prompts import load_prompt, prompt_files
 from preprocess.converters.instruction_data.requests import RequestPlan, Written, write_requests
-from preprocess.converters.receipt import Counts
-from preprocess.converters.sources import file
 
 HELP = "captions and boxes → requests, with an estimate of their cost"
 VERSION = 1

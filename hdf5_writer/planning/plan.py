@@ -1,0 +1,233 @@
+"""Inputs and config → a plan: which record goes into which shard. It never sees the number of workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hdf5_writer import __version__
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.index import IndexDigests, build_index
+from hdf5_writer.planning.inputs import InputFile, RecordReader, find_inputs, input_root
+from hdf5_writer.planning.shuffle import permuted
+from hdf5_writer.publish import digest_of, publish, seal, unseal
+from hdf5_writer.schema import SCHEMA_VERSION
+from preprocess.config import Config, ConfigError
+
+
+class OtherPlanError(ConfigError):
+    """The output folder belongs to another plan."""
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What rows depend on of the tokenizer and the template together."""
+
+    digest: str
+    vocab_size: int
+    bos_id: int  # -1 for none
+    eos_id: int
+    pad_id: int
+    image_start_idx: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of the output, but for the content of images.
+
+    Attributes:
+        config: the whole config of the run that made the plan.
+        limit: take the first so many records only.
+        inputs: the input files in order, with their record counts.
+        index: digests of the record index in the work folder.
+        base: the folder that relative paths of the config start from; workers may stand elsewhere.
+    """
+
+    config: Config
+    limit: int | None
+    inputs: tuple[InputFile, ...]
+    tokenizer: TokenizerFacts
+    index: IndexDigests
+    schema_version: str = SCHEMA_VERSION
+    package_version: str = __version__
+    base: str = field(default_factory=os.getcwd)
+
+    @cached_property
+    def records(self) -> int:
+        """Records read: one row or one reject each."""
+        return sum(file.records for file in self.inputs)
+
+    @cached_property
+    def tasks(self) -> int:
+        """Shards."""
+        return -(-self.records // self.config.setup.samples_per_shard)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the keys that decide rows and their order, the inputs and the tokenizer; the config digest."""
+        return digest_of(
+            {
+                "schema_version": self.schema_version,
+                "config": self.config.row_keys(),
+                "limit": self.limit,
+                "tokenizer": dataclasses.asdict(self.tokenizer),
+                "inputs": [[file.path, file.bytes, file.records, file.crc32] for file in self.inputs],
+            }
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over all of the plan, folders and file times too: what a worker has loaded for one run."""
+        return digest_of(self.to_json())
+
+    def records_of(self, task: int) -> int:
+        """How many records a task has."""
+        size = self.config.setup.samples_per_shard
+        return min(size, self.records - task * size)
+
+    def task_records(self, task: int) -> npt.NDArray[np.int64]:
+        """Numbers of the records of a task, in the order of its rows."""
+        setup = self.config.setup
+        start = task * setup.samples_per_shard
+        stop = start + self.records_of(task)
+        if setup.shuffle:
+            return permuted(start, stop, self.records, setup.seed)
+        return np.arange(start, stop, dtype=np.int64)
+
+    def input_paths(self) -> list[tuple[Path, InputFile]]:
+        """Where each input stands."""
+        root = input_root(Path(self.base, self.config.setup.input_dir))
+        return [(root / file.path, file) for file in self.inputs]
+
+    def reader(self, layout: OutputLayout) -> RecordReader:
+        """Reads the records by number."""
+        return RecordReader(input_root(Path(self.base, self.config.setup.input_dir)), self.inputs, layout)
+
+    def local_config(self) -> Config:
+        """The config with its relative folders made absolute."""
+        dataset, processor = self.config.dataset, self.config.processor
+        images = None if dataset.image_dir is None else Path(self.base, dataset.image_dir)
+        folder = Path(self.base, Path(processor.tokenizer_type).expanduser())
+        tokenizer = str(folder) if folder.is_dir() else processor.tokenizer_type
+        return self.config.model_copy(
+            update={
+                "dataset": dataset.model_copy(update={"image_dir": images}),
+                "processor": processor.model_copy(update={"tokenizer_type": tokenizer}),
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as `read_plan` understands it."""
+        return {
+            "schema_version": self.schema_version,
+            "package_version": self.package_version,
+            "digest": self.digest,
+            "base": self.base,
+            "limit": self.limit,
+            "tokenizer": dataclasses.asdict(self.tokenizer),
+            "index": dataclasses.asdict(self.index),
+            "config": self.config.as_json(),
+            "inputs": [dataclasses.asdict(file) for file in self.inputs],
+        }
+
+
+def make_plan(config: Config, limit: int | None, tokenizer: TokenizerFacts, layout: OutputLayout) -> Plan:
+    """Index the inputs into the work folder and write the plan there.
+
+    Raises:
+        ConfigError: no inputs, no records, an unreadable input.
+        OSError: the work folder cannot be written.
+    """
+    files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    layout.plan.unlink(missing_ok=True)  # what follows changes the index that it speaks of
+    counted, index = build_index(input_root(config.setup.input_dir), files, layout, limit)
+    plan = Plan(config, limit, tuple(counted), tokenizer, index)
+    if not plan.records:
+        raise ConfigError(
+            f"setup.input_dir {config.setup.input_dir}: {len(files)} input file(s), but no record in them; "
+            "give files with one JSON object a line"
+        )
+    publish(layout.plan, [seal(plan.to_json())])
+    return plan
+
+
+def read_plan(layout: OutputLayout) -> Plan:
+    """The plan of an output folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        publish.DamagedError: it is not what was written.
+    """
+    document = unseal(layout.plan)
+    return Plan(
+        config=Config.model_validate(document["config"]),
+        limit=document["limit"],
+        inputs=tuple(InputFile(**file) for file in document["inputs"]),
+        tokenizer=TokenizerFacts(**document["tokenizer"]),
+        index=IndexDigests(**document["index"]),
+        schema_version=document["schema_version"],
+        package_version=document["package_version"],
+        base=document["base"],
+    )
+
+
+def is_unchanged(plan: Plan, files: list[InputFile], layout: OutputLayout) -> bool:
+    """Whether the inputs have the names, sizes and times of the plan, so that its index still holds."""
+    entries = plan.records + len(plan.inputs)
+    same = [(f.path, f.bytes, f.mtime_ns) for f in plan.inputs] == [(f.path, f.bytes, f.mtime_ns) for f in files]
+    return (
+        same
+        and _size(layout.offsets) == 8 * entries
+        and _size(layout.lines) == (-1 if plan.index.lines is None else 8 * plan.records)
+    )
+
+
+def differences(old: Plan, config: Config, limit: int | None, digest: str, files: list[InputFile]) -> list[str]:
+    """What of a new run differs from the plan of the folder, in words; empty where the same rows would come.
+
+    Images count by their folder: rows depend on what is in it, and a run after a wrong `image_dir` must not
+    find everything rejected already.
+    """
+    found = []
+    old_keys, new_keys = old.config.row_keys(), config.row_keys()
+    for section in ("setup", "processor", "dataset"):
+        for key in sorted(old_keys[section].keys() | new_keys[section].keys()):
+            was, is_ = old_keys[section].get(key), new_keys[section].get(key)
+            if was != is_:
+                found.append(f"{section}.{key} was {was}, is {is_}")
+    old_images, new_images = old.config.dataset.image_dir, config.dataset.image_dir
+    if config.dataset.check_images != "none" and _real(old_images) != _real(new_images):
+        found.append(f"dataset.image_dir was {old_images}, is {new_images}")
+    if old.limit != limit:
+        found.append(f"--limit was {old.limit or 'not given'}, is {limit or 'not given'}")
+    if old.tokenizer.digest != digest:
+        found.append(
+            f"the files of the tokenizer {config.processor.tokenizer_type} are not those of "
+            f"{old.config.processor.tokenizer_type}"
+        )
+    if (old.schema_version, old.package_version) != (SCHEMA_VERSION, __version__):
+        found.append(f"it was written by llava-hdf5 {old.package_version}, this is {__version__}")
+    before, now = {f.path: f for f in old.inputs}, {f.path: f for f in files}
+    for path in sorted(before.keys() | now.keys()):
+        if path not in now:
+            found.append(f"the input {path} is gone")
+        elif path not in before:
+            found.append(f"the input {path} is new")
+        elif before[path].bytes != now[path].bytes:
+            found.append(f"the input {path} had {before[path].bytes} bytes, has {now[path].bytes}")
+    return found
+
+
+def _real(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1

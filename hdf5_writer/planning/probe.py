@@ -1,0 +1,156 @@
+"""A look at some records before a run starts: a wrong image folder or format is found now, not after hours."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.inputs import Line
+from hdf5_writer.planning.plan import Plan
+from hdf5_writer.stages import Stages, parse_line, warm_tokenizer
+from preprocess.config import Config, ConfigError
+from preprocess.image_files import looks_like_an_image
+from preprocess.images import ImageChecker
+from preprocess.records import parse_record
+from preprocess.regular_files import open_regular
+from preprocess.rejects import Reason, Rejected
+
+MOST_PROBED = 500
+FEWEST_PROBED = 20
+_ABOUT_IMAGES = (Reason.IMAGE_MISSING, Reason.IMAGE_OUTSIDE, Reason.IMAGE_UNREADABLE)
+_START = 64
+
+
+def probed_records(records: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The numbers of the records to look at: at most `MOST_PROBED`, some of every input unless there are very many.
+
+    Args:
+        records: of each input. Half of the records are shared out equally among the inputs, half by their size.
+
+    Returns:
+        shape (n,), int64, ascending.
+    """
+    total, half = sum(records), MOST_PROBED // 2
+    if len(records) > half:
+        count = min(total, MOST_PROBED)
+        return np.arange(count, dtype=np.int64) * total // max(count, 1)
+    chosen, first = [], 0
+    for count in records:
+        share = min(count, half // len(records) + half * count // max(total, 1))
+        chosen.append(first + np.arange(share, dtype=np.int64) * count // max(share, 1))
+        first += count
+    return np.concatenate(chosen)
+
+
+def probe(plan: Plan, layout: OutputLayout) -> list[str]:
+    """Read, validate and render some records of a plan, and look for their images where the config asks for it.
+
+    Args:
+        plan: the whole plan; which records are looked at depends on it alone.
+        layout: where its index is.
+
+    Returns:
+        warnings, a sentence each.
+
+    Raises:
+        ConfigError: most of at least `FEWEST_PROBED` records would be rejected for one reason, or an input is a JSON
+            array instead of lines of JSON.
+    """
+    config = _looking_at_names_only(plan.local_config())
+    decodes = plan.config.dataset.check_images == "decode"
+    stages = Stages(config, warm_tokenizer(plan.config))
+    # File by file: listing a whole folder is not worth it for a few hundred images.
+    stages.images = ImageChecker(config.dataset.image_dir, config.dataset.check_images, most_names=0)
+    reasons = Counter[Reason]()
+    examples: dict[Reason, tuple[Line, Rejected]] = {}
+    readable: set[int] = set()
+    images = probed = 0
+    others: list[Path] = []
+    for line in _lines(plan, layout):
+        probed += 1
+        try:
+            record = parse_line(line)
+            readable.add(line.file)
+            conversation = stages.read(record)
+            stages.renderer.render(conversation)
+            if conversation.image is not None and config.dataset.check_images == "exists":
+                images += 1
+                path = Path(config.dataset.image_dir or "", conversation.image)
+                if not _is_image(path):
+                    others.append(path)
+                    if decodes:
+                        raise Rejected(Reason.IMAGE_UNREADABLE, "its first bytes are those of no image")
+        except Rejected as found:
+            reasons[found.reason] += 1
+            examples.setdefault(found.reason, (line, found))
+        except ConfigError as error:
+            raise ConfigError(f"{plan.inputs[line.file].path}, line {line.number}: {error}") from None
+    for number, (path, file) in enumerate(plan.input_paths()):
+        if file.records and number not in readable and not file.is_compressed and _starts_an_array(path):
+            raise ConfigError(
+                f"{path.absolute()}: is a JSON array, expected one JSON object a line; name it {path.stem}.json, run "
+                f"`convert_json2jsonl --input_dir {path.parent}` and use the folder it writes, or give --keep-going "
+                "to start anyway"
+            )
+    for reason, count in reasons.most_common(1):
+        if probed >= FEWEST_PROBED and count > max(0.5, config.setup.max_reject_fraction) * probed:
+            line, reject = examples[reason]
+            raise ConfigError(_refusal(plan, config, line, reject, count, probed))
+    if not others or decodes:
+        return []
+    return [
+        f"warning: {len(others)} of {images} image files looked at are no images, such as {others[0].absolute()}; "
+        "replace them, or set dataset.check_images: decode to reject their records"
+    ]
+
+
+def _looking_at_names_only(config: Config) -> Config:
+    """The config with images looked up, but not decoded."""
+    dataset = config.dataset
+    if dataset.check_images != "decode":
+        return config
+    return config.model_copy(update={"dataset": dataset.model_copy(update={"check_images": "exists"})})
+
+
+def _lines(plan: Plan, layout: OutputLayout) -> Iterator[Line]:
+    for lines in plan.reader(layout).read(probed_records([file.records for file in plan.inputs])):
+        yield from lines
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return looks_like_an_image(file.read(_START))
+    except OSError:
+        return True  # another matter than its content
+
+
+def _refusal(plan: Plan, config: Config, line: Line, reject: Rejected, count: int, probed: int) -> str:
+    path, _ = plan.input_paths()[line.file]
+    example = f"{path.absolute()}, line {line.number}: {reject.detail}"
+    if reject.reason in _ABOUT_IMAGES:
+        image = _image_of(line, config)
+        if image is not None:
+            example += f" (tried {os.path.abspath(Path(config.dataset.image_dir or '', image))})"
+    return (
+        f"{count} of {probed} records looked at would be rejected as {reject.reason.value}, such as {example}; "
+        "correct the data or the config, or give --keep-going to start anyway"
+    )
+
+
+def _image_of(line: Line, config: Config) -> str | None:
+    value: Any = parse_record(line.data).get(config.dataset.image_key)
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, str) else None
+
+
+def _starts_an_array(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(_START).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")

@@ -1,0 +1,46 @@
+"""`python -m hdf5_writer.report DIR` writes the page; `create_hdf5_dataset` runs it when all else is published."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.report.page import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page of a finished dataset, and give the exit code; what goes wrong is one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hdf5_writer.report",
+        description="Write report.html of a dataset made by create_hdf5_dataset.",
+    )
+    parser.add_argument("output_dir", type=Path, help="the setup.output_dir of a finished run")
+    parser.add_argument("--command", help="the command of the run, to show on the page")
+    options = parser.parse_args(arguments)
+    try:
+        print(write_report(OutputLayout(options.output_dir), options.command, _warn))
+    except FileNotFoundError as error:
+        return _fail(
+            f"{error.filename}: is missing, so this is no finished dataset; give the setup.output_dir of a run"
+        )
+    except Exception as error:  # the page is about a dataset that is whole: all that its reader needs is one sentence
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        said = " ".join(str(error).split()) or "no message"
+        return _fail(f"{where}{type(error).__name__}: {said}")
+    return 0
+
+
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _fail(message: str) -> int:
+    print(f"report: {message}", file=sys.stderr, flush=True)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What a person should look at first: the list on top of the report."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from hdf5_writer.report.duplicates import Duplicates
+from hdf5_writer.report.images import ImageSample
+
+_MOST_KEYS = 6
+
+
+class Finding(NamedTuple):
+    """One sentence, and the section of the page that says more."""
+
+    section: str
+    sentence: str
+
+
+def find(params: dict[str, Any], duplicates: Duplicates, sample: ImageSample) -> list[Finding]:
+    """Everything that stands out; empty where nothing does.
+
+    Args:
+        params: `data_params.json`.
+        duplicates: of the rows.
+        sample: what the headers of some images say.
+    """
+    counts = params["counts"]
+    found = []
+    if counts["rejected"]:
+        reason, number = max(counts["rejected_by_reason"].items(), key=lambda item: item[1])
+        share = counts["rejected"] / counts["read"]
+        records = _records(counts["rejected"], "record was", "records were")
+        found.append(Finding("rejects", f"{records} rejected ({share:.1%}), most often as {reason} ({number:,})."))
+    if duplicates.surplus:
+        rows = _records(duplicates.surplus, "row repeats", "rows repeat")
+        about = "About " if duplicates.every > 1 else ""
+        found.append(Finding("duplicates", f"{about}{rows} the image and the text of another one."))
+    found += unreadable_images(sample)
+    if sample.rotated:
+        rotated = f"{sample.rotated:,} of {_looked_at(sample)} stored rotated (EXIF)"
+        found.append(Finding("images", f"{rotated}, and the model sees them as stored."))
+    if counts["truncated"]:
+        rows = _records(counts["truncated"], "row was", "rows were")
+        text_only = counts["text_only_cut"]
+        which = f"; {text_only:,} of them are text only: dummy image slots take the place of text" if text_only else ""
+        found.append(Finding("other-lengths", f"{rows} cut to {params['max_sequence_length']:,} positions{which}."))
+    if counts["dropped_rounds"]:
+        rounds = _records(counts["dropped_rounds"], "round without an answer was", "rounds without an answer were")
+        found.append(Finding("rejects", f"{rounds} left out."))
+    unused = counts["unused_keys"]
+    if unused:
+        shown = ", ".join(f"{key} ({records:,})" for key, records in list(unused.items())[:_MOST_KEYS])
+        more = f" and {len(unused) - _MOST_KEYS} more" if len(unused) > _MOST_KEYS else ""
+        found.append(Finding("inputs", f"Keys of the records that no part of a row is made of: {shown}{more}."))
+    return found
+
+
+def unreadable_images(sample: ImageSample) -> list[Finding]:
+    """Image files that were looked at and are not there, or are no images."""
+    kinds = ((sample.missing, "missing now"), (sample.unreadable, "unreadable"))
+    return [
+        Finding("images", f"{len(paths):,} of {_looked_at(sample)} {what}, such as {paths[0]}.")
+        for paths, what in kinds
+        if paths
+    ]
+
+
+def _records(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _looked_at(sample: ImageSample) -> str:
+    return f"{sample.looked_at:,} image files looked at are"

@@ -1,0 +1,217 @@
+"""`report.html`: what became of the records, and what the rows are like, from what is on disk alone.
+
+Memory does not grow with the rows: receipts and the narrow columns of the shards are read one shard at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.pages import render_page
+from hdf5_writer.planning.plan import Plan, read_plan
+from hdf5_writer.publish import publish, unseal
+from hdf5_writer.receipts import all_receipts
+from hdf5_writer.report.duplicates import Duplicates, find_duplicates
+from hdf5_writer.report.facts import read_fingerprints
+from hdf5_writer.report.findings import find, unreadable_images
+from hdf5_writer.report.images import ImageTally, look_at_images
+from hdf5_writer.report.inputs import InputTally
+from hdf5_writer.report.lengths import Lengths, empty_lengths, other_lengths, quantiles, recommended_length
+from hdf5_writer.report.plots import Plot, histogram, lengths_plot, measurements, scatter
+from hdf5_writer.report.throughput import Throughput
+from hdf5_writer.viewer.dataset import InspectedDataset
+from hdf5_writer.viewer.page import rows_values, side_of
+
+_EXAMPLES = 3
+_FIRST_ROWS = 5
+_MOST_USED = 5
+_MOST_WORKERS = 16
+_SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
+
+
+@dataclass(frozen=True)
+class _Tallies:
+    """Sums over all shards and receipts; histograms have one element for each value."""
+
+    lengths: Lengths
+    supervised: npt.NDArray[np.int64]
+    rounds: npt.NDArray[np.int64]
+    images: ImageTally
+    inputs: InputTally
+    duplicates: Duplicates
+    throughput: Throughput
+
+
+def write_report(
+    layout: OutputLayout, command: str | None, warn: Callable[[str], None] = lambda sentence: None
+) -> Path:
+    """Write the page of a finished dataset.
+
+    Args:
+        layout: the output folder.
+        command: what the user typed, to show.
+        warn: told of image files that are missing or unreadable.
+
+    Returns:
+        the page.
+
+    Raises:
+        OSError: something cannot be read, or the page not be written.
+        publish.DamagedError: a file is not what the run wrote.
+    """
+    params, plan = unseal(layout.data_params), read_plan(layout)
+    tallies = _tally(layout, plan)
+    dataset = InspectedDataset(layout.root)
+    side = side_of(dataset)
+    rows = [dataset.read(number) for number in range(min(len(dataset), _FIRST_ROWS))]
+    image_dir = plan.local_config().dataset.image_dir
+    sample = look_at_images(image_dir, tallies.images.sample())
+    page = render_page(
+        "report.html.j2",
+        script="rows.js" if rows else None,
+        **rows_values(side, rows),
+        params=params,
+        findings=find(params, tallies.duplicates, sample),
+        command=command,
+        name=layout.root.resolve().name,
+        output_dir=os.path.realpath(layout.root),
+        rejects=_reject_examples(layout, params["counts"]["rejected_by_reason"]),
+        config=[
+            (f"{section}.{key}", value) for section, keys in params["config"].items() for key, value in keys.items()
+        ],
+        lengths=other_lengths(tallies.lengths),
+        recommended=recommended_length(tallies.lengths),
+        inputs=tallies.inputs.files(),
+        summaries=_summaries(tallies),
+        shares=_SHARES,
+        plots=_plots(tallies) if params["counts"]["written"] else {},
+        images=tallies.images,
+        most_used=tallies.images.most_used(_MOST_USED),
+        image_dir=image_dir,
+        sample=sample,
+        image_plots=_image_plots(sample.sizes),
+        duplicates=tallies.duplicates,
+        duplicate_places=_places(layout, plan, tallies.duplicates),
+        throughput=tallies.throughput,
+        workers=tallies.throughput.busiest(_MOST_WORKERS),
+    )
+    publish(layout.report, [page])
+    for finding in unreadable_images(sample):
+        warn(finding.sentence)
+    return layout.report
+
+
+def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
+    config, images, throughput = plan.config, ImageTally(), Throughput()
+    inputs = InputTally([file.path for file in plan.inputs], config.dataset.num_patches)
+    length = config.processor.max_sequence_length
+    lengths = empty_lengths(length, config.dataset.num_patches, plan.tokenizer.image_start_idx)
+    supervised, rounds = Counter[int](), Counter[int]()
+    fingerprints = []
+    every = 1
+    for task, receipt in enumerate(all_receipts(layout, plan)):
+        facts = receipt["report"]
+        throughput.add(receipt)
+        supervised.update(dict(facts["supervised"]))
+        rounds.update(dict(facts["rounds"]))
+        fingerprints.append(read_fingerprints(facts))
+        every = facts["fingerprints_every"]
+        with h5py.File(layout.shard(task, plan.tasks), "r") as file:
+            modality_lengths = file["modality_lengths"][:]
+            lengths.add(modality_lengths)
+            inputs.add(file["source_file"][:], modality_lengths, receipt["rejects"])
+            images.add(file["image_paths"][:, 0].tolist())
+    return _Tallies(
+        lengths=lengths,
+        supervised=_histogram(supervised),
+        rounds=_histogram(rounds),
+        images=images,
+        inputs=inputs,
+        duplicates=find_duplicates(fingerprints, every),
+        throughput=throughput,
+    )
+
+
+def _histogram(counts: Counter[int]) -> npt.NDArray[np.int64]:
+    rows = np.zeros(max(counts, default=0) + 1, dtype=np.int64)
+    for value, number in counts.items():
+        rows[value] = number
+    return rows
+
+
+def _reject_examples(layout: OutputLayout, counts: dict[str, int]) -> list[tuple[str, int, list[dict[str, Any]]]]:
+    """(reason, records, the first of them), the most frequent reason first."""
+    examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
+    wanting = {reason: min(count, _EXAMPLES) for reason, count in counts.items()}
+    with layout.rejects.open("rb") as lines:
+        for line in lines:
+            if not wanting:
+                break
+            reject = orjson.loads(line)
+            found = examples[reject["reason"]]
+            if len(found) < _EXAMPLES:
+                found.append(reject)
+                if len(found) == wanting[reject["reason"]]:
+                    del wanting[reject["reason"]]
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [(reason, count, examples[reason]) for reason, count in ranked]
+
+
+def _summaries(tallies: _Tallies) -> list[tuple[str, list[int]]]:
+    """(what, its value at each of `_SHARES`)."""
+    return [
+        ("used positions", quantiles(tallies.lengths.used, _SHARES)),
+        ("text tokens", quantiles(tallies.lengths.text_tokens, _SHARES)),
+        ("supervised tokens", quantiles(tallies.supervised, _SHARES)),
+        ("rounds", quantiles(tallies.rounds, _SHARES)),
+    ]
+
+
+def _plots(tallies: _Tallies) -> dict[str, Plot]:
+    lengths = tallies.lengths
+    other = [length for length in other_lengths(lengths) if length.fits]
+    rows = int(lengths.used.sum())
+    return {
+        "used": histogram("Used positions", lengths.used, "used positions per row", mark=lengths.max_sequence_length),
+        "text": histogram("Text tokens", lengths.text_tokens, "text tokens per row"),
+        "supervised": histogram("Supervised tokens", tallies.supervised, "supervised tokens per row"),
+        "rounds": histogram("Rounds", tallies.rounds, "rounds per conversation"),
+        "lengths": lengths_plot(
+            "Rows cut and padding by maximum sequence length",
+            [length.max_sequence_length for length in other],
+            [length.rows_cut / rows for length in other],
+            [length.padding_share for length in other],
+        ),
+    }
+
+
+def _image_plots(sizes: list[tuple[int, int]]) -> list[tuple[str, Plot]]:
+    """(caption, plot); none where no size is known."""
+    if not sizes:
+        return []
+    aspects = [width / height for width, height in sizes]
+    return [
+        ("Height by width of the sample, in pixels", scatter("Image sizes", sizes, "width in pixels")),
+        ("Images of the sample by aspect ratio", measurements("Aspect ratios", aspects, "width / height")),
+    ]
+
+
+def _places(layout: OutputLayout, plan: Plan, duplicates: Duplicates) -> list[list[str]]:
+    """For each of the largest groups, FILE:LINE of its first rows."""
+    return [[_place(layout, plan, task, row) for task, row in group.places] for group in duplicates.largest]
+
+
+def _place(layout: OutputLayout, plan: Plan, task: int, row: int) -> str:
+    with h5py.File(layout.shard(task, plan.tasks), "r") as file:
+        return f"{plan.inputs[file['source_file'][row]].path}:{file['source_line'][row]}"

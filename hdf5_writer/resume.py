@@ -1,0 +1,196 @@
+"""What is in an output folder already: a finished dataset, the beginning of one, another one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.inputs import InputFile
+from hdf5_writer.planning.plan import (
+    OtherPlanError,
+    Plan,
+    TokenizerFacts,
+    differences,
+    is_unchanged,
+    make_plan,
+    read_plan,
+)
+from hdf5_writer.publish import DamagedError, publish, seal, unseal
+from hdf5_writer.receipts import unfinished_tasks
+from hdf5_writer.stages import Stages, row_layout
+from preprocess.config import Config, ConfigError
+from preprocess.tokenize.tokenizer import load_tokenizer, tokenizer_digest
+
+
+def make_folders(layout: OutputLayout) -> None:
+    """Make the output folder and its work folder.
+
+    Raises:
+        ConfigError: they cannot be made.
+    """
+    try:
+        layout.receipt(0).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"setup.output_dir {layout.root}: cannot be made or written ({error.strerror}: {error.filename}); "
+            "give a folder you may write to"
+        ) from None
+
+
+def remove_output(layout: OutputLayout) -> None:
+    """Remove what runs write, but for locks and a plan made aside, and nothing else that may be in the folder."""
+    pages = (layout.report, layout.rows_page)
+    for path in [layout.data_params, layout.rejects, *pages, *layout.shards(), *layout.temporaries()]:
+        path.unlink(missing_ok=True)
+    for path in layout.work.iterdir():
+        if path in (layout.lock, layout.planning_lock, layout.aside.root):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    make_folders(layout)
+
+
+def finished_dataset(
+    config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]
+) -> dict[str, Any] | None:
+    """The parameters of the folder where this very dataset is there already; else None.
+
+    Looks at names, sizes and digests, so that the answer comes at once; `verify_hdf5_dataset` reads the bytes.
+
+    Raises:
+        OtherPlanError: the folder holds another dataset.
+    """
+    plan = _plan_there(layout)
+    if plan is None:
+        return None
+    found = _differences(plan, config, limit, files)
+    if found:
+        _refuse(layout, found)
+    if not is_unchanged(plan, files, layout):
+        return None
+    try:
+        params = unseal(layout.data_params)
+    except (FileNotFoundError, DamagedError):
+        return None
+    whole = layout.rejects.exists() and layout.rejects.stat().st_size == params["rejects"]["bytes"]
+    return params if params["config_digest"] == plan.digest and whole and not unfinished_tasks(layout, plan) else None
+
+
+def drop_unused_plan(config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]) -> None:
+    """Remove another plan that no shard was made by: its run wrote nothing, perhaps for a mistake corrected since.
+
+    Only for a run that is alone in the folder: one that has just begun has no shard either.
+
+    Raises:
+        OtherPlanError: there are shards, and the plan is missing or damaged.
+    """
+    plan = _plan_there(layout)
+    if plan is not None and not layout.shards() and _differences(plan, config, limit, files):
+        layout.plan.unlink()
+
+
+def _plan_there(layout: OutputLayout) -> Plan | None:
+    try:
+        return read_plan(layout)
+    except FileNotFoundError:
+        if layout.shards() or layout.data_params.exists():
+            raise OtherPlanError(
+                f"setup.output_dir {layout.root}: holds a dataset, but not the plan it was made by; "
+                "use another folder, or --overwrite to write it anew"
+            ) from None
+        return None
+    except DamagedError as error:
+        raise OtherPlanError(f"{error}; use --overwrite to write the dataset anew") from None
+
+
+def _differences(plan: Plan, config: Config, limit: int | None, files: list[InputFile]) -> list[str]:
+    return differences(plan, config, limit, tokenizer_digest(config.processor.tokenizer_type), files)
+
+
+def _refuse(layout: OutputLayout, found: list[str]) -> NoReturn:
+    shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more differences" if len(found) > 3 else "")
+    raise OtherPlanError(
+        f"setup.output_dir {layout.root}: belongs to another plan ({shown}); "
+        "use another folder, or --overwrite to write it anew"
+    )
+
+
+def plan_for(
+    config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile], *, alone: bool = True
+) -> Plan:
+    """The plan of this run: the one in the folder where it still holds, else a new one.
+
+    Args:
+        config, limit, layout: of this run.
+        files: the inputs as they are now.
+        alone: no other run works in the folder. Where one may, a plan that is there is left as it is: this run's may
+            differ from it in folders and file times.
+
+    Raises:
+        ConfigError: the inputs cannot be read; OtherPlanError where their content was changed.
+    """
+    if not layout.plan.exists():
+        return make_plan(config, limit, tokenizer_facts(config), layout)
+    old = read_plan(layout)
+    unpacked = all(layout.unpacked(i).exists() for i, file in enumerate(old.inputs) if file.is_compressed)
+    if is_unchanged(old, files, layout) and unpacked:
+        plan = Plan(config, limit, old.inputs, tokenizer_facts(config), old.index)
+        if alone and plan.to_json() != old.to_json():
+            publish(layout.plan, [seal(plan.to_json())])  # folders may have other names now
+        return plan
+    # Times changed, or the index is gone. Index anew, aside: the content decides whether this is the same plan.
+    with plan_aside(config, limit, layout) as plan:
+        if plan.digest != old.digest:
+            crcs = {file.path: file.crc32 for file in old.inputs}
+            changed = [file.path for file in plan.inputs if crcs[file.path] != file.crc32]
+            _refuse(layout, [f"the content of the input {path} was changed" for path in changed])
+        if not alone:
+            layout.aside.plan.unlink()
+        adopt_plan(layout)
+    return plan
+
+
+def tokenizer_facts(config: Config) -> TokenizerFacts:
+    """What the plan keeps of tokenizer and template.
+
+    Raises:
+        ConfigError: the tokenizer cannot be used, or the image does not fit into max_sequence_length.
+    """
+    facts = Stages(config, load_tokenizer(config.processor.tokenizer_type)).facts()
+    row_layout(config, facts)
+    return facts
+
+
+@contextlib.contextmanager
+def plan_aside(config: Config, limit: int | None, layout: OutputLayout) -> Iterator[Plan]:
+    """Make a plan without touching what is in the folder; it is removed again unless `adopt_plan` takes it.
+
+    Raises:
+        ConfigError: see `tokenizer_facts` and `plan.make_plan`.
+    """
+    facts = tokenizer_facts(config)
+    shutil.rmtree(layout.aside.root, ignore_errors=True)
+    make_folders(layout.aside)
+    try:
+        yield make_plan(config, limit, facts, layout.aside)
+    finally:
+        shutil.rmtree(layout.aside.root, ignore_errors=True)
+
+
+def adopt_plan(layout: OutputLayout) -> None:
+    """Move a plan made aside, and its index, into their place.
+
+    The folder has none, or one of the same content: whichever of these files are in place when this is killed,
+    they agree.
+    """
+    aside = layout.aside
+    found = [path for path in aside.work.iterdir() if path.is_file() and path != aside.plan]
+    for path in found:
+        path.replace(layout.work / path.name)
+    if aside.plan.exists():
+        aside.plan.replace(layout.plan)

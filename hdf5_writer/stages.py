@@ -1,0 +1,122 @@
+"""The only place where the stages of `preprocess` meet, set up by a config, and the layout of the rows they fill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hdf5_writer.planning.inputs import LONGEST_LINE, Line
+from hdf5_writer.planning.plan import TokenizerFacts
+from hdf5_writer.rows import RowLayout
+from preprocess.config import Config, ConfigError
+from preprocess.conversation import Conversation, read_conversation
+from preprocess.images import ImageChecker
+from preprocess.record_keys import RecordKeys
+from preprocess.records import parse_record
+from preprocess.rejects import Reason, Rejected
+from preprocess.templates import renderer_for
+from preprocess.tokenize.batches import BatchEncoder
+from preprocess.tokenize.encoder import Encoder, TokenSequence
+from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
+
+
+class Stages:
+    """The stages of `preprocess`, set up by a config: one record in, one token sequence out."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        dataset = config.dataset
+        self.tokenizer = tokenizer
+        self.encoder = Encoder(tokenizer)
+        self.batches = BatchEncoder(self.encoder)
+        self.renderer = renderer_for(dataset)
+        self.images = ImageChecker(dataset.image_dir, dataset.check_images)
+        self._keys = RecordKeys(
+            image=dataset.image_key,
+            image_token=dataset.image_token,
+            turns=dataset.multi_turn_key,
+            content=dataset.multi_turn_content_key,
+            role=dataset.role_key,
+        )
+        self._repair_text = dataset.use_ftfy
+        self._empty_answer = dataset.empty_answer
+        self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
+
+    def facts(self) -> TokenizerFacts:
+        """What the plan keeps of tokenizer and template."""
+        tokenizer = self.tokenizer
+        return TokenizerFacts(
+            digest=tokenizer.digest,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=-1 if tokenizer.bos_id is None else tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            image_start_idx=self.image_start_idx,
+        )
+
+    def read(self, record: dict[str, Any]) -> Conversation:
+        """Validate a record and check its image."""
+        conversation = read_conversation(
+            record,
+            self._keys,
+            only_one_round=self.renderer.drops_question,
+            repair_text=self._repair_text,
+            empty_answer=self._empty_answer,
+        )
+        if conversation.image is not None:
+            self.images.check(conversation.image)
+        return conversation
+
+    def encode(self, conversation: Conversation) -> TokenSequence:
+        """Render and tokenize."""
+        return self.encoder.encode(self.renderer.render(conversation))
+
+
+def row_layout(config: Config, tokenizer: TokenizerFacts) -> RowLayout:
+    """What all rows of a plan share.
+
+    Raises:
+        ConfigError: the image and one token do not fit into max_sequence_length.
+    """
+    length, slots = config.processor.max_sequence_length, config.dataset.num_patches
+    if length < tokenizer.image_start_idx + slots + 1:
+        raise ConfigError(
+            f"processor.max_sequence_length is {length}, but the {tokenizer.image_start_idx} tokens before the image, "
+            f"its {slots} patches and one token after it need at least {tokenizer.image_start_idx + slots + 1}"
+        )
+    return RowLayout(
+        max_sequence_length=length,
+        num_patches=slots,
+        image_start_idx=tokenizer.image_start_idx,
+        pad_id=tokenizer.pad_id,
+        truncate=config.processor.overflow == "truncate",
+    )
+
+
+_warm: dict[str, Tokenizer] = {}
+
+
+def warm_up(config: Config) -> None:
+    """Load in a new worker, while the plan is still being made, what its first task will need."""
+    name = config.processor.tokenizer_type
+    _warm[name] = load_tokenizer(name)
+
+
+def warm_tokenizer(config: Config, *, release: bool = False) -> Tokenizer:
+    """The tokenizer that `warm_up` loaded in this process, else one loaded now.
+
+    Args:
+        config: names the tokenizer.
+        release: forget it, since the caller keeps it; the next run in this process reads its files again.
+    """
+    name = config.processor.tokenizer_type
+    return (_warm.pop(name, None) if release else _warm.get(name)) or load_tokenizer(name)
+
+
+def parse_line(line: Line) -> dict[str, Any]:
+    """The record of a line.
+
+    Raises:
+        Rejected: it is too long, or no JSON object.
+    """
+    if line.size > LONGEST_LINE:
+        raise Rejected(Reason.LINE_TOO_LONG, f"the line has {line.size:,} bytes, expected at most {LONGEST_LINE:,}")
+    return parse_record(line.data)

@@ -1,0 +1,1 @@
+"""Pages and terminal output that show rows and compare datasets."""

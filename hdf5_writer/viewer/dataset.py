@@ -1,0 +1,192 @@
+"""A finished dataset as the viewer reads it: rows by number, by source, by image. Memory holds a few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from hdf5_writer.data_params import DataParamsError, read_data_params
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.plan import read_plan
+from hdf5_writer.schema import DATASETS
+from hdf5_writer.verify import row_problems
+from preprocess.config import ConfigError, did_you_mean
+from preprocess.regular_files import open_regular
+
+_Array = npt.NDArray[Any]
+# A chunk of 64 rows of 8,192 int32 has 2 MB; HDF5 keeps 1 MB unless told.
+_CHUNK_CACHE = 4 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row and where it came from.
+
+    Attributes:
+        number: counted over all shards, from 0.
+        file, line: the source; `file` as `data_params.json` lists it, `line` from 1.
+        image_path: relative to image_dir; None for text only.
+        used: positions up to the padding, dummy slots of a text-only row among them.
+        text_input_ids, labels, loss_mask, key_padding_mask: (max_sequence_length,) as on disk.
+        problems: broken invariants, in words.
+    """
+
+    number: int
+    file: str
+    line: int
+    image_path: str | None
+    used: int
+    text_input_ids: _Array
+    labels: _Array
+    loss_mask: _Array
+    key_padding_mask: _Array
+    problems: tuple[str, ...]
+
+
+class InspectedDataset:
+    """Opens one shard at a time."""
+
+    def __init__(self, root: Path) -> None:
+        """`root`: the output folder of a finished run.
+
+        Raises:
+            ConfigError: it is none, or of another major version.
+        """
+        self.layout = OutputLayout(root)
+        if not root.is_dir():
+            raise ConfigError(f"{root}: no such folder; give the setup.output_dir of a run")
+        try:
+            self.params = read_data_params(self.layout)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{self.layout.data_params}: is missing, so this is no finished dataset; "
+                "give the setup.output_dir of a run, or run its command again to finish it"
+            ) from None
+        except DataParamsError as error:
+            raise ConfigError(str(error)) from None
+        self.files = [file.path for file in self.params.inputs]
+        self._starts = np.cumsum([0, *(shard.rows for shard in self.params.shards)])
+        self._file: h5py.File | None = None
+        self._opened = -1
+        self._columns: dict[str, h5py.Dataset] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, number: int) -> Row:
+        """The row of a number.
+
+        Raises:
+            OSError: its shard cannot be read.
+        """
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        at = number - int(self._starts[shard])
+        file = self._shard(shard)
+        block = {name: file[name][at : at + 1] for name in DATASETS}
+        length = int(block["modality_lengths"][0])
+        path: bytes = block["image_paths"][0, 0]
+        return Row(
+            number=number,
+            file=self.files[int(block["source_file"][0])],
+            line=int(block["source_line"][0]),
+            image_path=path.decode(errors="replace") or None,
+            used=length if length > 0 else self.params.num_patches - length,
+            text_input_ids=block["text_input_ids"][0],
+            labels=block["labels"][0],
+            loss_mask=block["loss_mask"][0],
+            key_padding_mask=block["key_padding_mask"][0],
+            problems=tuple(problem for problem, broken in row_problems(block, self.params) if broken[0]),
+        )
+
+    def find_source(self, file: str, line: int, most: int) -> list[int]:
+        """Numbers of the rows that a line of an input became: one, or none where it was rejected."""
+        index = self.files.index(self.input_name(file))
+        return self._search(lambda shard: (shard["source_line"][:] == line) & (shard["source_file"][:] == index), most)
+
+    def image_dir_and_tokenizer(self) -> tuple[Path | None, str]:
+        """Where images and tokenizer were for the run: relative names count from the folder that it was started in."""
+        try:
+            config = read_plan(self.layout).local_config()
+            return config.dataset.image_dir, config.processor.tokenizer_type
+        except (OSError, ValueError, KeyError, TypeError):  # the hidden folder is gone, or of another version
+            given = self.params.config.dataset.image_dir
+            return None if given is None else Path(given).expanduser(), self.params.tokenizer.name
+
+    def input_name(self, file: str) -> str:
+        """An input as `data_params.json` lists it, of that name or of a longer path to it.
+
+        Raises:
+            ConfigError: no such input.
+        """
+        for name in self.files:
+            if file == name or file.endswith(f"/{name}"):
+                return name
+        raise ConfigError(
+            f"--source {file}: is none of the {len(self.files)} inputs of this dataset"
+            f"{did_you_mean(file, self.files)}; the first is {self.files[0]}"
+        )
+
+    def find_image(self, path: str, most: int) -> list[int]:
+        """Numbers of the first rows with an image."""
+        wanted = path.encode()
+        return self._search(lambda shard: shard["image_paths"][:, 0] == wanted, most)
+
+    def find_text_only(self, most: int) -> list[int]:
+        """Numbers of the first rows without an image."""
+        return self._search(lambda shard: shard["modality_lengths"][:] < 0, most)
+
+    def sources(self, shard: int) -> tuple[_Array, _Array]:
+        """(index of the file, line) of each row of a shard."""
+        file = self._shard(shard)
+        return file["source_file"][:], file["source_line"][:]
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return len(self.params.shards)
+
+    def reject_of(self, file: str, line: int) -> str | None:
+        """Why a line of an input was rejected; None where it was not."""
+        needle = orjson.dumps({"file": file, "line": line})[1:-1]
+        with open_regular(self.layout.rejects) as lines:
+            for data in lines:
+                if needle in data:
+                    reject = orjson.loads(data)
+                    if (reject["file"], reject["line"]) == (file, line):
+                        return f"{reject['reason']}: {reject['detail']}"
+        return None
+
+    def _search(self, matches: Callable[[dict[str, h5py.Dataset]], _Array], most: int) -> list[int]:
+        found: list[int] = []
+        for number in self._numbers(matches):
+            found.append(number)
+            if len(found) == most:
+                break
+        return found
+
+    def _numbers(self, matches: Callable[[dict[str, h5py.Dataset]], _Array]) -> Iterator[int]:
+        for shard in range(self.shards):
+            start = int(self._starts[shard])
+            yield from (start + int(at) for at in np.flatnonzero(matches(self._shard(shard))))
+
+    def _shard(self, number: int) -> dict[str, h5py.Dataset]:
+        """The datasets of a shard, kept open: HDF5 holds the chunk that was read last as long as they are."""
+        if self._opened != number:
+            if self._file is not None:
+                self._file.close()
+            shard = self.params.shards[number]
+            path = self.layout.root / shard.name
+            if not path.is_file():
+                raise OSError(f"{path}: is missing, or no regular file")
+            self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
+            for problem in self.params.shard_problems(self._file, shard.rows):
+                raise OSError(f"{path}: is not the shard that data_params.json describes: {problem}")
+            self._columns, self._opened = {name: self._file[name] for name in DATASETS}, number
+        return self._columns

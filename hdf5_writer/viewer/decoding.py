@@ -1,0 +1,111 @@
+"""Ids → pieces and text, by the tokenizer that the dataset was written with; without it, ids only."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from hdf5_writer.data_params import DataParams
+from preprocess.config import ConfigError
+from preprocess.tokenize.tokenizer import BLANK, Tokenizer, load_tokenizer
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Part(NamedTuple):
+    """A piece of decoded text; a special one is a token that stands for itself, such as EOS."""
+
+    text: str
+    is_special: bool
+
+
+class Speller:
+    """Spells the ids of one dataset."""
+
+    def __init__(self, tokenizer: Tokenizer | None, note: str | None) -> None:
+        """`note`: why there is no tokenizer."""
+        self.note = note
+        self._tokenizer = tokenizer
+        self._bytes = _byte_alphabet()
+
+    @property
+    def knows_text(self) -> bool:
+        """There is a tokenizer."""
+        return self._tokenizer is not None
+
+    def piece(self, id_: int) -> str:
+        """The piece as the vocabulary spells it, or the id."""
+        tokens = () if self._tokenizer is None else self._tokenizer.tokens
+        return tokens[id_] if 0 <= id_ < len(tokens) and tokens[id_] else f"[{id_}]"
+
+    def parts(self, ids: tuple[int, ...], starts_text: bool) -> list[Part]:
+        """Decode ids.
+
+        Args:
+            ids: neighbouring tokens.
+            starts_text: the first one starts a text, so that its dummy prefix is none of the text.
+        """
+        if self._tokenizer is None:
+            return []
+        parts: list[Part] = []
+        waiting: list[int] = []
+        for id_ in ids:
+            if id_ not in (self._tokenizer.bos_id, self._tokenizer.eos_id):
+                waiting.append(id_)
+                continue
+            self._flush(waiting, parts)
+            parts.append(Part(self.piece(id_), True))
+        self._flush(waiting, parts)
+        if starts_text and self._tokenizer.dummy_prefix:
+            for i, part in enumerate(parts):
+                if not part.is_special:
+                    parts[i] = Part(part.text.removeprefix(" "), False)
+                    break
+        return parts
+
+    def _flush(self, ids: list[int], parts: list[Part]) -> None:
+        if ids:
+            parts.append(Part(self._decode(ids), False))
+            ids.clear()
+
+    def _decode(self, ids: list[int]) -> str:
+        assert self._tokenizer is not None
+        data = bytearray()
+        for id_ in ids:
+            piece = self.piece(id_)
+            byte = _BYTE.fullmatch(piece)
+            if not self._tokenizer.sentencepiece_rule and all(char in self._bytes for char in piece):
+                data += bytes(self._bytes[char] for char in piece)
+            elif byte and self._tokenizer.sentencepiece_rule:
+                data.append(int(byte[1], 16))
+            else:
+                data += piece.replace(BLANK, " ").encode()
+        return data.decode(errors="replace")
+
+
+def load_speller(params: DataParams, name: str) -> Speller:
+    """The speller of a dataset.
+
+    Args:
+        params: its `data_params.json`.
+        name: folder or Hugging Face name of its tokenizer.
+    """
+    try:
+        tokenizer = load_tokenizer(name)
+    except ConfigError as error:
+        return Speller(None, f"Ids only: {error}.")
+    if tokenizer.digest != params.tokenizer.digest:
+        return Speller(
+            None,
+            f"Ids only: the tokenizer {name} is not the one that this dataset was written with "
+            f"(digest {tokenizer.digest[:12]}…, expected {params.tokenizer.digest[:12]}…); "
+            "give the right one by --tokenizer.",
+        )
+    return Speller(tokenizer, None)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable characters that byte-level BPE spells bytes with (GPT-2's `bytes_to_unicode`)."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,0 +1,1 @@
+"""What all converters share: reading sources, jobs, receipts, rejects, outputs that are whole or absent."""

@@ -1,0 +1,76 @@
+"""What the command line has to know of a source dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from preprocess.converters.core.canonical import Record
+from preprocess.converters.core.job import Job, Sink
+from preprocess.converters.core.sources import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A source dataset as a command.
+
+    Args:
+        name: of the command.
+        version: raised whenever the same input gives other output, so that an older output is not taken for finished.
+        help: one line for the list of commands.
+        description: what is read and what is written, for the command's own help.
+        example: the arguments of a typical call.
+        add_arguments: declares the command's arguments.
+        plan: arguments → the outputs to write; raises InputError for arguments or inputs that cannot be.
+    """
+
+    name: str
+    version: int
+    help: str
+    description: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    plan: Callable[[argparse.Namespace], list[Job]]
+
+    def settings(self, **arguments: str | int) -> dict[str, str | int]:
+        """The settings of a job of this dataset."""
+        return {"converter": self.name, "converter_version": self.version, **arguments}
+
+
+def filling(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Record]) -> Callable[[Sink], None]:
+    """The `fill` of a job that makes one record of each source record."""
+    return partial(_fill, read, convert)
+
+
+def _fill(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Record], sink: Sink) -> None:
+    sink.convert(read(), convert)
+
+
+def add_dataset_folder(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare `--dataset_folder`, and `--output_jsonl_dir` with its default inside that folder."""
+    parser.add_argument("--dataset_folder", type=Path, required=True, help=what)
+    parser.add_argument(
+        "--output_jsonl_dir", type=Path, help="folder for the JSONL; default: llava_jsonl in the dataset folder"
+    )
+
+
+def add_output_jsonl_dir(parser: argparse.ArgumentParser) -> None:
+    """Declare a required `--output_jsonl_dir`."""
+    parser.add_argument("--output_jsonl_dir", type=Path, required=True, help="folder for the JSONL; made if missing")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Declare `--seed`."""
+    parser.add_argument(
+        "--seed", type=int, default=0, help="picks the instruction, together with the id of the record (default: 0)"
+    )
+
+
+def output_folder(arguments: argparse.Namespace) -> Path:
+    """Where the JSONL goes: as given, or inside the dataset folder."""
+    given: Path | None = arguments.output_jsonl_dir
+    dataset_folder: Path = arguments.dataset_folder
+    return dataset_folder / "llava_jsonl" if given is None else given

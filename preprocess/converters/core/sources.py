@@ -1,0 +1,132 @@
+"""Source records out of the files of a dataset, each with the place it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.json_array import read_array
+from preprocess.converters.core.rejects import Reason, Rejected
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One record as the owner published it.
+
+    `file` is relative to the folder the command was given. `position` reads `line 7` (from 1), `element 7` or `row 7`
+    (from 0, as JSON and Parquet index them). `value` is the record, or the reject saying why it could not be read.
+    """
+
+    file: str
+    position: str
+    number: int
+    value: Any
+
+
+def elements(path: Path, *, key: str | None = None, bare: bool = True) -> Iterator[Source]:
+    """The elements of a JSON array, streamed; see `read_array` for `key` and `bare`.
+
+    Raises:
+        InputError: the file is not such JSON, with the byte.
+    """
+    for batch in read_array(path, key=key, bare=bare):
+        for number, value in enumerate(batch.values, batch.first):
+            yield Source(path.name, f"element {number}", number, value)
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with text in them, numbered from 1, without line end and byte order mark."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(_BYTE_ORDER_MARK)
+            line = line.rstrip(b"\r\n")
+            if line.strip():
+                yield number, line
+
+
+def json_lines(path: Path) -> Iterator[Source]:
+    """The records of a JSONL file; a line that is not JSON is a reject, not the end."""
+    for number, line in lines(path):
+        yield Source(path.name, f"line {number}", number, _parsed(line))
+
+
+def tab_separated(path: Path) -> Iterator[Source]:
+    """The rows of a TSV file without header, each a list of its columns; quotes mean nothing in them."""
+    for number, line in lines(path):
+        try:
+            value: object = line.decode("utf-8").split("\t")
+        except UnicodeDecodeError as error:
+            value = Rejected(Reason.NOT_UTF8, f"byte {error.start} of the line is 0x{line[error.start]:02x}")
+        yield Source(path.name, f"line {number}", number, value)
+
+
+def _parsed(line: bytes) -> object:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as undecodable:
+            at = undecodable.start
+            return Rejected(Reason.NOT_UTF8, f"byte {at} of the line is 0x{line[at]:02x}")
+        return Rejected(Reason.NOT_JSON, f"{error.msg} at character {error.pos + 1}")
+
+
+def folder(path: Path, argument: str) -> Path:
+    """`path` if it is a folder.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise InputError(f"{argument} is {path}, and there is {found} at that path; expected a folder")
+    return path
+
+
+def file(path: Path, argument: str) -> Path:
+    """`path` if it is a file.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if not path.is_file():
+        found = "a folder" if path.exists() else "nothing"
+        raise InputError(f"{argument} is {path}, and there is {found} at that path; expected a file")
+    return path
+
+
+def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path, Path]]:
+    """The files that were given, and those with `suffix` of the folders that were, at any depth, in order.
+
+    Returns:
+        (the folder it is named from, the file) of each.
+
+    Raises:
+        InputError: naming the argument, where there are none.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(each for each in path.rglob(f"*{suffix}") if each.is_file())
+            if not inside:
+                raise nothing_found(argument, path, f"{suffix} files")
+            found += [(path, each) for each in inside]
+        else:
+            found.append((path.parent, file(path, argument)))
+    return found
+
+
+def nothing_found(argument: str, path: Path, expected: str, *instead: str) -> InputError:
+    """The error for a folder without the files of its dataset, which names a sub-folder the user may have meant."""
+    meant = [str(path / name) for name in instead if (path / name).is_dir()]
+    hint = f"; did you mean {meant[0]}?" if meant else ""
+    return InputError(f"{argument} is {path}, which has no {expected}{hint}")

@@ -1,0 +1,206 @@
+"""What the commands for published datasets share: their arguments, their outputs, and one row → one conversation."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from preprocess.converters.core.canonical import ImageFile, an_object, identifier, image_prefix
+from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, filling
+from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.images import named_by_content
+from preprocess.converters.core.job import Job
+from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.sources import Source, files
+from preprocess.converters.published.dialogue import Dialogue, with_image_tokens
+from preprocess.converters.published.layouts import ID, IMAGE, TEXT, Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the rows of one file are read.
+
+    Args:
+        layout: what the columns mean.
+        columns: the column of each role that has one.
+        id_prefix: stands before the id of a row, or before its number where it has none.
+        image_prefix: see `Dialogue.prefix`.
+        min_ratings: by column, the least rating a turn must have.
+    """
+
+    layout: Layout
+    columns: Mapping[str, str]
+    id_prefix: str
+    image_prefix: str
+    min_ratings: Mapping[str, int] = field(default_factory=dict)
+
+    def convert(self, source: Source) -> Dialogue:
+        """One row.
+
+        Raises:
+            Rejected: it is no conversation, its images are not there, or its rating is too low.
+        """
+        row = an_object(source.value)
+        value, left_out = row.get(self.columns[TEXT]), 0
+        if self.min_ratings:
+            value, left_out = well_rated(value, row, self.min_ratings)
+        images = images_of(row.get(self.columns[IMAGE])) if IMAGE in self.columns else ()
+        turns, images = self.layout.read(value, images)
+        own_id = row.get(self.columns[ID]) if ID in self.columns else None
+        return Dialogue(
+            id=f"{self.id_prefix}/{source.number if own_id in (None, '') else identifier(own_id, 'id')}",
+            turns=with_image_tokens(turns, len(images), at_head=self.layout.tokens_at_head),
+            image_files=images,
+            prefix=self.image_prefix,
+            turns_left_out=left_out,
+        )
+
+
+def images_of(value: object) -> tuple[ImageFile, ...]:
+    """The images of a row: one or a list, each {"bytes", "path"} or bare bytes; none where there is nothing.
+
+    Raises:
+        Rejected: NO_IMAGE, when one has no bytes; IMAGE_DOES_NOT_DECODE, when it is none.
+    """
+    if value is None:
+        return ()
+    images = []
+    for number, cell in enumerate(value if isinstance(value, list) else [value], 1):
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes) or not data:
+            found = "null" if cell is None else "a path" if isinstance(cell, str) else "without bytes"
+            raise Rejected(Reason.NO_IMAGE, f"image {number} is {found}, expected the bytes of an image")
+        images.append(named_by_content(data))
+    return tuple(images)
+
+
+def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) -> tuple[object, int]:
+    """The turns that are rated well enough, and how many are not.
+
+    A column rates either each turn of the list or the row as a whole. What has no rating stays.
+
+    Raises:
+        Rejected: BELOW_MIN_RATING, when nothing is left; WRONG_COLUMNS, when a column holds no ratings.
+    """
+    low: set[int] = set()
+    for column, minimum in least.items():
+        rating = row.get(column)
+        if isinstance(rating, list) and all(each is None or isinstance(each, (int, float)) for each in rating):
+            low |= {place for place, each in enumerate(rating) if each is not None and each < minimum}
+        elif isinstance(rating, (int, float)):
+            if rating < minimum:
+                raise Rejected(Reason.BELOW_MIN_RATING, f"{column} is {rating}, expected at least {minimum}")
+        elif rating is not None:
+            raise Rejected(Reason.WRONG_COLUMNS, f"{column} is {type(rating).__name__}, expected numbers")
+    if not isinstance(value, list):
+        return value, 0
+    kept = [turn for place, turn in enumerate(value) if place not in low]
+    if value and not kept:
+        raise Rejected(Reason.BELOW_MIN_RATING, f"none of {len(value)} turns is rated as high as {listed(least)}")
+    return kept, len(value) - len(kept)
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, suffix: str) -> None:
+    """Declare what both commands take."""
+    parser.add_argument(
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        help=f"files, or folders with {suffix} files at any depth",
+    )
+    add_output_jsonl_dir(parser)
+    parser.add_argument("--output_image_dir", type=Path, required=True, help="folder for the images; made if missing")
+    parser.add_argument(
+        "--image_prefix",
+        help="path of --output_image_dir as seen from the parent folder of all images, such as FineVision/images; "
+        "default: --output_image_dir is that folder",
+    )
+
+
+def prefix(arguments: argparse.Namespace) -> str:
+    """The `--image_prefix` as it stands before the path of an image."""
+    return "" if arguments.image_prefix is None else f"{image_prefix(arguments.image_prefix)}/"
+
+
+class Place(NamedTuple):
+    """An input file, the folder it is named from, and the output it becomes."""
+
+    root: Path
+    path: Path
+    output: Path
+
+    @property
+    def name(self) -> str:
+        """Of the file, from `root`."""
+        return self.path.relative_to(self.root).as_posix()
+
+    @property
+    def id_prefix(self) -> str:
+        """The name without its suffix: what the ids of its rows begin with."""
+        return self.path.relative_to(self.root).with_suffix("").as_posix()
+
+
+def places(arguments: argparse.Namespace, suffix: str) -> list[Place]:
+    """Each input, and its output in the same sub-folder.
+
+    Raises:
+        InputError: no inputs, or two of them with the same output.
+    """
+    found: dict[Path, Place] = {}
+    for root, path in files(arguments.input, "--input", suffix):
+        output = arguments.output_jsonl_dir / path.relative_to(root).with_suffix(".jsonl")
+        if output in found:
+            raise InputError(f"{found[output].path} and {path} would both be written to {output}; convert them apart")
+        found[output] = Place(root, path, output)
+    return list(found.values())
+
+
+def job(
+    arguments: argparse.Namespace,
+    dataset: Dataset,
+    place: Place,
+    read: Callable[[], Iterator[Source]],
+    convert: Callable[[Source], Dialogue],
+    *,
+    note: str = "",
+    **settings: str,
+) -> Job:
+    """The job for one file: a JSONL file called like it, and its images."""
+    # As seen from the JSONL, so that both can be moved together and still count as finished.
+    images = os.path.relpath(arguments.output_image_dir, arguments.output_jsonl_dir)
+    return Job(
+        output=place.output,
+        inputs=(place.path,),
+        input_root=place.root,
+        settings=dataset.settings(image_prefix=prefix(arguments), output_image_dir=images, **settings),
+        fill=filling(read, convert),
+        image_dir=arguments.output_image_dir,
+        note=note,
+    )
+
+
+def pairs(values: list[str] | None, argument: str, form: str) -> dict[str, str]:
+    """The `name=value` arguments that were given.
+
+    Raises:
+        InputError: not of that form, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for value in values or ():
+        name, sign, what = value.partition("=")
+        if not name or not sign or not what:
+            raise InputError(f"{argument} is {value!r}, expected {form}")
+        if name in found:
+            raise InputError(f"{argument} gives {name} twice, {found[name]!r} and {what!r}; give it once")
+        found[name] = what
+    return found
+
+
+def listed(settings: Mapping[str, object]) -> str:
+    """`name=value, …`, always in the same order."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))

@@ -1,0 +1,73 @@
+"""A conversation of any number of turns about any number of images: what datasets of instructions hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+
+from preprocess.converters.core.canonical import IMAGE_TOKEN, ImageFile
+from preprocess.converters.core.rejects import Reason, Rejected
+
+HUMAN, GPT, SYSTEM = "human", "gpt", "system"
+
+
+class Turn(NamedTuple):
+    """What one side says; `role` is HUMAN, GPT or SYSTEM."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialogue:
+    """A record with its images, each standing for one image token in the order of the turns.
+
+    `prefix` is the path of the image folder as seen from the parent folder of all images, with a slash at its end, or
+    nothing. The same image may be there twice.
+    """
+
+    id: str
+    turns: Sequence[Turn]
+    image_files: tuple[ImageFile, ...]
+    prefix: str
+    turns_left_out: int = 0
+
+    def line(self) -> bytes:
+        """The record as one line of JSON: `image` is one path, a list of several, or not there."""
+        record: dict[str, object] = {"id": self.id}
+        paths = [f"{self.prefix}{image.path}" for image in self.image_files]
+        if paths:
+            record["image"] = paths[0] if len(paths) == 1 else paths
+        record["conversations"] = [{"from": turn.role, "value": turn.text} for turn in self.turns]
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def with_image_tokens(turns: Sequence[Turn], images: int, *, at_head: bool) -> list[Turn]:
+    """The turns with an image token for each image.
+
+    Args:
+        turns: as the source has them.
+        images: how many there are. One image may have several tokens: templates of LLaVA 1.5 make one of them.
+        at_head: where no turn has a token, put them all before the first text of the user.
+
+    Raises:
+        Rejected: IMAGE_TOKEN_IN_TEXT (not in a turn of the user), NO_IMAGE or IMAGE_TOKENS (another number of tokens
+            than of images).
+    """
+    for number, turn in enumerate(turns, 1):
+        if turn.role != HUMAN and IMAGE_TOKEN in turn.text:
+            raise Rejected(Reason.IMAGE_TOKEN_IN_TEXT, f"turn {number}, of {turn.role!r}, holds {IMAGE_TOKEN}")
+    tokens = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
+    if tokens == images or (images == 1 and tokens > 1):
+        return list(turns)
+    if not images:
+        raise Rejected(Reason.NO_IMAGE, f"the turns hold {IMAGE_TOKEN}, but there is no image")
+    first = next((number for number, turn in enumerate(turns) if turn.role == HUMAN), None)
+    if tokens or not at_head or first is None:
+        raise Rejected(Reason.IMAGE_TOKENS, f"{images} images and {tokens} {IMAGE_TOKEN} in the turns of the user")
+    said = turns[first].text
+    head = "\n".join([IMAGE_TOKEN] * images + ([said] if said else []))
+    return [*turns[:first], Turn(HUMAN, head), *turns[first + 1 :]]

@@ -1,0 +1,221 @@
+"""Many records → ids at once: the words of a batch are looked up together, in a hash table of numpy arrays.
+
+The ids are those of `tokens.Encoder`, which encodes every word that is met for the first time. Only what it would cut
+into single words goes through the table; a text with runs of blanks, or one record of a tokenizer whose vocabulary
+cannot be cut at blanks, is given to it whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.templates import Mark, Segment, Text
+from preprocess.tokenize.encoder import Encoder, TokenSequence
+from preprocess.tokenize.tokenizer import BLANK
+from preprocess.tokenize.word_table import AFTER_BLANK, BARE, CONSTANT, WordTable, cut
+
+# An enum's member is slower to look up than a name of the module.
+_BOS, _EOS, _IMAGE = Mark.BOS, Mark.EOS, Mark.IMAGE
+# The arrays of a batch need some hundred bytes for each word of it.
+_LARGEST_RECORD = 1 << 20
+_Ints = npt.NDArray[np.int64]
+
+
+class TokenBatch(NamedTuple):
+    """Records in ids, one behind the other, without image slots.
+
+    Attributes:
+        ids: shape (total,), int32.
+        supervised: shape (total,), bool.
+        begins: shape (n + 1,), int64: record i has the ids `begins[i]` to `begins[i + 1]`.
+        image_at: shape (n,), int64: how many ids of the record stand before the image; -1 for text only.
+    """
+
+    ids: npt.NDArray[np.int32]
+    supervised: npt.NDArray[np.bool_]
+    begins: _Ints
+    image_at: _Ints
+
+    def part(self, start: int, stop: int) -> TokenBatch:
+        """Records `start` to `stop`."""
+        first, last = int(self.begins[start]), int(self.begins[stop])
+        begins = self.begins[start : stop + 1] - first
+        return TokenBatch(self.ids[first:last], self.supervised[first:last], begins, self.image_at[start:stop])
+
+    def without(self, left_out: Sequence[int]) -> TokenBatch:
+        """All records but some."""
+        kept = np.setdiff1d(np.arange(len(self.image_at)), left_out)
+        return join_batches([self.part(i, i + 1) for i in kept.tolist()])
+
+
+def batch_of(sequence: TokenSequence) -> TokenBatch:
+    """A batch of one record."""
+    supervised = np.zeros(len(sequence.ids), dtype=np.bool_)
+    for start, stop in sequence.supervised:
+        supervised[start:stop] = True
+    image_at = -1 if sequence.image_at is None else sequence.image_at
+    return TokenBatch(sequence.ids, supervised, np.array([0, len(sequence.ids)]), np.array([image_at]))
+
+
+def join_batches(batches: Sequence[TokenBatch]) -> TokenBatch:
+    """One behind the other."""
+    lengths = [np.diff(batch.begins) for batch in batches]
+    return TokenBatch(
+        np.concatenate([np.zeros(0, np.int32), *(batch.ids for batch in batches)]),
+        np.concatenate([np.zeros(0, np.bool_), *(batch.supervised for batch in batches)]),
+        np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])),
+        np.concatenate([np.zeros(0, np.int64), *(batch.image_at for batch in batches)]),
+    )
+
+
+class BatchEncoder:
+    """Turns the segments of many records into ids. Not shared between threads."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._table = WordTable()
+        self._constants: dict[Mark | tuple[str, bool], str] = {}
+        self._constant_ids: list[bytes] = []
+        self._bos, self._eos = self._constant(_BOS), self._constant(_EOS)
+
+    def encode(self, records: Sequence[Sequence[Segment]]) -> tuple[TokenBatch, dict[int, Exception]]:
+        """Ids of rendered records, as `Encoder.encode` gives them.
+
+        Returns:
+            the batch, in which a record that failed has no ids; and what each of those failed with, such as
+            `Rejected`: TOO_LONG.
+        """
+        failed: dict[int, Exception] = {}
+        apart: dict[int, TokenBatch] = {}
+        items = _Items()
+        for number, segments in enumerate(records):
+            if not (self._encoder.tokenizer.cuts_at_blanks and self._collect(segments, items)):
+                items.drop_open_record()
+                try:
+                    apart[number] = batch_of(self._encoder.encode(segments))
+                except Exception as error:  # judged by the caller, who knows which record it is
+                    failed[number] = error
+            items.close_record()
+        batch = self._look_up(items, failed)
+        for number in failed:
+            apart[number] = TokenBatch(batch.ids[:0], batch.supervised[:0], np.zeros(2, np.int64), np.array([-1]))
+        if apart:
+            batch = join_batches([apart.get(i) or batch.part(i, i + 1) for i in range(len(records))])
+        return batch, failed
+
+    def _collect(self, segments: Sequence[Segment], items: _Items) -> bool:
+        """Note the items of a record; False where neighbouring texts cannot be cut apart, and for a huge record."""
+        texts, kinds, supervised = items.texts, items.kinds, items.supervised
+        start_kind = AFTER_BLANK if self._encoder.tokenizer.dummy_prefix else BARE
+        starts_text, before, size = True, None, 0
+        for position, segment in enumerate(segments):
+            if type(segment) is Text:
+                text, is_supervised, constant = segment
+                # As `blank_begins` says, but for spellings that records hardly ever have.
+                if before is not None and (text[:1] != " " or before[-1:] in (" ", BLANK)):
+                    return False
+                before = text
+                size += len(text)
+                if constant:
+                    texts.append(self._constant((text, starts_text)))
+                    kinds.append(CONSTANT)
+                else:
+                    texts.append(text)
+                    kinds.append(start_kind if starts_text and text else BARE)
+                supervised.append(is_supervised)
+                starts_text = False
+                continue
+            before = None
+            if segment is _IMAGE:
+                items.image_before[-1] = len(texts)
+                starts_text = True
+            else:
+                starts_text = segment is _BOS and position == 0
+                texts.append(self._bos if segment is _BOS else self._eos)
+                kinds.append(CONSTANT)
+                supervised.append(segment is _EOS)
+        return size <= _LARGEST_RECORD
+
+    def _constant(self, key: Mark | tuple[str, bool]) -> str:
+        """The number, in words of the table, of a mark or of a template's own (text, whether it starts a text)."""
+        number = self._constants.get(key)
+        if number is None:
+            number = self._constants[key] = str(len(self._constants))
+            self._constant_ids.append(self._encoder.encode_constant(key))
+        return number
+
+    def _look_up(self, items: _Items, failed: dict[int, Exception]) -> TokenBatch:
+        texts = items.texts
+        joined = " ".join(texts)
+        if joined.isascii():
+            data, lengths = joined.encode(), np.fromiter(map(len, texts), np.int64, len(texts))
+        else:
+            encoded = [text.encode() for text in texts]
+            data, lengths = b" ".join(encoded), np.fromiter(map(len, encoded), np.int64, len(texts))
+        if not texts:
+            return TokenBatch(
+                np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(len(items.begins), np.int64), items.images()
+            )
+        words = cut(data, lengths, items.kinds)
+
+        ids, counts = self._table.look_up(words, _Source(self._encoder, self._constant_ids, items, failed))
+        ends = np.cumsum(counts)
+        # Where the ids of each item begin, and where all end.
+        at = np.append((ends - counts)[words.first_of_item[:-1]], ends[-1])
+        supervised = np.repeat(np.array(items.supervised), np.diff(at))
+        begins = at[np.array(items.begins)]
+        images = items.images()
+        with_image = images >= 0
+        images[with_image] = at[images[with_image]] - begins[:-1][with_image]
+        return TokenBatch(ids, supervised, begins, images)
+
+
+class _Items:
+    """The texts and constants of a batch, flat."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.kinds: list[int] = []
+        self.supervised: list[bool] = []
+        self.begins = [0]
+        self.image_before = [-1]  # for each record, the last one still open: the item behind its image
+
+    def drop_open_record(self) -> None:
+        for items in (self.texts, self.kinds, self.supervised):
+            del items[self.begins[-1] :]
+        self.image_before[-1] = -1
+
+    def close_record(self) -> None:
+        self.begins.append(len(self.texts))
+        self.image_before.append(-1)
+
+    def images(self) -> _Ints:
+        return np.array(self.image_before[:-1], dtype=np.int64)
+
+    def record_of(self, item: int) -> int:
+        return int(np.searchsorted(self.begins, item, side="right")) - 1
+
+
+class _Source(NamedTuple):
+    """Where the table gets ids that it does not have, for the items of one batch."""
+
+    encoder: Encoder
+    constants: list[bytes]
+    items: _Items
+    failed: dict[int, Exception]
+
+    def word(self, kind: int, raw: bytes) -> bytes:
+        if kind == CONSTANT:
+            return self.constants[int(raw)]
+        return self.encoder.encode_word(raw.decode(), after_blank=kind == AFTER_BLANK)
+
+    def item(self, item: int) -> bytes:
+        return self.encoder.encode_text(self.items.texts[item], self.items.kinds[item] == AFTER_BLANK)
+
+    def fail(self, item: int, error: Exception) -> None:
+        """The record of an item that has no ids fails."""
+        self.failed.setdefault(self.items.record_of(item), error)

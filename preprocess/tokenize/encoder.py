@@ -1,0 +1,212 @@
+"""Segments → ids and supervised spans, exact and cached.
+
+Why a dict of words is exact: with `Tokenizer.cuts_at_blanks`, no piece of the vocabulary has `▁` after another
+character, so no merge ever crosses the start of a run of blanks. A text cut there is encoded piece by piece,
+each distinct piece once. Where the vocabulary lacks that property the library encodes whole texts.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.rejects import Reason, Rejected
+from preprocess.templates import Mark, Segment, Text
+from preprocess.tokenize.tokenizer import BLANK, Tokenizer
+
+# A run of blanks with what follows it. `[^ ]` matches newlines too.
+_PIECE = re.compile(" *[^ ]+| +")
+# Longer pieces are rarely met twice, and a bounded cache must not fill up with them.
+_LONGEST_CACHED = 64
+_MOST_CACHED = 32_000
+# The library needs some fifty bytes a character for one piece; no written language goes this far without a blank.
+_LONGEST_PIECE = 1 << 20
+_ITEM = array("i").itemsize
+
+
+class TokenSequence(NamedTuple):
+    """A record in ids, without image slots.
+
+    Attributes:
+        ids: shape (n,), int32.
+        supervised: (start, end) spans of `ids`, ascending, not touching.
+        image_at: how many ids stand before the image; None for text only.
+    """
+
+    ids: npt.NDArray[np.int32]
+    supervised: list[tuple[int, int]]
+    image_at: int | None
+
+
+class Encoder:
+    """Turns segments into ids. Not shared between threads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._bare = _PieceTable(tokenizer, prefix="")
+        self._after_blank = _PieceTable(tokenizer, prefix=BLANK)
+        self._bare.inner = self._after_blank.inner = self._bare
+        self._bos = b"" if tokenizer.bos_id is None else _to_bytes([tokenizer.bos_id])
+        self._eos = _to_bytes([tokenizer.eos_id])
+        self._constants: dict[Mark | tuple[str, bool], bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
+
+    def encode(self, segments: Sequence[Segment]) -> TokenSequence:
+        """Ids and supervised spans of a rendered conversation.
+
+        A token is supervised when it starts inside a supervised text; EOS always is. A text is encoded as the
+        start of a text (with the dummy prefix) at the beginning of the row and after the image, and as the
+        continuation of one after EOS and after a later BOS.
+        """
+        chunks: list[bytes] = []
+        spans: list[tuple[int, int]] = []
+        count, starts_text, image_at = 0, True, None
+        cuts = self.tokenizer.cuts_at_blanks
+        position, last = 0, len(segments)
+        while position < last:
+            segment = segments[position]
+            position += 1
+            if isinstance(segment, Text):
+                following = segments[position] if position < last else None
+                if isinstance(following, Text) and not (cuts and blank_begins(segment.text, following.text)):
+                    run = [segment]
+                    while position < last and isinstance(following := segments[position], Text):
+                        run.append(following)
+                        position += 1
+                    count = self._add_run(run, starts_text, chunks, spans, count)
+                else:
+                    encoded = (
+                        self.encode_constant((segment.text, starts_text))
+                        if segment.constant
+                        else self.encode_text(segment.text, starts_text)
+                    )
+                    chunks.append(encoded)
+                    end = count + len(encoded) // _ITEM
+                    if segment.supervised:
+                        _add_span(spans, count, end)
+                    count = end
+                starts_text = False
+            elif segment is Mark.IMAGE:
+                image_at, starts_text = count, True
+            elif segment is Mark.BOS:
+                chunks.append(self._bos)
+                starts_text = position == 1
+                count += len(self._bos) // _ITEM
+            else:
+                chunks.append(self._eos)
+                _add_span(spans, count, count + 1)
+                starts_text = False
+                count += 1
+        return TokenSequence(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, image_at)
+
+    def encode_constant(self, constant: Mark | tuple[str, bool]) -> bytes:
+        """Ids, as int32, of a mark or of a template's own text with whether it starts a text. Kept."""
+        if constant not in self._constants:
+            assert not isinstance(constant, Mark)
+            self._constants[constant] = self.encode_text(*constant)
+        return self._constants[constant]
+
+    def encode_word(self, word: str, *, after_blank: bool) -> bytes:
+        """Ids, as int32, of what has no blank in it; `after_blank` puts one in front."""
+        return (self._after_blank if after_blank else self._bare)[word]
+
+    def encode_text(self, text: str, starts_text: bool) -> bytes:
+        """Ids, as int32, of one text whose neighbours no token can span."""
+        if not self.tokenizer.cuts_at_blanks:
+            return _to_bytes(self._encode_whole(text, starts_text)[0])
+        if not text:
+            return b""
+        if BLANK in text:  # the same thing to SentencePiece
+            text = text.replace(BLANK, " ")
+        prefixed = starts_text and self.tokenizer.dummy_prefix
+        if "  " in text or text[-1] == " " or (prefixed and text[0] == " "):
+            return b"".join(map(self._bare.__getitem__, _PIECE.findall(f" {text}" if prefixed else text)))
+        # The common case: single blanks only, so every word but perhaps the first has exactly one before it.
+        if prefixed:
+            return b"".join(map(self._after_blank.__getitem__, text.split(" ")))
+        first, blank, rest = text.partition(" ")
+        head = self._bare[first] if first else b""
+        return head + b"".join(map(self._after_blank.__getitem__, rest.split(" "))) if blank else head
+
+    def _encode_whole(self, text: str, starts_text: bool) -> tuple[list[int], list[int], int]:
+        """The library's call on a whole text: ids, where each starts, and the length of what was put in front."""
+        tokenizer = self.tokenizer
+        if not tokenizer.sentencepiece_rule:
+            return *tokenizer.backend.encode_with_starts(text), 0
+        if not text:
+            return [], [], 0
+        prefix = BLANK if starts_text and tokenizer.dummy_prefix else ""
+        ids, starts = tokenizer.backend.encode_with_starts(prefix + text.replace(" ", BLANK))
+        return ids, starts, tokenizer.backend.measure(prefix)
+
+    def _add_run(
+        self, run: list[Text], starts_text: bool, chunks: list[bytes], spans: list[tuple[int, int]], count: int
+    ) -> int:
+        """Encode neighbouring texts as one, and supervise each token by the text it starts in."""
+        ids, starts, end = self._encode_whole("".join(text.text for text in run), starts_text)
+        ends = []
+        for segment in run:
+            # The SentencePiece rule spells a blank with three bytes.
+            text = segment.text
+            spelled = text.replace(" ", BLANK) if self.tokenizer.sentencepiece_rule else text
+            end += self.tokenizer.backend.measure(spelled)
+            ends.append(end)
+        for start in starts:
+            if run[min(bisect_right(ends, start), len(run) - 1)].supervised:
+                _add_span(spans, count, count + 1)
+            count += 1
+        chunks.append(_to_bytes(ids))
+        return count
+
+
+class _PieceTable(dict[str, bytes]):
+    """Piece → its ids as bytes; a missing one is encoded by the library. Bounded."""
+
+    def __init__(self, tokenizer: Tokenizer, prefix: str) -> None:
+        super().__init__()
+        self._encode = tokenizer.backend.encode
+        self._prefix = prefix
+        self._newline = _to_bytes(self._encode("\n")) if tokenizer.newline_is_isolated else b""
+        self._ends_words = tokenizer.ends_words
+        self.inner: _PieceTable = self
+
+    def __missing__(self, piece: str) -> bytes:
+        if len(piece) > _LONGEST_PIECE:
+            raise Rejected(Reason.TOO_LONG, f"{len(piece):,} characters without a blank, expected {_LONGEST_PIECE:,}")
+        if self._newline and "\n" in piece:
+            # A cut at a newline is exact too, and the parts are met far more often than the whole.
+            first, *others = piece.split("\n")
+            heads = [self[first]] if first or self._prefix else [b""]
+            after = self.inner
+            encoded = self._newline.join(heads + [after[part] if part else b"" for part in others])
+        elif piece[-1:] in self._ends_words and len(piece) > 1 and piece[-2].isascii() and piece[-2].isalnum():
+            # So is one before punctuation that no piece joins to a letter or digit.
+            encoded = self[piece[:-1]] + self.inner[piece[-1]]
+        else:
+            encoded = _to_bytes(self._encode(self._prefix + piece.replace(" ", BLANK)))
+        if len(piece) <= _LONGEST_CACHED:
+            if len(self) >= _MOST_CACHED:
+                self.clear()
+            self[piece] = encoded
+        return encoded
+
+
+def blank_begins(before: str, after: str) -> bool:
+    """Whether a run of blanks begins exactly where two texts meet, so that a cut there is exact."""
+    return after[:1] in (" ", BLANK) and after != "" and before[-1:] not in (" ", BLANK)
+
+
+def _add_span(spans: list[tuple[int, int]], start: int, end: int) -> None:
+    if spans and spans[-1][1] == start:
+        spans[-1] = (spans[-1][0], end)
+    elif end > start:
+        spans.append((start, end))
+
+
+def _to_bytes(ids: Iterable[int]) -> bytes:
+    return array("i", ids).tobytes()
