@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from preprocess.yaml_values import read_yaml
-
-# In an installed package the folder sits beside this file; in a checkout it is configs/ at the top.
-SHIPPED_CONFIG_DIRS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+from preprocess.settings import SettingsError, build_settings, find_file, read_settings
 
 
-class ConfigError(ValueError):
+class ConfigError(SettingsError):
     """The config, an override or an argument is wrong; the message is one sentence for the user."""
 
 
@@ -134,171 +129,38 @@ class Config(_Section):
         return self.model_dump(mode="json")
 
 
-def find_config(name: str) -> Path:
-    """The file that `--config NAME` means: a path, else a config that ships with the package.
-
-    Raises:
-        ConfigError: there is neither; the message lists the shipped ones.
-    """
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError:
-        path = Path(name)
-    if path.is_file():
-        return path
-    shipped = sorted(p for folder in SHIPPED_CONFIG_DIRS if folder.is_dir() for p in folder.glob("*preproc*.yaml"))
-    shipped += sorted(p for folder in SHIPPED_CONFIG_DIRS if folder.is_dir() for p in folder.glob("quickstart.yaml"))
-    for candidate in shipped:
-        if name in (candidate.name, candidate.stem):
-            return candidate
-    names = [p.name for p in shipped]
-    raise ConfigError(
-        f"--config {name}: there is no such file, and the configs that ship with the package are "
-        f"{', '.join(names)}{did_you_mean(name, names)}; give a path or one of these names"
-    )
-
-
 def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
     """Read and validate a config.
 
     Args:
         name: path of a YAML file, or the name of a shipped config.
-        overrides: `section.key=value` strings. The value of a key that takes a text or a path is taken as it stands
-            (but for an empty one, `null`, and quotes around it); others are read as YAML.
+        overrides: `section.key=value` strings, see `settings.read_settings`.
 
     Raises:
         ConfigError: unreadable file, YAML that does not parse, unknown or duplicate keys, wrong types or values.
     """
-    path = find_config(name)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = read_yaml(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}); give a readable YAML file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {_one_line(error, path)}") from None
-    if not isinstance(values, dict) or not all(isinstance(v, dict) or v is None for v in values.values()):
-        raise ConfigError(f"{path}: expected the sections setup, processor and dataset, each with its keys")
-    values = {section: dict(keys or {}) for section, keys in values.items()}
-    given: dict[str, str] = {}
-    for override in overrides:
-        key = override.partition("=")[0]
-        given[key] = override  # of several for one key the last counts, as wrapper scripts expect
-        _apply_override(values, override)
-    return build_config(values, source=str(path), config_dir=path.parent, arguments=given)
+        path = find_file(name, "--config", "*preproc*.yaml", "quickstart.yaml")
+        return read_settings(Config, path, overrides, example="processor.max_sequence_length=4096")
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
 
 
-def build_config(
-    values: dict[str, dict[str, Any]], source: str, config_dir: Path, arguments: Mapping[str, str] | None = None
-) -> Config:
+def build_config(values: Mapping[str, Mapping[str, Any]], source: str, config_dir: Path) -> Config:
     """Validate plain values; `${config_dir}` in strings becomes the folder of the config file.
 
     Args:
         values: section → key → value.
         source: where they come from, for messages.
         config_dir: the folder of the config file.
-        arguments: key → the argument that gave its value, of those that do not come from `source`.
 
     Raises:
         ConfigError: the first thing that is wrong, with its key.
     """
-    folder = str(config_dir.resolve())
-    expanded = {
-        section: {
-            key: value.replace("${config_dir}", folder) if isinstance(value, str) else value
-            for key, value in keys.items()
-        }
-        for section, keys in values.items()
-    }
     try:
-        return Config.model_validate(expanded)
-    except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"][:3])
-        if arguments and key in arguments:
-            source = f"argument {arguments[key]!r}"
-        raise ConfigError(f"{source}: {_explain(error, expanded)}") from None
-
-
-def _apply_override(values: dict[str, dict[str, Any]], override: str) -> None:
-    key, equals, text = override.partition("=")
-    section, *path = key.split(".")
-    if not equals or not section or not path or not all(path):
-        raise ConfigError(
-            f"argument {override!r}: expected section.key=value, such as processor.max_sequence_length=4096"
-        )
-    try:
-        if _takes_text([section, *path]) and text[:1] not in ("'", '"'):
-            value = None if text in ("", "null") else text
-        else:
-            value = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"argument {override!r}: the value is not valid YAML: {_one_line(error)}") from None
-    keys = values.setdefault(section, {})
-    for part in path[:-1]:
-        inner = keys.get(part)
-        keys[part] = keys = dict(inner) if isinstance(inner, dict) else {}
-    keys[path[-1]] = value
-
-
-def _takes_text(path: Sequence[str]) -> bool:
-    """Whether a key takes a text or a path: YAML would cut `a #2` short, and make a number of the folder `2024`."""
-    model: Any = Config
-    for name in path:
-        fields = getattr(model, "model_fields", {})
-        if name not in fields:
-            return False
-        model = fields[name].annotation
-    kinds = get_args(model) or (model,)
-    bare = {get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds}
-    return bare <= {str, Path, type(None)}
-
-
-def _explain(error: ValidationError, values: dict[str, Any]) -> str:
-    """The first problem of a pydantic error as a sentence about the key."""
-    first = error.errors()[0]
-    where = tuple(str(part) for part in first["loc"])
-    key = ".".join(where[:3])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key}{_nearest_key(where)}"
-    if first["type"] == "missing":
-        return f"{key} is missing; add it{' (a section of keys)' if len(where) == 1 else ''}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{key}: {message}"
-    found = values
-    for part in where[:3]:
-        found = found.get(part) if isinstance(found, dict) else None  # type: ignore[assignment]
-    message = message[0].lower() + message[1:]
-    return f"{key} is {found!r} ({type(found).__name__}): {message.replace('input should', 'it should')}"
-
-
-def known_keys() -> dict[str, list[str]]:
-    """Section → its keys."""
-    return {
-        name: list(field.annotation.model_fields)  # type: ignore[union-attr]
-        for name, field in Config.model_fields.items()
-    }
-
-
-def _nearest_key(where: tuple[str, ...]) -> str:
-    keys = known_keys()
-    if len(where) == 1:
-        return f"{did_you_mean(where[0], keys)}; the sections are {', '.join(keys)}"
-    section, name = where[0], where[-1]
-    if len(where) > 2:
-        return f"; the keys of {'.'.join(where[:-1])} are {', '.join(DaskConfig.model_fields)}"
-    for other, names in keys.items():
-        if other != section and name in names:
-            return f" (did you mean {other}.{name}?)"
-    return did_you_mean(name, keys[section], prefix=f"{section}.") or (
-        f"; the keys of {section} are {', '.join(keys[section])}"
-    )
-
-
-def did_you_mean(found: str, known: Iterable[str], prefix: str = "") -> str:
-    """` (did you mean X?)` for the nearest known name, or nothing where none is near."""
-    nearest = difflib.get_close_matches(found, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
+        return build_settings(Config, values, source, config_dir)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _as_path(value: object) -> object:
@@ -314,8 +176,3 @@ def _as_path(value: object) -> object:
 
 def _is_positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _one_line(error: object, path: Path | None = None) -> str:
-    said = " ".join(str(error).split())
-    return said.replace('"<unicode string>"', str(path) if path else "it")

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from preprocess.config import ConfigError, DatasetConfig, did_you_mean
+from preprocess.config import ConfigError, DatasetConfig
 from preprocess.conversation import Conversation
+from preprocess.settings import did_you_mean
 
 
 class Text(NamedTuple):

@@ -13,7 +13,7 @@ PACKAGES = ("preprocess", "hdf5_writer", "loaders", "trainer")
 # Each stage may import those before it.
 STAGES = [
     "preprocess.rejects",
-    "preprocess.yaml_values",
+    "preprocess.settings",
     "preprocess.config",
     "preprocess.records",
     "preprocess.record_keys",
@@ -37,7 +37,7 @@ LEAVES = [
     "hdf5_writer.data_params",
 ]
 # The rule by which rows get their ids, which prompts must follow; files that are whole or absent.
-FOR_TRAINER = {"preprocess.yaml_values", "preprocess.config", "preprocess.tokenize.tokenizer", "hdf5_writer.publish"}
+FOR_TRAINER = {"preprocess.settings", "preprocess.config", "preprocess.tokenize.tokenizer", "hdf5_writer.publish"}
 NEVER_TORCH = ("preprocess", "hdf5_writer")
 
 

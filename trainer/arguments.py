@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from preprocess.settings import did_you_mean, one_line
 from trainer.params import Params
-from trainer.params_file import ParamsError, did_you_mean, one_line
+from trainer.params_file import ParamsError
 
 # What the loader or this package decides; given as well, it would be taken and ignored.
 _OURS = "train_input"

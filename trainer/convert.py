@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlavaForConditionalGeneration
 
+from preprocess.settings import one_line
 from trainer.build import add_image_token
 from trainer.llava_layout import (
     IMAGE_MODEL,
@@ -34,7 +35,7 @@ from trainer.llava_layout import (
     write_json,
 )
 from trainer.llava_tokenizer import check_tokenizer, copy_tokenizer
-from trainer.params_file import ParamsError, one_line
+from trainer.params_file import ParamsError
 from trainer.pretrained import load_image_settings, load_whole, quiet_transformers
 from trainer.processor import TOKENIZER_FILES, make_image_processor, make_processor
 from trainer.prompt_tokenizer import IMAGE_TOKEN, image_token_id, load_prompt_tokenizer

@@ -11,7 +11,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from trainer.params_file import ParamsError, one_line
+from preprocess.settings import one_line
+from trainer.params_file import ParamsError
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState, set_seed
 
 from loaders import DataDirError, ImageError, ShardError
+from preprocess.settings import one_line
 from trainer.arguments import make_training_arguments, set_steps
 from trainer.batch_stream import BatchStream
 from trainer.build import build_model, freeze, load_checkpoint
@@ -36,7 +37,7 @@ from trainer.data import RowShape, eval_folders, make_eval_loader, make_train_lo
 from trainer.hf_trainer import LlavaTrainer, LossError
 from trainer.model import LlavaForRows
 from trainer.params import Params
-from trainer.params_file import ParamsError, load_params, one_line
+from trainer.params_file import ParamsError, load_params
 from trainer.pretrained import load_image_settings, quiet_transformers
 from trainer.processor import find_tokenizer, make_image_processor, make_processor
 from trainer.prompt_tokenizer import image_token_id

@@ -17,8 +17,9 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.schema import DATASETS
 from hdf5_writer.verify import row_problems
-from preprocess.config import ConfigError, did_you_mean
+from preprocess.config import ConfigError
 from preprocess.regular_files import open_regular
+from preprocess.settings import did_you_mean
 
 _Array = npt.NDArray[Any]
 # A chunk of 64 rows of 8,192 int32 has 2 MB; HDF5 keeps 1 MB unless told.

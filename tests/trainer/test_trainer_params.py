@@ -58,9 +58,12 @@ def test_the_settings_are_those_of_the_paper(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_input__batchsize": 4}, "unknown key train_input.batchsize; did you mean batch_size?"),
-        ({"runconfg__max_steps": 4}, "unknown key runconfg; did you mean runconfig?"),
-        ({"model__text_model__hiden_size": 4}, "unknown key model.text_model.hiden_size; did you mean hidden_size?"),
+        ({"train_input__batchsize": 4}, "unknown key train_input.batchsize (did you mean train_input.batch_size?)"),
+        ({"runconfg__max_steps": 4}, "unknown key runconfg (did you mean runconfig?)"),
+        (
+            {"model__text_model__hiden_size": 4},
+            "unknown key model.text_model.hiden_size (did you mean model.text_model.hidden_size?)",
+        ),
         ({"train_input__batch_size": "four"}, "train_input.batch_size is 'four' (str): it should be a valid integer"),
         ({"train_input__batch_size": 0}, "train_input.batch_size is 0 (int): it should be greater than or equal to 1"),
         ({"train_input__batch_size": None}, "train_input.batch_size is missing; add it"),
@@ -111,7 +114,7 @@ def test_a_file_that_is_no_params_file_is_refused(tmp_path: Path, text: str, mes
 
 
 def test_a_file_that_is_not_there_names_the_nearest_one_that_ships() -> None:
-    with pytest.raises(ParamsError, match=r"there is no such file; did you mean params_tiny_phase1.yaml\?"):
+    with pytest.raises(ParamsError, match=r"there is no such file.*\(did you mean params_tiny_phase1.yaml\?\)"):
         load_params("param_tiny_phase1.yaml")
 
 

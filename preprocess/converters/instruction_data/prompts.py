@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from preprocess.config import SHIPPED_CONFIG_DIRS
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.rejects import Rejected
 from preprocess.converters.instruction_data.contexts import Box, context
 from preprocess.converters.instruction_data.kinds import Kind
 from preprocess.converters.instruction_data.parse import check_text, rounds_of
+from preprocess.settings import SHIPPED_DIRS
 
 Text = Annotated[str, Field(min_length=1)]
 Message = dict[str, str]
@@ -70,7 +70,7 @@ def prompt_files(folder: Path | None) -> dict[Kind, Path]:
         InputError: the folder lacks one.
     """
     if folder is None:
-        folder = next(path / "instructions" for path in SHIPPED_CONFIG_DIRS if (path / "instructions").is_dir())
+        folder = next(path / "instructions" for path in SHIPPED_DIRS if (path / "instructions").is_dir())
     files = {kind: folder / f"{kind.value}.yaml" for kind in Kind}
     for path in files.values():
         if not path.is_file():

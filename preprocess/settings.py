@@ -1,0 +1,267 @@
+"""YAML files with `section.key=value` overrides → validated pydantic models; configs and trainer params are read so."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+# In an installed package the folder is inside this one; in a checkout it is configs/ at the top.
+SHIPPED_DIRS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class SettingsError(ValueError):
+    """A settings file, an override or an argument is wrong; the message is one sentence for the user."""
+
+
+def shipped_files(*patterns: str) -> list[Path]:
+    """The YAML files that ship with the package, by pattern."""
+    return [file for one in patterns for folder in SHIPPED_DIRS if folder.is_dir() for file in sorted(folder.glob(one))]
+
+
+def find_file(name: str, option: str, *patterns: str) -> Path:
+    """The file that `--option NAME` means: a path, else the name of a file that ships with the package.
+
+    Raises:
+        SettingsError: there is neither; the message lists the shipped files.
+    """
+    path = Path(_with_home(name))
+    if path.is_file():
+        return path
+    shipped = shipped_files(*patterns)
+    for candidate in shipped:
+        if name in (candidate.name, candidate.stem):
+            return candidate
+    names = [file.name for file in shipped]
+    raise SettingsError(
+        f"{option} {name}: there is no such file, and those that ship with the package are {', '.join(names)}"
+        f"{did_you_mean(name, names)}; give a path or one of these names"
+    )
+
+
+def read_settings(model: type[_Model], path: Path, overrides: Iterable[str], example: str) -> _Model:
+    """Read and validate a settings file.
+
+    Args:
+        model: what the file must be; its fields are the sections.
+        path: of the YAML file.
+        overrides: `section.key=value`, as deep as needed; of several for one key the last counts. The value of a key
+            that takes a text or a path is used as written (except an empty one, `null`, and quotes around it);
+            others are read as YAML.
+        example: an override to show to a user who gave a wrong one.
+
+    Raises:
+        SettingsError: unreadable file, YAML that does not parse, unknown or duplicate keys, wrong types or values.
+    """
+    try:
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as UTF-8 text ({error}); give a readable YAML file") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: is not valid YAML: {_without_source(error, path)}") from None
+    if not isinstance(values, dict) or not all(isinstance(keys, dict) or keys is None for keys in values.values()):
+        raise SettingsError(f"{path}: expected the sections {_listed(model.model_fields)}, each with its keys")
+    values = {section: dict(keys or {}) for section, keys in values.items()}
+    given: dict[str, str] = {}
+    for override in overrides:
+        given[override.partition("=")[0]] = override
+        _apply(model, values, override, example)
+    return build_settings(model, values, str(path), path.parent, given)
+
+
+def build_settings(
+    model: type[_Model],
+    values: Mapping[str, Any],
+    source: str,
+    folder: Path,
+    arguments: Mapping[str, str] | None = None,
+) -> _Model:
+    """Validate plain values; in strings, `${config_dir}` becomes `folder` and a leading `~` the user's home.
+
+    Args:
+        model: what the values must be.
+        values: section → key → value.
+        source: where they come from, for messages.
+        folder: the folder of the settings file.
+        arguments: key → the argument that gave its value, of those that do not come from `source`.
+
+    Raises:
+        SettingsError: the first thing that is wrong, with its key.
+    """
+    expanded = _expand(values, str(folder.resolve()))
+    try:
+        return model.model_validate(expanded)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = _place(model, [str(part) for part in first["loc"]])
+        source = f"argument {arguments['.'.join(where)]!r}" if arguments and ".".join(where) in arguments else source
+        raise SettingsError(f"{source}: {_explain(model, first, where, expanded)}") from None
+
+
+def did_you_mean(found: str, known: Iterable[str], prefix: str = "") -> str:
+    """` (did you mean X?)` for the nearest known name, or nothing where none is near."""
+    nearest = difflib.get_close_matches(found, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
+
+
+def one_line(error: object) -> str:
+    """A message without its line breaks."""
+    return " ".join(str(error).split())
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML document: plain types, no key given twice; `1e-3` is 0.001 and `1e4` the integer 10000.
+
+    Raises:
+        yaml.YAMLError: it is not valid, or nested so deeply that Python cannot read it.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def _apply(model: type[BaseModel], values: dict[str, Any], override: str, example: str) -> None:
+    key, equals, text = override.partition("=")
+    path = key.split(".")
+    if not equals or len(path) < 2 or not all(path):
+        raise SettingsError(f"argument {override!r}: expected section.key=value, such as {example}")
+    try:
+        if _takes_text(model, path) and text[:1] not in ("'", '"'):
+            value = None if text in ("", "null") else text
+        else:
+            value = read_yaml(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"argument {override!r}: the value is not valid YAML: {_without_source(error)}") from None
+    section = values
+    for part in path[:-1]:
+        inner = section.get(part)
+        if inner is not None and not isinstance(inner, dict):
+            raise SettingsError(f"argument {override!r}: {part} is a value, not a section")
+        section[part] = section = dict(inner or {})
+    section[path[-1]] = value
+
+
+def _takes_text(model: type[BaseModel], path: Sequence[str]) -> bool:
+    """Whether a key takes a text or a path: YAML would cut `a #2` short, and make a number of the folder `2024`."""
+    section = _section(model, path)
+    if section is None or path[-1] not in section.model_fields:
+        return False
+    kinds = _kinds(section.model_fields[path[-1]].annotation)
+    return kinds <= {str, Path, type(None)}
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The members of a union, without what `Annotated` adds."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return {get_args(one)[0] if get_origin(one) is Annotated else one for one in members}
+
+
+def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
+    """The model of the section in which the last key of a path stands; None where there is no such section."""
+    for part in path[:-1]:
+        field = model.model_fields.get(part)
+        models = [one for one in _kinds(field.annotation) if isinstance(one, type)] if field else []
+        inner = next((one for one in models if issubclass(one, BaseModel)), None)
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _place(model: type[BaseModel], where: list[str]) -> list[str]:
+    """A place in the file without what pydantic appends: elements of lists, members of unions."""
+    for depth in range(1, len(where) + 1):
+        section = _section(model, where[:depth])
+        if section is None:
+            return where[: depth - 1]
+    return where
+
+
+def _explain(model: type[BaseModel], error: Mapping[str, Any], where: list[str], values: Any) -> str:
+    """A pydantic error as a sentence about the key."""
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(model, where)}"
+    if error["type"] == "missing":
+        return f"{key} is missing; add it{' (a section of keys)' if len(where) == 1 else ''}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    found = values
+    for part in where:
+        found = found.get(part) if isinstance(found, dict) else None
+    message = message[0].lower() + message[1:]
+    return f"{key} is {found!r} ({type(found).__name__}): {message.replace('input should', 'it should')}"
+
+
+def _nearest(model: type[BaseModel], where: list[str]) -> str:
+    """What an unknown key may be meant to be: the same name in another section, or a similar one in its own."""
+    *sections, name = where
+    section = _section(model, where)
+    known = list(section.model_fields) if section else []
+    if not sections:
+        return f"{did_you_mean(name, known)}; the sections are {_listed(known)}"
+    for other in model.model_fields:
+        inner = _section(model, [other, name])
+        if inner is not None and [other] != sections and name in inner.model_fields:
+            return f" (did you mean {other}.{name}?)"
+    place = ".".join(sections)
+    return did_you_mean(name, known, prefix=f"{place}.") or f"; the keys of {place} are {_listed(known)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _expand(value: Any, folder: str) -> Any:
+    if isinstance(value, Mapping):
+        return {_expand(key, folder): _expand(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, folder) for inner in value]
+    return _with_home(value.replace("${config_dir}", folder)) if isinstance(value, str) else value
+
+
+def _with_home(text: str) -> str:
+    """`~/a` and `~user/a` as paths; a text as it is where there is no such home folder."""
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        return text
+
+
+def _without_source(error: object, path: Path | None = None) -> str:
+    return one_line(error).replace('"<unicode string>"', str(path) if path else "it")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, which plain YAML loaders resolve silently to the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+    def construct_exponent(self, node: yaml.ScalarNode) -> int | float:
+        number = float(self.construct_scalar(node))
+        return int(number) if number.is_integer() and "." not in node.value else number
+
+
+# YAML 1.1, which PyYAML implements, asks for a dot in a number with an exponent.
+_Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_constructor("!exponent", _Loader.construct_exponent)
