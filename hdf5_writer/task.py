@@ -42,14 +42,14 @@ class TaskDone(NamedTuple):
     written: int
 
 
-def run_task(root: str, plan: Plan, task: int, careful: bool = False, skip: bool = False) -> TaskDone:
+def run_task(root: str, plan: Plan, task: int, traced: bool = False, skip: bool = False) -> TaskDone:
     """Make one shard and its receipt in the output folder of a plan.
 
     Args:
         root: the output folder.
         plan: with the folders and file times of the run that asks; those of a slice elsewhere may have other names.
         task: its number.
-        careful: note each record before it is begun, so that one that kills the process can be named.
+        traced: note each record before it is begun, so that one that kills the process can be named.
         skip: make an empty shard, and reject every record unread.
 
     Raises:
@@ -58,7 +58,7 @@ def run_task(root: str, plan: Plan, task: int, careful: bool = False, skip: bool
         OSError: no space, no permission, …
         RuntimeError: the plan is another one, or a fault of the program, naming file and line.
     """
-    return _runner(root, plan).run(task, careful, skip)
+    return _runner(root, plan).run(task, traced, skip)
 
 
 class _Loaded(threading.local):
@@ -92,15 +92,15 @@ class _TaskRunner:
         self._reader = plan.reader(layout)
         self._row_layout = row_layout(plan.config, plan.tokenizer)
 
-    def run(self, task: int, careful: bool, skip: bool) -> TaskDone:
+    def run(self, task: int, traced: bool, skip: bool) -> TaskDone:
         began = time.perf_counter()
         plan, records = self._plan, self._plan.task_records(task)
         work = _Work(plan, self._stages, self._row_layout)
         if skip:
             for file, line in zip(*(array.tolist() for array in self._reader.locate(records)), strict=True):
                 work.note(Line(file, line, b"", 0), Rejected(Reason.SKIPPED, f"task {task} was skipped by --skip-task"))
-        elif careful:
-            self._run_carefully(task, records, work)
+        elif traced:
+            self._run_traced(task, records, work)
         else:
             for lines in self._reader.read(records):
                 work.facts.lap("read")
@@ -136,7 +136,7 @@ class _TaskRunner:
         self._layout.working_on(task).unlink(missing_ok=True)
         return TaskDone(task, len(records), work.builder.counts.rows)
 
-    def _run_carefully(self, task: int, records: npt.NDArray[np.int64], work: _Work) -> None:
+    def _run_traced(self, task: int, records: npt.NDArray[np.int64], work: _Work) -> None:
         done = 0
         with self._layout.working_on(task).open("w") as note:
             for lines in self._reader.read(records):

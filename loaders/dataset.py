@@ -18,6 +18,7 @@ from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
 from loaders.images import AspectRatio, ImageError, ImageTransform, read_image
 from loaders.samples import Sample, Samples, WithoutLoss
 from loaders.shard_reader import BLOCK_ROWS, ShardReader
+from preprocess.image_files import is_inside
 
 OnImageError = Literal["raise", "blank"]
 Folders = str | Path | Sequence[str | Path]
@@ -188,7 +189,7 @@ class LlavaH5Dataset(Dataset[Sample]):
         stored: bytes = block.image_paths[place]
         path = stored.decode()
         try:
-            if path.startswith("/") or ".." in path.split("/"):
+            if not is_inside(path):
                 raise ImageError("the path leads out of the folder")
             return read_image(self._image_dirs[self._dir_of_shard[shard]] / path, self._transform)
         except ImageError as error:

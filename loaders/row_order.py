@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from preprocess.splitmix64 import GAMMA, mixed
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -93,10 +95,4 @@ def keyed_hashes(n: int, *key: int | str) -> npt.NDArray[np.uint64]:
     """n numbers of 64 bits: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), seeded with a hash of the key."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):
-        values = np.uint64(int.from_bytes(digest, "little")) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
-    return mixed
+        return mixed(np.uint64(int.from_bytes(digest, "little")) + np.arange(1, n + 1, dtype=np.uint64) * GAMMA)

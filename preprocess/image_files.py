@@ -22,6 +22,12 @@ MOST_SCANS = 100
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
 
+def is_inside(path: str) -> bool:
+    """Whether a relative path of a file stays, as it is written, inside the folder it starts from."""
+    parts = path.split("/")
+    return not path.startswith("/") and "\0" not in path and ".." not in parts and parts[-1] not in ("", ".")
+
+
 def looks_like_an_image(start: bytes) -> bool:
     """Whether a file that begins with these bytes may be of one of `FORMATS`, by what Pillow's plugins look at."""
     from PIL import Image

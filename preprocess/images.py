@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from preprocess.config import ConfigError, DatasetConfig
-from preprocess.image_files import decode_rgb, what_was_said
+from preprocess.image_files import decode_rgb, is_inside, what_was_said
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected, shorten
 
@@ -58,9 +58,9 @@ class ImageChecker:
             raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} holds a NUL, which no path can")
         if path.startswith("/"):
             raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is absolute, expected relative to image_dir")
-        folder, _, name = path.rpartition("/")
-        if name in ("", ".", "..") or ".." in folder.split("/"):
+        if not is_inside(path):
             raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is no path of a file inside image_dir")
+        folder, _, name = path.rpartition("/")
         return folder, name
 
     def _is_there(self, folder: str, name: str) -> bool:

@@ -29,6 +29,7 @@ STAGES = [
 ]
 # What any reader of a dataset may import; each may import those before it.
 LEAVES = [
+    "preprocess.splitmix64",
     "preprocess.regular_files",
     "preprocess.image_files",
     "hdf5_writer.schema",

@@ -33,7 +33,6 @@ from preprocess.converters.core.canonical import (
     identifier,
     image_path,
     image_prefix,
-    is_inside,
     text,
 )
 from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, add_seed, filling
@@ -42,6 +41,7 @@ from preprocess.converters.core.job import Job
 from preprocess.converters.core.json_array import read_array
 from preprocess.converters.core.rejects import Reason, Rejected
 from preprocess.converters.core.sources import Source, elements, file, json_lines, tab_separated
+from preprocess.image_files import is_inside
 
 # img2dataset puts 10,000 samples into a folder and calls both by their number.
 IMG2DATASET_NAME = "{shard:05d}/{row:09d}.jpg"

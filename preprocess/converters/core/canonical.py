@@ -15,6 +15,7 @@ import orjson
 
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.image_files import is_inside
 from preprocess.rejects import shorten
 
 IMAGE_TOKEN = "<image>"
@@ -187,12 +188,6 @@ def image_prefix(value: str) -> str:
             "such as ArxivCap/images"
         )
     return "/".join(part for part in value.split("/") if part not in ("", "."))
-
-
-def is_inside(path: str) -> bool:
-    """Whether a relative path stays, by its letters alone, inside the folder it starts from."""
-    parts = path.split("/")
-    return not path.startswith("/") and "\0" not in path and ".." not in parts and parts[-1] not in ("", ".")
 
 
 def _kind(value: object) -> str:
