@@ -37,13 +37,17 @@ class Reason(str, Enum):
     IMAGE_OUTSIDE_PREFIX = "image_outside_prefix"
     IMAGE_NAME_TAKEN = "image_name_taken"
     IMAGE_DOES_NOT_DECODE = "image_does_not_decode"
-    # Instruction data: the annotations, and the answers of worked examples.
+    # Instruction data: the annotations, and the answers of the model.
     BAD_BOX = "bad_box"
     DUPLICATE_ID = "duplicate_id"
     REFUSAL = "refusal"
     ODD_ROUNDS = "odd_rounds"
     EMPTY_PART = "empty_part"
     UNEXPECTED_LAYOUT = "unexpected_layout"
+    CUT_OFF = "cut_off"
+    UNKNOWN_ID = "unknown_id"
+    HTTP_ERROR = "http_error"
+    BAD_RESPONSE = "bad_response"
 
 
 class Rejected(Exception):

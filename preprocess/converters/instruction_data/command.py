@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import Any
 
 DESCRIPTION = """Instruction data from the captions and boxes of COCO images, written by a text-only language model.
-`requests` makes the requests, ready to upload to a provider's batch service, and says what they will cost."""
-STEPS = ("requests",)
+`requests` makes the requests, ready to upload to a provider's batch service, and says what they will cost.
+`read` makes conversations of the results."""
+STEPS = ("requests", "read")
 
 
 def declare(commands: Any) -> None:

@@ -6,6 +6,11 @@ REQUESTS = "requests-*.jsonl"
 IMAGES = "images.jsonl"
 REQUEST_REJECTS = "requests.rejects.jsonl"
 RESULTS = "*results.jsonl"
+# Alone in a folder: `create_hdf5_dataset` takes every JSONL file of its input folder.
+RECORDS = "llava_jsonl/instructions.jsonl"
+READ_REJECTS = "read.rejects.jsonl"
+RETRY = "retry.jsonl"
+REPORT = "report.json"
 
 
 def requests_name(part: int) -> str:
