@@ -28,7 +28,7 @@ HEADERS = ("Question:", "Answer:")
 # How a refusal begins, in the models we know. Only the first words of a whole answer are looked at: inside a
 # conversation, "I'm sorry" may be what is wanted.
 _REFUSAL = re.compile(
-    r"(i['’]?m|i am) (sorry|unable|not able)|i (can['’]?t|cannot|can not) |sorry[,.]|i apologi[sz]e|as an ai\b"
+    r"(i['’]?m|i am) (sorry|unable|not able)|i (can['’]?t|cannot|can not)\b|sorry[,.]|i apologi[sz]e|as an ai\b"
     r"|as a (large )?language model|unfortunately, i ",
     re.IGNORECASE,
 )

@@ -75,6 +75,8 @@ WRONG = [
     (C, "I'm sorry, but I can't help with that.", Reason.REFUSAL),
     (C, "I’m unable to see images.", Reason.REFUSAL),
     (D, "I cannot describe this.", Reason.REFUSAL),
+    (D, "I cannot.", Reason.REFUSAL),
+    (D, "I can’t, sorry.", Reason.REFUSAL),
     (R, "As an AI language model, I have no eyes.", Reason.REFUSAL),
     (D, "Sorry, no.", Reason.REFUSAL),
     (C, ONE.replace("What is it?", "<image>\nWhat is it?"), Reason.IMAGE_TOKEN_IN_TEXT),
