@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from preprocess.converters.core.converter import Dataset
-from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.errors import InputError, UnfinishedError
 from preprocess.converters.core.job import Job, check, run
 from preprocess.converters.core.receipt import Counts
 from preprocess.converters.instruction_data import command as instruction_data
@@ -99,6 +99,9 @@ def _reported(command: str, work: Callable[[], None]) -> int:
     except InputError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return WRONG_INPUT
+    except UnfinishedError as error:
+        print(f"{command}: {error}; run the same command again for the rest", file=sys.stderr)
+        return FAILED
     except PermissionError as error:
         print(f"{command}: {error.filename}: {error.strerror}; make it accessible or give another", file=sys.stderr)
         return WRONG_INPUT

@@ -1,4 +1,4 @@
-"""The one exception a user sees: wrong arguments or wrong inputs."""
+"""The exceptions a user sees: wrong arguments or inputs, and work that others did not let finish."""
 
 from __future__ import annotations
 
@@ -8,4 +8,12 @@ class InputError(Exception):
 
     It says what was found (with file and byte or line), what was expected and what to do. The command line prints it
     without a traceback and exits with 2.
+    """
+
+
+class UnfinishedError(Exception):
+    """Arguments and inputs are right, but a server did not do its part; what is finished stays.
+
+    The text is a sentence without an end. The command line prints it, says that the same command goes on, and exits
+    with 1.
     """

@@ -8,8 +8,8 @@ from typing import Any
 
 DESCRIPTION = """Instruction data from the captions and boxes of COCO images, written by a text-only language model.
 `requests` makes the requests, ready to upload to a provider's batch service, and says what they will cost.
-`read` makes conversations of the results."""
-STEPS = ("requests", "read")
+`send` sends them to an OpenAI-compatible endpoint. `read` makes conversations of the results."""
+STEPS = ("requests", "send", "read")
 
 
 def declare(commands: Any) -> None:

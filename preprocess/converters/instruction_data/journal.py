@@ -1,0 +1,73 @@
+"""The file of results: a line for each request that was answered, on the disk before the request counts as done."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import orjson
+
+from preprocess.converters.core.errors import InputError
+
+
+class Journal:
+    """Appends lines in the form of a batch service's output file. One process at a time may have it open.
+
+    Attributes:
+        done: `custom_id` of every request that has a line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, made if missing; half a line at its end, of a killed run, is cut off.
+
+        Raises:
+            InputError: another process has it open, or a line is not a result.
+            OSError: it cannot be written to.
+        """
+        self.done: set[str] = set()
+        self._path = path
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"{path} is in use by another `send`; wait for it, or give another --results") from None
+        self._file.truncate(self._read())
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Write lines, each without its end, and wait until they are on the disk.
+
+        Raises:
+            OSError: the disk is full, …
+        """
+        left = memoryview(b"".join(line + b"\n" for line in lines))
+        while left:
+            left = left[self._file.write(left) or 0 :]
+        os.fsync(self._file)
+
+    def _read(self) -> int:
+        """Collect the ids; the size of the whole lines in bytes."""
+        whole = 0
+        with open(self._path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    self.done.add(str(orjson.loads(line)["custom_id"]))
+                except (orjson.JSONDecodeError, TypeError, KeyError):
+                    raise InputError(
+                        f"{self._path}, line {number}: is not a result with a custom_id; give another --results"
+                    ) from None
+                whole += len(line)
+        return whole
