@@ -87,6 +87,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         self._renderer = renderer_for(DatasetConfig(system_prompt_style=_VERSIONS.get(version, version)))
         folder = getattr(data_args, "image_folder", None)
         self._folder = None if folder is None else Path(folder)
+        self._keys = RecordKeys()
         self._checker = ImageChecker(self._folder, "none" if folder is None else "exists")
         self._is_multimodal = bool(getattr(data_args, "is_multimodal", False))
         self._images = _ImageReader(
@@ -107,7 +108,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         """
         where, data = self._records[index]
         try:
-            conversation = read_conversation(_parsed(data), RecordKeys(), only_one_round=self._renderer.drops_question)
+            conversation = read_conversation(_parsed(data), self._keys, only_one_round=self._renderer.drops_question)
             if conversation.image is not None:
                 self._checker.check(conversation.image)
         except Rejected as reject:
