@@ -10,6 +10,7 @@ from pathlib import Path
 
 from preprocess.converters.core.canonical import Example
 from preprocess.converters.core.converter import Dataset, filling, output_folder
+from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job
 from preprocess.converters.core.sources import elements, folder, nothing_found
 
@@ -46,11 +47,18 @@ def plan(
     for split, paths in sorted(editions.items()):
         # The edition with question types holds the same questions.
         path = max(paths, key=lambda path: (WITH_QUESTION_TYPES in path.name, path.name))
+        output = output_folder(arguments) / split / f"{split}.jsonl"
+        for other in sorted(output.parent.glob("*.jsonl")):
+            if pattern.fullmatch(f"{other.stem}.json"):  # version 0.1 named outputs by the edition
+                raise InputError(
+                    f"{other} holds the same questions as the {output.name} to be written, and would be read as well; "
+                    "remove it, or give another output folder"
+                )
         left_out = ", ".join(other.name for other in paths if other != path)
         jobs.append(
             Job(
                 # Named by the split, so that another edition of it replaces this one instead of doubling it.
-                output=output_folder(arguments) / split / f"{split}.jsonl",
+                output=output,
                 inputs=(path,),
                 input_root=root,
                 settings=dataset.settings(),

@@ -59,6 +59,19 @@ def test_another_edition_of_a_split_does_not_double_it(preprocess, tmp_path, wri
     assert [path.name for path in (tmp_path / "llava_jsonl/val").glob("*.jsonl")] == ["val.jsonl"]
 
 
+def test_an_output_of_version_0_1_is_not_left_to_be_read_as_well(preprocess, tmp_path, write_json):
+    write_json(tmp_path / "val_v1.0_withQT.json", whole([document()]))
+    folder = tmp_path / "llava_jsonl/val"
+    folder.mkdir(parents=True)
+    (folder / "val_v1.0_withQT.jsonl").write_text("{}\n", encoding="utf-8")
+    (folder / "mine.jsonl").write_text("{}\n", encoding="utf-8")
+    result = run(preprocess, "sp_docvqa", tmp_path)
+    assert result.code == 2
+    assert "val_v1.0_withQT.jsonl holds the same questions as the val.jsonl to be written" in result.err
+    (folder / "val_v1.0_withQT.jsonl").unlink()
+    assert run(preprocess, "sp_docvqa", tmp_path).code == 0
+
+
 def test_the_test_split_is_rejected_record_by_record(preprocess, tmp_path, write_json):
     without = document()
     del without["answers"]
