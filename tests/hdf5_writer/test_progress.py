@@ -27,9 +27,9 @@ def test_the_summary_warns_with_counts(make_config: ConfigMaker, tmp_path: Path)
     ]
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
     assert warnings_of(create(make_config()).params) == [
-        "1 rows (20.0%) were cut at 256 positions",
-        "1 text-only rows were cut; their dummy image takes 64 of 256 positions",
-        "2 rows repeat the image and the text of another",
+        "1 row (20.0%) cut at 256 positions",
+        "1 text-only row cut; the dummy image takes 64 of 256 positions",
+        "2 rows with the image and the text of another row",
         "unused keys: data_source 4, system 1",
     ]
 
