@@ -251,7 +251,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_1(tmp_path: Path, caps
         (["--checkpoint_path", "/no/such"], "--checkpoint_path /no/such: there is no such folder"),
         (["--mode", "eval"], "holds no model to evaluate; give --checkpoint_path"),
         (["runconfig.training_arguments={max_steps: 4}"], "max_steps: is set by runconfig.max_steps; take it out here"),
-        (["runconfig.training_arguments={deepseed: a}"], "training_arguments.deepseed; did you mean deepspeed?"),
+        (["runconfig.training_arguments={deepseed: a}"], "training_arguments.deepseed (did you mean deepspeed?)"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_sentence_and_code_2(
