@@ -12,6 +12,8 @@ import orjson
 
 from preprocess.converters.core.errors import InputError
 
+_START = b'{"custom_id":'  # of each line that `send` writes
+
 
 class Journal:
     """Appends lines in the form of a batch service's output file. One process at a time may have it open.
@@ -35,7 +37,11 @@ class Journal:
         except BlockingIOError:
             self._file.close()
             raise InputError(f"{path} is in use by another `send`; wait for it, or give another --results") from None
-        self._file.truncate(self._read())
+        try:
+            self._file.truncate(self._read())
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Journal:
         return self
@@ -61,13 +67,23 @@ class Journal:
         whole = 0
         with open(self._path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and line.startswith(_START[: len(line)]) and not _is_json(line):
                     break
                 try:
-                    self.done.add(str(orjson.loads(line)["custom_id"]))
+                    result = orjson.loads(line)
+                    done, _ = result["custom_id"], result["response"]
                 except (orjson.JSONDecodeError, TypeError, KeyError):
-                    raise InputError(
-                        f"{self._path}, line {number}: is not a result with a custom_id; give another --results"
-                    ) from None
-                whole += len(line)
+                    where = f"{self._path}, line {number}"
+                    raise InputError(f"{where}: is not a result with a response; give another --results") from None
+                if line.endswith(b"\n"):
+                    self.done.add(str(done))
+                    whole += len(line)
         return whole
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True

@@ -104,16 +104,17 @@ class _Sending:
         )
         async with client:
             writer = asyncio.create_task(self._write())
-            work = asyncio.gather(*(self._work(client, requests) for _ in range(endpoint.in_flight)))
+            workers = [asyncio.create_task(self._work(client, requests)) for _ in range(endpoint.in_flight)]
+            work = asyncio.gather(*workers)
             try:
                 await asyncio.wait((writer, work), return_when=asyncio.FIRST_COMPLETED)
-                if writer.done():  # it ends by itself only where it cannot write
-                    writer.result()
-                await work
+                (writer if writer.done() else work).result()  # the writer ends by itself only where it cannot write
             finally:
-                work.cancel()
-                writer.cancel()
-                await asyncio.gather(work, writer, return_exceptions=True)
+                pending = {*workers, writer}
+                while pending:  # wait_for of Python before 3.12 may lose a cancellation (python/cpython#86296)
+                    for task in pending:
+                        task.cancel()
+                    _, pending = await asyncio.wait(pending, timeout=0.1)
                 self._progress.close()
         return self._sent
 

@@ -204,10 +204,13 @@ def test_a_refused_key_or_address_ends_the_run(server: Server, tmp_path: Path, s
     assert KEY not in str(caught.value)
 
 
-def test_a_server_that_answers_nothing_ends_the_run(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_answers_nothing_ends_the_run(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     texts = [f"r{number} 500" for number in range(200)]
     with Journal(tmp_path / "r.jsonl") as journal, pytest.raises(UnfinishedError, match="nothing was answered"):
         send_all(map(request, texts), 200, journal, endpoint(server, retries=1))
+    assert not capfd.readouterr().err.count("Traceback")
     assert sum(server.asked.values()) <= 40
 
 
@@ -225,10 +228,20 @@ def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(b'{"custom_id":"a","response":{}}\n{"custom_id":"b","resp')
     with Journal(path) as journal:
         assert journal.done == {"a"}
-        journal.append([b'{"custom_id":"c"}'])
+        journal.append([b'{"custom_id":"c","response":{}}'])
         with pytest.raises(InputError, match="in use by another"):
             Journal(path)
-    assert path.read_bytes() == b'{"custom_id":"a","response":{}}\n{"custom_id":"c"}\n'
+    assert path.read_bytes() == b'{"custom_id":"a","response":{}}\n{"custom_id":"c","response":{}}\n'
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("content", [json.dumps(request("a ok")), "[1, 2]", "some text"])
+def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, content: str, end: str) -> None:
+    path = tmp_path / "other"
+    path.write_text(content + end, encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 1: is not a result with a response"):
+        Journal(path)
+    assert path.read_text(encoding="utf-8") == content + end
 
 
 @pytest.mark.parametrize(
