@@ -37,7 +37,7 @@ class Endpoint:
 
     Attributes:
         base_url: such as http://localhost:8000/v1; None is that of the `openai` package.
-        key: what the endpoint knows the user by. It is never written or shown.
+        key: what the endpoint knows the user by; "" where it needs none. It is never written or shown.
         in_flight: requests under way at a time.
         timeout: seconds for one answer, from the sending of the request to its last byte.
         retries: further tries of a request.
@@ -100,7 +100,10 @@ class _Sending:
         endpoint = self._endpoint
         # With a connection each, bytes that a server sends too many cannot become the answer of the next request.
         client = AsyncOpenAI(
-            api_key=endpoint.key, base_url=endpoint.base_url, max_retries=0, default_headers={"Connection": "close"}
+            api_key=endpoint.key or "none",  # the client wants some text
+            base_url=endpoint.base_url,
+            max_retries=0,
+            default_headers={"Connection": "close"},
         )
         async with client:
             writer = asyncio.create_task(self._write())
@@ -121,7 +124,8 @@ class _Sending:
     async def _work(self, client: AsyncOpenAI, requests: Iterator[dict[str, Any]]) -> None:
         for request in requests:
             for attempt in range(self._endpoint.retries + 1):
-                await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
+                while (wait := self._not_before - time.monotonic()) > 0:  # an answer may put it off while this sleeps
+                    await asyncio.sleep(wait)
                 try:
                     line = await self._ask(client, request)
                 except _Retry as failed:
@@ -155,24 +159,29 @@ class _Sending:
             response = (await asyncio.wait_for(asked, self._endpoint.timeout)).http_response
             answered = _json(response.content)
             if response.status_code != 200 or not isinstance(answered, dict):
-                raise _Retry(f"status {response.status_code} with {shorten(response.text)}, expected a JSON object")
+                found = shorten(self._without_key(response.text))
+                raise _Retry(f"status {response.status_code} with {found}, expected a JSON object")
         except asyncio.TimeoutError:
             raise _Retry(f"no answer in {self._endpoint.timeout:g} seconds") from None
         except openai.APIStatusError as error:
             response, status = error.response, error.status_code
-            problem = f"status {status}: {self._without_key(shorten(response.text, 200))}"
+            problem = f"status {status}: {shorten(self._without_key(response.text), 200)}"
             if status in _HOPELESS:
                 raise UnfinishedError(f"the endpoint refuses: {problem}; check the key and --base_url") from None
             if status in _RETRIED or status >= 500:
                 raise _Retry(problem, _seconds(response.headers.get("retry-after"))) from None
             self._sent.refused += 1
-            answered = _json(response.content) or {"error": {"message": response.text}}
+            text = self._without_key(response.text)  # an error may quote the key, an answer of the model does not
+            answered = _json(text.encode()) or {"error": {"message": text}}
         except openai.APIConnectionError as error:
-            raise _Retry(f"{type(error).__name__}: {error.__cause__ or error}") from None
-        found = {"status_code": response.status_code, "request_id": response.headers.get("x-request-id")}
-        answer = {**found, "body": answered}
-        line = orjson.dumps({"custom_id": request["custom_id"], "response": answer, "error": None})
-        return self._without_key(line.decode()).encode()
+            problem = self._without_key(str(error.__cause__ or error))
+            raise _Retry(f"{type(error).__name__}: {problem}") from None
+        answer = {
+            "status_code": response.status_code,
+            "request_id": response.headers.get("x-request-id"),
+            "body": answered,
+        }
+        return orjson.dumps({"custom_id": request["custom_id"], "response": answer, "error": None})
 
     async def _note(self, line: bytes) -> None:
         """Wait until a line is on the disk."""

@@ -66,6 +66,10 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, b'{"choices": [')
         elif step == "page":
             self._send(200, b"<html>busy</html>")
+        elif step == "leak":
+            self._send(200, f"<html>{'.' * 70} {KEY}</html>".encode())
+        elif step == "none":
+            self._send(200, b'{"choices": [{"message": {"content": "none of them"}}]}')
         elif step == "wait":
             self._send(429, b'{"error": {"message": "slow down"}}', ("Retry-After", "0.4"))
         elif step.isdigit():
@@ -159,6 +163,24 @@ def test_errors_that_stay_are_written_as_answers_without_the_key(server: Server,
     assert KEY.encode() not in path.read_bytes()
     assert b"no, ***" in path.read_bytes()
     assert server.asked["bad"] == 1
+
+
+def test_answers_stay_as_they_are_where_no_key_is_set(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    requests.write_text(json.dumps(request("a none")), encoding="utf-8")
+    assert run("--requests", requests, "--results", out, "--base_url", server.url) == 0
+    assert results(out)["a"]["body"]["choices"][0]["message"]["content"] == "none of them"
+
+
+def test_no_problem_shows_the_key_or_a_part_of_it(server: Server, tmp_path: Path) -> None:
+    with Journal(tmp_path / "results.jsonl") as journal:
+        sent = send_all(map(request, ["a leak", "b ok", "c ok"]), 3, journal, endpoint(server, retries=0, in_flight=2))
+    assert "expected a JSON object" in sent.last_problem
+    assert "***" in sent.last_problem
+    assert KEY[:6] not in sent.last_problem
 
 
 def test_a_request_without_answer_stays_open_for_the_next_run(server: Server, tmp_path: Path) -> None:
