@@ -118,6 +118,8 @@ class _Sending:
                     for task in pending:
                         task.cancel()
                     _, pending = await asyncio.wait(pending, timeout=0.1)
+                # What is not asked for its exception logs a traceback when it is freed.
+                await asyncio.gather(work, writer, return_exceptions=True)
                 self._progress.close()
         return self._sent
 
