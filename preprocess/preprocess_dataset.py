@@ -82,12 +82,21 @@ def _run_jobs(dataset: Dataset, arguments: argparse.Namespace) -> None:
     # All of them first: a command that is refused has written nothing.
     finished = [check(job, overwrite=arguments.overwrite) for job in jobs]
     total = Counts()
+    cut: list[Job] = []
     for job, earlier in zip(jobs, finished, strict=True):
         counts = run(job, overwrite=arguments.overwrite) if earlier is None else earlier
         print(_summary(job, counts, "wrote" if earlier is None else "finished earlier, nothing to do:"), flush=True)
         total += counts
+        if not counts.all_files_whole:
+            cut.append(job)
     if len(jobs) > 1:
         print(f"{len(jobs)} files: {_counted(total)}")
+    if cut:
+        names = ", ".join(str(job.inputs[0]) for job in cut[:3]) + (", …" if len(cut) > 3 else "")
+        raise InputError(
+            f"{len(cut)} of {len(jobs)} files cannot be read to the end ({names}), as the rejects say: download again "
+            "what is not complete, and run the same command again"
+        )
     if total.read and not total.written:
         raise InputError("not one record could be used; the rejects say why, is it the right input?")
 

@@ -11,7 +11,7 @@ the images stand before the first text of the user.
 Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with the bytes they came with:
 the same picture is one file. One image is "image": path, several are "image": [path, ...]. The id is the name of the
 file with the id of the row, or with its number from 0. Rejected: an image without bytes or that does not decode,
-another number of <image> than of images, a turn that is no text, ratings below --min_rating.
+another number of <image> than of images, a turn that is no text, ratings below --min_rating, a file that is not whole.
 Needs pyarrow: pip install 'llava-hdf5[parquet]'
 """
 
@@ -68,6 +68,18 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
 
 def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], min_ratings: Mapping[str, int]) -> Job:
     available = parquet.columns(place.path)
+    if available is None:
+        read = partial(_rows, place.path, place.name, [])
+        return conversion.job(
+            arguments,
+            DATASET,
+            place,
+            read,
+            conversion.unread,
+            layout="",
+            columns="",
+            min_rating=listed(min_ratings),
+        )
     layout = recognised(available, arguments.layout, given, str(place.path))
     if min_ratings and not layout.rated:
         raise InputError(f"{place.path} is of the layout {layout.name}; --min_rating is for finevision, leave it out")

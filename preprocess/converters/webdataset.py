@@ -8,7 +8,7 @@ The JSON has "conversations", "messages", "texts" or "caption", as 'preprocess_d
 Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with the bytes they came with:
 the same picture is one file. One image is "image": path, several are "image": [path, ...]. The id is the name of the
 file with the "id" of the JSON, or with the key. Rejected: what parquet rejects, a sample without text, a member of more
-than 128 MiB.
+than 128 MiB, what follows where an archive is cut or damaged.
 """
 
 # Format: https://github.com/webdataset/webdataset, "The WebDataset Format". img2dataset writes .jpg, .txt and a .json
@@ -28,7 +28,6 @@ import orjson
 
 from preprocess.converters.core.canonical import an_object
 from preprocess.converters.core.converter import Dataset
-from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.images import SUFFIXES
 from preprocess.converters.core.job import Job
 from preprocess.converters.core.rejects import Reason, Rejected
@@ -86,8 +85,8 @@ class _Sample:
 def samples(path: Path, name: str) -> Iterator[Source]:
     """The samples of an archive: the values are objects with "key", "images", and what the text says.
 
-    Raises:
-        InputError: it is no tar file, or ends before its end mark.
+    Of one that is no tar file, or is cut or damaged, the last is a reject: the sample in which the damage is, or behind
+    which the next member should stand, and all that follow.
     """
     for number, sample in enumerate(_samples(path)):
         yield Source(name, f"sample {sample.key}", number, sample.record())
@@ -119,22 +118,26 @@ def _samples(path: Path) -> Iterator[_Sample]:
                     sample = sample or _Sample(key)
                     sample.add(archive, member, extensions.lower())
                 archive.members = []  # type: ignore[attr-defined] # it keeps all of them, for looking up names
-            _require_end(archive, path)
+            _require_end(archive)
     except tarfile.TarError as error:
-        raise InputError(f"{path} cannot be read as a tar file: {error}; is the download complete?") from None
+        # More members of the sample may have stood behind the damage, so it does not count as whole.
+        sample = sample or _Sample("at the beginning")
+        detail = f"from this sample on the file cannot be read as a tar file: {error}; is the download complete?"
+        sample.refused = Rejected(Reason.UNREADABLE_FILE, detail)
     if sample is not None:
         yield sample
 
 
-def _require_end(archive: tarfile.TarFile, path: Path) -> None:
-    """Refuse an archive without its end mark, a block of zeros: tarfile takes whatever is no member for the end."""
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Refuse an archive without its end mark, a block of zeros: tarfile takes whatever is no member for the end.
+
+    Raises:
+        tarfile.ReadError: it is cut or damaged where the last member ends.
+    """
     file: BinaryIO = archive.fileobj  # type: ignore[assignment]
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise InputError(
-            f"{path} has neither a member nor the end of a tar file at byte {archive.offset:,}; "
-            "is the download complete?"
-        )
+        raise tarfile.ReadError(f"neither a member nor the end stands at byte {archive.offset:,}")
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -349,17 +349,28 @@ def test_columns_of_wrong_types_are_rejects(run, tmp_path, image_bytes, layout):
     assert len(result.records) == {"llava": 2, "caption": 3}.get(layout, 0)
 
 
-def test_half_a_file_is_refused_before_anything_is_written(run, tmp_path, image_bytes):
-    row = {"id": "a", "image": struct(image_bytes("red")), "caption": "c"}
-    write(tmp_path / "data/a.parquet", [row], SCHEMAS["caption"])
+def test_half_a_file_is_a_reject_the_others_are_converted_and_the_whole_file_is_taken_later(run, tmp_path, image_bytes):
+    row = {"id": "x", "image": struct(image_bytes("red")), "caption": "c"}
+    for name in "ac":
+        write(tmp_path / f"data/{name}.parquet", [row], SCHEMAS["caption"])
     whole = write(tmp_path / "data/b.parquet", [row] * 40, SCHEMAS["caption"]).read_bytes()
     for size in (0, 3, 4, 11, 12, len(whole) // 2, len(whole) - 1):
         (tmp_path / "data/b.parquet").write_bytes(whole[:size])
         result = run()
         assert result.code == 2
-        assert f"{tmp_path / 'data/b.parquet'} cannot be read as Parquet" in result.err
-        assert "is the download complete?" in result.err
-        assert not (tmp_path / "jsonl").exists()
+        assert f"1 of 3 files cannot be read to the end ({tmp_path / 'data/b.parquet'})" in result.err
+        assert "Traceback" not in result.err
+        assert [record["id"] for record in result.records] == ["a/x", "c/x"]
+        (reject,) = result.rejects
+        assert (reject["file"], reject["reason"]) == ("b.parquet", "unreadable_file")
+        assert "is the download complete?" in reject["detail"]
+        assert "3 files: 3 read = 2 written + 1 rejected" in result.out
+    again = run()
+    assert (again.code, again.out.count("finished earlier")) == (2, 3)
+    (tmp_path / "data/b.parquet").write_bytes(whole)
+    result = run()
+    assert (result.code, result.rejects, len(result.records)) == (0, [], 42)
+    assert result.out.count("finished earlier") == 2
 
 
 def test_arguments_that_do_not_fit_the_file_say_so(run, tmp_path, image_bytes):
@@ -431,34 +442,55 @@ def test_killed_at_any_instant_the_next_run_gives_the_bytes_of_an_undisturbed_on
         assert (contents(out), contents(images)) == whole
 
 
-def test_what_is_written_is_what_the_datasets_package_reads(run, tmp_path, image_bytes):
+def row_of(layout, number, images):
+    """A row as each layout publishes it, and what its turns say."""
+    question, answer = f"What is {number}?", f"It is {number}."
+    if layout in ("finevision", "cauldron"):
+        texts = [pair(question, answer), pair("Sure?", "Yes.")]
+        row = rated(images, texts) if layout == "finevision" else {"images": images, "texts": texts}
+        return row, [question, answer, "Sure?", "Yes."]
+    one = {"id": f"n{number}", "image": images[0] if images else None}
+    if layout == "llava":
+        said_first = f"<image>\n{question}" if images else question
+        return {**one, "conversations": said(("human", said_first), ("gpt", answer))}, [question, answer]
+    if layout == "messages":
+        user = [*(part(index=place) for place in range(len(images))), part(question)]
+        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": [part(answer)]}]
+        return {"messages": messages, "images": images}, [question, answer]
+    return {**one, "caption": answer}, ["", answer]
+
+
+@pytest.mark.parametrize("layout", SCHEMAS)
+def test_what_is_written_is_what_the_datasets_package_reads(run, tmp_path, image_bytes, layout):
     datasets = pytest.importorskip("datasets")
     from PIL import Image, ImageChops
 
-    rows = [row for row in mixture(image_bytes, 40) if all(image["bytes"] != b"broken" for image in row["images"])]
-    write(tmp_path / "data/a.parquet", rows, SCHEMAS["finevision"])
+    choose = random.Random(1)
+    files = [struct(image_bytes((n * 9, 0, 0), choose.choice(["JPEG", "PNG"]))) for n in range(20)]
+    least, most = (1, 1) if layout == "caption" else (0, 1) if layout == "llava" else (0, 3)
+    made = [row_of(layout, n, choose.choices(files, k=choose.randint(least, most))) for n in range(40)]
+    write(tmp_path / "data/a.parquet", [row for row, _ in made], SCHEMAS[layout], row_group_size=16)
     result = run()
-    features = datasets.Features(
-        images=datasets.List(datasets.Image()),
-        texts=datasets.List({"user": datasets.Value("string"), "assistant": datasets.Value("string")}),
-    )
+    assert f"layout {layout}" in result.out
+    assert (result.code, len(result.records), result.rejects) == (0, 40, [])
+    features = datasets.Features.from_arrow_schema(SCHEMAS[layout])
+    column = "images" if "images" in features else "image"
+    features[column] = datasets.List(datasets.Image()) if column == "images" else datasets.Image()
     read = datasets.Dataset.from_parquet(
-        str(tmp_path / "data/a.parquet"),
-        cache_dir=str(tmp_path / "cache"),
-        columns=["images", "texts"],
-        features=features,
+        str(tmp_path / "data/a.parquet"), cache_dir=str(tmp_path / "cache"), features=features
     )
     assert len(read) == len(result.records)
-    for row, record in zip(read, result.records, strict=True):
+    for row, record, (_, texts) in zip(read, result.records, made, strict=True):
         paths = record.get("image", [])
         written = [Image.open(tmp_path / "images" / path) for path in ([paths] if isinstance(paths, str) else paths)]
-        assert len(written) == len(row["images"])
-        for ours, theirs in zip(written, row["images"], strict=True):
-            assert ours.format == theirs.format
-            assert ImageChops.difference(ours.convert("RGB"), theirs.convert("RGB")).getbbox() is None
-        human, gpt = values(record)
-        assert human[1].removeprefix("<image>\n" * len(written)) == row["texts"][0]["user"]
-        assert gpt[1] == row["texts"][0]["assistant"]
+        theirs = row[column] if isinstance(row[column], list) else [row[column]] if row[column] else []
+        assert len(written) == len(theirs)
+        for ours, their in zip(written, theirs, strict=True):
+            assert ours.format == their.format
+            assert ImageChops.difference(ours.convert("RGB"), their.convert("RGB")).getbbox() is None
+        assert [
+            text.removeprefix("<image>" + "\n<image>" * (len(written) - 1)).lstrip("\n") for _, text in values(record)
+        ] == texts
 
 
 def test_the_main_job_takes_what_is_written(run, tmp_path, image_bytes, make_config):

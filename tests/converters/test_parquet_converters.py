@@ -191,7 +191,8 @@ def test_a_broken_or_foreign_parquet_is_a_wrong_input(run, tmp_path):
     path.write_bytes(b"PAR1 half a download")
     result = synthdog(run)
     assert result.code == 2
-    assert "cannot be read as Parquet" in result.err
+    assert f"1 of 1 files cannot be read to the end ({path})" in result.err
+    assert "cannot be read as Parquet" in result.rejects[0]["detail"]
     assert "Traceback" not in result.err
     write_parquet(path, [{"text": "x"}])
     assert "has no column 'image', only text" in synthdog(run).err

@@ -112,21 +112,32 @@ def ten_samples(image_bytes):
     ]
 
 
-def test_an_archive_cut_anywhere_is_refused_also_between_two_members(run, tmp_path, image_bytes):
+def test_of_an_archive_cut_anywhere_the_samples_that_are_whole_are_kept_and_the_rest_is_one_reject(
+    run, tmp_path, image_bytes
+):
+    """Also between two samples: behind the cut, more members of the last may have stood."""
     path = write_tar(tmp_path / "data/0.tar", ten_samples(image_bytes))
     whole = path.read_bytes()
     with tarfile.open(path) as archive:
         starts = [member.offset for member in archive]
         end = archive.offset
-    for size in [*starts, *(start + 100 for start in starts), *(start + 600 for start in starts), end]:
+    cuts = [*starts, *(start + 100 for start in starts), *(start + 600 for start in starts), end]
+    for size in sorted(cuts):
         path.write_bytes(whole[:size])
         result = run()
         assert result.code == 2, size
-        assert str(path) in result.err
-        assert "is the download complete?" in result.err
-        assert not list((tmp_path / "jsonl").rglob("*.jsonl"))
+        assert f"1 of 1 files cannot be read to the end ({path})" in result.err
+        assert "Traceback" not in result.err
+        begun = [number for number, start in enumerate(starts) if start + 512 <= size]
+        number = max(begun, default=0) // 2
+        assert [record["id"] for record in result.records] == [f"0/{n}" for n in range(number)]
+        (reject,) = result.rejects
+        assert reject["reason"] == "unreadable_file"
+        assert reject["position"] == f"sample {number if begun else 'at the beginning'}"
+        assert "is the download complete?" in reject["detail"]
     path.write_bytes(whole[: end + 512])  # one of the two blocks of zeros
-    assert len(run().records) == 10
+    result = run()
+    assert (result.code, len(result.records), result.rejects) == (0, 10, [])
 
 
 def test_damage_is_a_reject_or_a_refusal_and_never_a_traceback(run, tmp_path, image_bytes):

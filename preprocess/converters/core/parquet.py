@@ -25,13 +25,17 @@ def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[st
     """The rows of a file with their number from 0, each with the named columns or as the reject it is.
 
     A page of each column is held at a time, not a row group. Where a row group is damaged, its remaining rows are
-    rejects, and the next row group is read.
+    rejects, and the next row group is read. A file that is no Parquet, or only the beginning of one, is a single
+    reject: what rows it has stands at its end.
 
     Raises:
-        InputError: pyarrow is missing, the file is no Parquet, or a column is missing.
+        InputError: pyarrow is missing, or a column is missing.
     """
     _, arrow_error = _pyarrow()
     with _opened(path) as file:
+        if isinstance(file, Rejected):
+            yield 0, file
+            return
         available = file.schema_arrow.names
         missing = [name for name in column_names if name not in available]
         if missing:
@@ -54,24 +58,26 @@ def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[st
             number = end
 
 
-def columns(path: Path) -> list[str]:
-    """The names of the columns of a file, in its order.
+def columns(path: Path) -> list[str] | None:
+    """The names of the columns of a file, in its order; None where `rows` gives nothing but a reject.
 
     Raises:
-        InputError: pyarrow is missing, or the file is no Parquet.
+        InputError: pyarrow is missing.
     """
     with _opened(path) as file:
-        names: list[str] = file.schema_arrow.names
-        return names
+        return None if isinstance(file, Rejected) else list(file.schema_arrow.names)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """The file, or the reject that it is."""
     parquet, arrow_error = _pyarrow()
     try:
         file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
     except (arrow_error, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {_damage(error)}; is the download complete?") from None
+        detail = f"the file cannot be read as Parquet: {_damage(error)}; is the download complete?"
+        yield Rejected(Reason.UNREADABLE_FILE, detail)
+        return
     with file:
         yield file
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from preprocess.converters.core.rejects import Reason
+
 FORMAT = 1
 
 
@@ -22,6 +24,11 @@ class Counts:
     images: int = 0
     # Of records that were written; the user asked for it (--min_rating).
     turns_left_out: int = 0
+
+    @property
+    def all_files_whole(self) -> bool:
+        """Whether every input could be read to its end."""
+        return Reason.UNREADABLE_FILE.value not in self.rejected
 
     def __add__(self, other: Counts) -> Counts:
         reasons = sorted({*self.rejected, *other.rejected})

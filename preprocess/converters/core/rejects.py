@@ -15,6 +15,7 @@ class Reason(str, Enum):
     NOT_AN_OBJECT = "not_an_object"
     WRONG_COLUMNS = "wrong_columns"
     UNREADABLE_ROW = "unreadable_row"
+    UNREADABLE_FILE = "unreadable_file"  # or the rest of one
     # Its fields.
     NO_ID = "no_id"
     NO_QUESTION = "no_question"

@@ -184,6 +184,11 @@ def job(
     )
 
 
+def unread(source: Source) -> Dialogue:
+    """In place of `Reading.convert` for a file of which no row can be read: there is nothing but a reject."""
+    raise TypeError(f"{source.file}: {source.position} is {type(source.value).__name__}, expected a reject")
+
+
 def pairs(values: list[str] | None, argument: str, form: str) -> dict[str, str]:
     """The `name=value` arguments that were given.
 
