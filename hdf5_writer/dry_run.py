@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from preprocess.config import Config
 from preprocess.images import require_image_dir
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
-from preprocess.tokenize.batches import batch_of
+from preprocess.samples import Sample, batch_of
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 _MOST_TRIED = 1000
@@ -65,7 +64,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
             except Rejected as reject:
                 lines.append(f"{where}: would be rejected: {reject}")
                 continue
-            image = f" with image {conversation.image}" if conversation.image is not None else ", text only"
+            image = f" with image {conversation.images[0]}" if conversation.images else ", text only"
             lines += ["", f"{where}{image}:", *_render(stages, sequence, layout.num_patches)]
             break
     return "\n".join(lines)
@@ -76,7 +75,7 @@ def _first_records(plan: Plan, work: OutputLayout) -> Iterator[Line]:
         yield from lines
 
 
-def _render(stages: Stages, sequence: Any, num_patches: int) -> list[str]:
+def _render(stages: Stages, sequence: Sample, num_patches: int) -> list[str]:
     """One line a token: position in the sequence, id, piece, and a mark where it is supervised."""
     supervised = np.zeros(len(sequence.ids), dtype=bool)
     for start, end in sequence.supervised:
@@ -86,7 +85,7 @@ def _render(stages: Stages, sequence: Any, num_patches: int) -> list[str]:
     slots_at = stages.image_start_idx
     for i, id_ in enumerate(sequence.ids.tolist()):
         if i == slots_at:
-            kind = "image slots" if sequence.image_at is not None else "image slots, hidden: text only"
+            kind = "image slots" if sequence.image_at else "image slots, hidden: text only"
             lines.append(f"{position:>9}  … {num_patches} {kind}")
             position += num_patches
         lines.append(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.rejects import Reason, Rejected
-from preprocess.tokenize.batches import TokenBatch
+from preprocess.samples import SampleBatch
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def clear_rows(rows: RowArrays, layout: RowLayout) -> None:
     rows.modality_lengths.fill(0)
 
 
-def measure_rows(batch: TokenBatch, layout: RowLayout) -> tuple[RowFacts, dict[int, Exception]]:
+def measure_rows(batch: SampleBatch, layout: RowLayout) -> tuple[RowFacts, dict[int, Exception]]:
     """What the rows of a batch will be.
 
     Returns:
@@ -118,19 +118,20 @@ def measure_rows(batch: TokenBatch, layout: RowLayout) -> tuple[RowFacts, dict[i
         supervised=count,
         rounds=np.searchsorted(spans, kept_ends) - np.searchsorted(spans, begins),
         truncated=positions > layout.max_sequence_length,
-        text_only=batch.image_at < 0,
+        text_only=np.diff(batch.image_begins) == 0,
     )
     any_supervised = np.searchsorted(supervised, ends) > first
     answer_at = np.append(supervised, len(batch.ids))[first] - begins
     too_early = any_supervised & (answer_at < layout.image_start_idx + facts.text_only)
-    misplaced = ~facts.text_only & (batch.image_at != layout.image_start_idx)
+    first_image = np.append(batch.image_at, 0)[batch.image_begins[:-1]]
+    misplaced = ~facts.text_only & (first_image != layout.image_start_idx)
     too_long = facts.truncated & (not layout.truncate)
     wrong = np.flatnonzero(misplaced | too_early | too_long | (count == 0)).tolist()
 
     def explain(row: int) -> Exception:
         start, length = layout.image_start_idx, layout.max_sequence_length
         if misplaced[row]:
-            return RuntimeError(f"the image stands after {batch.image_at[row]} tokens, but image_start_idx is {start}")
+            return RuntimeError(f"the image stands after {first_image[row]} tokens, but image_start_idx is {start}")
         if too_early[row]:
             return Rejected(
                 Reason.SUPERVISED_AT_DUMMY_IMAGE,
@@ -146,7 +147,7 @@ def measure_rows(batch: TokenBatch, layout: RowLayout) -> tuple[RowFacts, dict[i
     return facts, {row: explain(row) for row in wrong}
 
 
-def write_rows(batch: TokenBatch, facts: RowFacts, layout: RowLayout, rows: RowArrays) -> None:
+def write_rows(batch: SampleBatch, facts: RowFacts, layout: RowLayout, rows: RowArrays) -> None:
     """Write a batch, of which nothing is wrong, as the first rows of `rows`; what stood there does not matter."""
     count = len(facts.used)
     start, slots = layout.image_start_idx, layout.num_patches

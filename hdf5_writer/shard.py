@@ -20,7 +20,7 @@ from isal import isal_zlib
 
 from hdf5_writer.rows import RowFacts, RowLayout, clear_rows, empty_rows, write_rows
 from hdf5_writer.schema import DATASETS, GZIP_LEVEL, DatasetSpec
-from preprocess.tokenize.batches import TokenBatch
+from preprocess.samples import SampleBatch
 
 # Metadata with checksums, readable since HDF5 1.10.
 _LIBVER = ("v110", "v110")
@@ -88,7 +88,7 @@ class ShardBuilder:
 
     def add(
         self,
-        batch: TokenBatch,
+        batch: SampleBatch,
         facts: RowFacts,
         image_paths: Sequence[str | None],
         source_files: Sequence[int],

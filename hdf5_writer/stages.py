@@ -13,14 +13,15 @@ from preprocess.images import ImageChecker
 from preprocess.record_keys import RecordKeys
 from preprocess.records import parse_record
 from preprocess.rejects import Reason, Rejected
+from preprocess.samples import Sample
 from preprocess.templates import renderer_for
 from preprocess.tokenize.batches import BatchEncoder
-from preprocess.tokenize.encoder import Encoder, TokenSequence
+from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 
 class Stages:
-    """The stages of `preprocess`, set up by a config: one record in, one token sequence out."""
+    """The stages of `preprocess`, set up by a config: one record in, one sample out."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         dataset = config.dataset
@@ -61,11 +62,11 @@ class Stages:
             repair_text=self._repair_text,
             empty_answer=self._empty_answer,
         )
-        if conversation.image is not None:
-            self.images.check(conversation.image)
+        for image in conversation.images:
+            self.images.check(image)
         return conversation
 
-    def encode(self, conversation: Conversation) -> TokenSequence:
+    def encode(self, conversation: Conversation) -> Sample:
         """Render and tokenize."""
         return self.encoder.encode(self.renderer.render(conversation))
 

@@ -178,7 +178,7 @@ class _Work:
             rows, _ = measure_rows(batch, self._layout)
             lines = [line for number, line in enumerate(lines) if number not in failed]
             conversations = [found for number, found in enumerate(conversations) if number not in failed]
-        images = [conversation.image for conversation in conversations]
+        images = [next(iter(conversation.images), None) for conversation in conversations]
         self.builder.add(batch, rows, images, [line.file for line in lines], [line.number for line in lines])
         self.facts.add(batch, rows, images)
         self.moved += sum(conversation.image_moved for conversation in conversations)

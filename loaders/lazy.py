@@ -109,8 +109,8 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         where, data = self._records[index]
         try:
             conversation = read_conversation(_parsed(data), self._keys, only_one_round=self._renderer.drops_question)
-            if conversation.image is not None:
-                self._checker.check(conversation.image)
+            for image in conversation.images:
+                self._checker.check(image)
         except Rejected as reject:
             raise ValueError(
                 f"{self._path}, {where}: {reject}; create_hdf5_dataset leaves such records out and lists them"
@@ -120,18 +120,18 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         labels = np.full_like(ids, IGNORE_INDEX)
         for start, end in sequence.supervised:
             labels[start:end] = ids[start:end]
-        if sequence.image_at is not None:
+        if sequence.image_at:
             ids = np.insert(ids, sequence.image_at, IMAGE_TOKEN_INDEX)
             labels = np.insert(labels, sequence.image_at, IGNORE_INDEX)
         elif self._tokenizer.max_length is not None:
             # The authors' tokenizer call cuts text-only records; with an image only the collator does.
             ids, labels = ids[: self._tokenizer.max_length], labels[: self._tokenizer.max_length]
         sample = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
-        if conversation.image is None:
+        if not conversation.images:
             if self._is_multimodal:
                 sample["image"] = self._images.blank()
         elif self._folder is not None:
-            sample["image"] = self._images.read(self._folder / conversation.image)
+            sample["image"] = self._images.read(self._folder / conversation.images[0])
         return sample
 
     @property

@@ -1,4 +1,4 @@
-"""A record → validated rounds of question and answer and at most one image, or a reject."""
+"""A record → validated rounds of question and answer and their images, or a reject."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Conversation(NamedTuple):
         rounds: (question, answer) texts; with an image, the first question no longer holds the image token
             and is stripped, as the LLaVA authors do (`preprocess_multimodal`, haotian-liu/LLaVA,
             llava/train/train.py).
-        image: path relative to the image folder, or None for a text-only record.
+        images: paths relative to the image folder; empty for a text-only record.
         image_moved: the image token did not stand once, at the start of the first question.
         first_turn_skipped: the record began with an assistant turn, which was left out as the authors do.
         rounds_dropped: rounds that were left out because their answer is empty.
@@ -27,7 +27,7 @@ class Conversation(NamedTuple):
     """
 
     rounds: list[tuple[str, str]]
-    image: str | None
+    images: tuple[str, ...]
     image_moved: bool
     first_turn_skipped: bool
     rounds_dropped: int = 0
@@ -83,7 +83,8 @@ def read_conversation(
     first, moved = _take_out_image(texts, image, keys, only_one_round)
     texts[0] = first
     rounds = _pair_up(texts, image is not None, empty_answer)
-    return Conversation(rounds, image, moved, skipped, len(texts) // 2 - len(rounds), unused)
+    images = () if image is None else (image,)
+    return Conversation(rounds, images, moved, skipped, len(texts) // 2 - len(rounds), unused)
 
 
 def read_image(value: object, key: str) -> str | None:

@@ -188,7 +188,7 @@ class Renderer:
         """The whole conversation, beginning with BOS."""
         segments: list[Segment]
         question, answer = conversation.rounds[0]
-        if conversation.image is None:
+        if not conversation.images:
             segments = [*self._opening, Text(self._question_head + question + self._first_tail, False)]
         else:
             segments = [*self.before_image(), Mark.IMAGE]

@@ -13,6 +13,7 @@ PACKAGES = ("preprocess", "hdf5_writer", "loaders", "trainer")
 # Each stage may import those before it.
 STAGES = [
     "preprocess.rejects",
+    "preprocess.samples",
     "preprocess.settings",
     "preprocess.config",
     "preprocess.records",

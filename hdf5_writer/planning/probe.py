@@ -80,9 +80,9 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
             readable.add(line.file)
             conversation = stages.read(record)
             stages.renderer.render(conversation)
-            if conversation.image is not None and config.dataset.check_images == "exists":
+            if conversation.images and config.dataset.check_images == "exists":
                 images += 1
-                path = Path(config.dataset.image_dir or "", conversation.image)
+                path = Path(config.dataset.image_dir or "", conversation.images[0])
                 if not _is_image(path):
                     others.append(path)
                     if decodes:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from hdf5_writer.rows import RowFacts
-from preprocess.tokenize.batches import TokenBatch
+from preprocess.samples import SampleBatch
 
 # Fingerprints kept over all tasks: of more records, only those whose checksum is divisible by a number, so that all
 # rows of the same content are kept or left out together, and counts of duplicates stay unbiased.
@@ -54,7 +54,7 @@ class TaskFacts:
         self._seconds[stage] += now - self._last
         self._last = now
 
-    def add(self, batch: TokenBatch, facts: RowFacts, image_paths: Sequence[str | None]) -> None:
+    def add(self, batch: SampleBatch, facts: RowFacts, image_paths: Sequence[str | None]) -> None:
         """Note records that became rows."""
         ids = batch.ids.tobytes()
         size = batch.ids.itemsize

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from preprocess.samples import SampleBatch, batch_of, empty_batch, join_batches
 from preprocess.templates import Mark, Segment, Text
-from preprocess.tokenize.encoder import Encoder, TokenSequence
+from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import BLANK
 from preprocess.tokenize.word_table import AFTER_BLANK, BARE, CONSTANT, WordTable, cut
 
@@ -23,53 +24,6 @@ _BOS, _EOS, _IMAGE = Mark.BOS, Mark.EOS, Mark.IMAGE
 # The arrays of a batch need some hundred bytes for each word of it.
 _LARGEST_RECORD = 1 << 20
 _Ints = npt.NDArray[np.int64]
-
-
-class TokenBatch(NamedTuple):
-    """Records in ids, one behind the other, without image slots.
-
-    Attributes:
-        ids: shape (total,), int32.
-        supervised: shape (total,), bool.
-        begins: shape (n + 1,), int64: record i has the ids `begins[i]` to `begins[i + 1]`.
-        image_at: shape (n,), int64: how many ids of the record stand before the image; -1 for text only.
-    """
-
-    ids: npt.NDArray[np.int32]
-    supervised: npt.NDArray[np.bool_]
-    begins: _Ints
-    image_at: _Ints
-
-    def part(self, start: int, stop: int) -> TokenBatch:
-        """Records `start` to `stop`."""
-        first, last = int(self.begins[start]), int(self.begins[stop])
-        begins = self.begins[start : stop + 1] - first
-        return TokenBatch(self.ids[first:last], self.supervised[first:last], begins, self.image_at[start:stop])
-
-    def without(self, left_out: Sequence[int]) -> TokenBatch:
-        """All records but some."""
-        kept = np.setdiff1d(np.arange(len(self.image_at)), left_out)
-        return join_batches([self.part(i, i + 1) for i in kept.tolist()])
-
-
-def batch_of(sequence: TokenSequence) -> TokenBatch:
-    """A batch of one record."""
-    supervised = np.zeros(len(sequence.ids), dtype=np.bool_)
-    for start, stop in sequence.supervised:
-        supervised[start:stop] = True
-    image_at = -1 if sequence.image_at is None else sequence.image_at
-    return TokenBatch(sequence.ids, supervised, np.array([0, len(sequence.ids)]), np.array([image_at]))
-
-
-def join_batches(batches: Sequence[TokenBatch]) -> TokenBatch:
-    """One behind the other."""
-    lengths = [np.diff(batch.begins) for batch in batches]
-    return TokenBatch(
-        np.concatenate([np.zeros(0, np.int32), *(batch.ids for batch in batches)]),
-        np.concatenate([np.zeros(0, np.bool_), *(batch.supervised for batch in batches)]),
-        np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])),
-        np.concatenate([np.zeros(0, np.int64), *(batch.image_at for batch in batches)]),
-    )
 
 
 class BatchEncoder:
@@ -82,7 +36,7 @@ class BatchEncoder:
         self._constant_ids: list[bytes] = []
         self._bos, self._eos = self._constant(_BOS), self._constant(_EOS)
 
-    def encode(self, records: Sequence[Sequence[Segment]]) -> tuple[TokenBatch, dict[int, Exception]]:
+    def encode(self, records: Sequence[Sequence[Segment]]) -> tuple[SampleBatch, dict[int, Exception]]:
         """Ids of rendered records, as `Encoder.encode` gives them.
 
         Returns:
@@ -90,7 +44,7 @@ class BatchEncoder:
             `Rejected`: TOO_LONG.
         """
         failed: dict[int, Exception] = {}
-        apart: dict[int, TokenBatch] = {}
+        apart: dict[int, SampleBatch] = {}
         items = _Items()
         for number, segments in enumerate(records):
             if not (self._encoder.tokenizer.cuts_at_blanks and self._collect(segments, items)):
@@ -102,7 +56,7 @@ class BatchEncoder:
             items.close_record()
         batch = self._look_up(items, failed)
         for number in failed:
-            apart[number] = TokenBatch(batch.ids[:0], batch.supervised[:0], np.zeros(2, np.int64), np.array([-1]))
+            apart[number] = empty_batch(1)
         if apart:
             batch = join_batches([apart.get(i) or batch.part(i, i + 1) for i in range(len(records))])
         return batch, failed
@@ -131,7 +85,7 @@ class BatchEncoder:
                 continue
             before = None
             if segment is _IMAGE:
-                items.image_before[-1] = len(texts)
+                items.image_before.append(len(texts))
                 starts_text = True
             else:
                 starts_text = segment is _BOS and position == 0
@@ -148,7 +102,7 @@ class BatchEncoder:
             self._constant_ids.append(self._encoder.encode_constant(key))
         return number
 
-    def _look_up(self, items: _Items, failed: dict[int, Exception]) -> TokenBatch:
+    def _look_up(self, items: _Items, failed: dict[int, Exception]) -> SampleBatch:
         texts = items.texts
         joined = " ".join(texts)
         if joined.isascii():
@@ -157,9 +111,7 @@ class BatchEncoder:
             encoded = [text.encode() for text in texts]
             data, lengths = b" ".join(encoded), np.fromiter(map(len, encoded), np.int64, len(texts))
         if not texts:
-            return TokenBatch(
-                np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(len(items.begins), np.int64), items.images()
-            )
+            return empty_batch(len(items.begins) - 1)
         words = cut(data, lengths, items.kinds)
 
         ids, counts = self._table.look_up(words, _Source(self._encoder, self._constant_ids, items, failed))
@@ -168,10 +120,9 @@ class BatchEncoder:
         at = np.append((ends - counts)[words.first_of_item[:-1]], ends[-1])
         supervised = np.repeat(np.array(items.supervised), np.diff(at))
         begins = at[np.array(items.begins)]
-        images = items.images()
-        with_image = images >= 0
-        images[with_image] = at[images[with_image]] - begins[:-1][with_image]
-        return TokenBatch(ids, supervised, begins, images)
+        image_begins = np.array(items.image_begins)
+        image_at = at[np.array(items.image_before, np.int64)] - np.repeat(begins[:-1], np.diff(image_begins))
+        return SampleBatch(ids, supervised, begins, image_at, image_begins)
 
 
 class _Items:
@@ -182,19 +133,17 @@ class _Items:
         self.kinds: list[int] = []
         self.supervised: list[bool] = []
         self.begins = [0]
-        self.image_before = [-1]  # for each record, the last one still open: the item behind its image
+        self.image_before: list[int] = []  # for each image, the item behind it
+        self.image_begins = [0]
 
     def drop_open_record(self) -> None:
         for items in (self.texts, self.kinds, self.supervised):
             del items[self.begins[-1] :]
-        self.image_before[-1] = -1
+        del self.image_before[self.image_begins[-1] :]
 
     def close_record(self) -> None:
         self.begins.append(len(self.texts))
-        self.image_before.append(-1)
-
-    def images(self) -> _Ints:
-        return np.array(self.image_before[:-1], dtype=np.int64)
+        self.image_begins.append(len(self.image_before))
 
     def record_of(self, item: int) -> int:
         return int(np.searchsorted(self.begins, item, side="right")) - 1

@@ -11,12 +11,11 @@ import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from preprocess.rejects import Reason, Rejected
+from preprocess.samples import Sample
 from preprocess.templates import Mark, Segment, Text
 from preprocess.tokenize.tokenizer import BLANK, Tokenizer
 
@@ -28,20 +27,6 @@ _MOST_CACHED = 32_000
 # The library needs some fifty bytes a character for one piece; no written language goes this far without a blank.
 _LONGEST_PIECE = 1 << 20
 _ITEM = array("i").itemsize
-
-
-class TokenSequence(NamedTuple):
-    """A record in ids, without image slots.
-
-    Attributes:
-        ids: shape (n,), int32.
-        supervised: (start, end) spans of `ids`, ascending, not touching.
-        image_at: how many ids stand before the image; None for text only.
-    """
-
-    ids: npt.NDArray[np.int32]
-    supervised: list[tuple[int, int]]
-    image_at: int | None
 
 
 class Encoder:
@@ -56,16 +41,17 @@ class Encoder:
         self._eos = _to_bytes([tokenizer.eos_id])
         self._constants: dict[Mark | tuple[str, bool], bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
 
-    def encode(self, segments: Sequence[Segment]) -> TokenSequence:
+    def encode(self, segments: Sequence[Segment]) -> Sample:
         """Ids and supervised spans of a rendered conversation.
 
         A token is supervised when it starts inside a supervised text; EOS always is. A text is encoded as the
-        start of a text (with the dummy prefix) at the beginning of the row and after the image, and as the
+        start of a text (with the dummy prefix) at the beginning of the sample and after an image, and as the
         continuation of one after EOS and after a later BOS.
         """
         chunks: list[bytes] = []
         spans: list[tuple[int, int]] = []
-        count, starts_text, image_at = 0, True, None
+        image_at: list[int] = []
+        count, starts_text = 0, True
         cuts = self.tokenizer.cuts_at_blanks
         position, last = 0, len(segments)
         while position < last:
@@ -92,7 +78,8 @@ class Encoder:
                     count = end
                 starts_text = False
             elif segment is Mark.IMAGE:
-                image_at, starts_text = count, True
+                image_at.append(count)
+                starts_text = True
             elif segment is Mark.BOS:
                 chunks.append(self._bos)
                 starts_text = position == 1
@@ -102,7 +89,7 @@ class Encoder:
                 _add_span(spans, count, count + 1)
                 starts_text = False
                 count += 1
-        return TokenSequence(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, image_at)
+        return Sample(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, tuple(image_at))
 
     def encode_constant(self, constant: Mark | tuple[str, bool]) -> bytes:
         """Ids, as int32, of a mark or of a template's own text with whether it starts a text. Kept."""

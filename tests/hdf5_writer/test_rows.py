@@ -12,18 +12,17 @@ from hypothesis import strategies as st
 
 from hdf5_writer.rows import RowArrays, RowFacts, RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.rejects import Reason, Rejected
-from preprocess.tokenize.batches import batch_of, join_batches
-from preprocess.tokenize.encoder import TokenSequence
+from preprocess.samples import Sample, batch_of, join_batches
 
 PAD = 7
 LAYOUT = RowLayout(max_sequence_length=12, num_patches=4, image_start_idx=2, pad_id=PAD, truncate=True)
 
 
-def sequence(ids: list[int], spans: list[tuple[int, int]], image_at: int | None) -> TokenSequence:
-    return TokenSequence(np.array(ids, dtype=np.int32), spans, image_at)
+def sequence(ids: list[int], spans: list[tuple[int, int]], image_at: int | None) -> Sample:
+    return Sample(np.array(ids, dtype=np.int32), spans, () if image_at is None else (image_at,))
 
 
-def write(tokens: TokenSequence, layout: RowLayout, rows: RowArrays, index: int) -> RowFacts:
+def write(tokens: Sample, layout: RowLayout, rows: RowArrays, index: int) -> RowFacts:
     """One row; a record that cannot be one raises."""
     batch = batch_of(tokens)
     facts, failed = measure_rows(batch, layout)
@@ -41,7 +40,7 @@ def layouts(draw: st.DrawFn) -> RowLayout:
 
 
 @st.composite
-def sequences(draw: st.DrawFn, layout: RowLayout) -> TokenSequence:
+def sequences(draw: st.DrawFn, layout: RowLayout) -> Sample:
     start = layout.image_start_idx
     with_image = draw(st.booleans())
     ids = draw(st.lists(st.integers(0, 50), min_size=start + 2, max_size=start + 20))
@@ -84,10 +83,10 @@ def test_every_position_of_every_row_is_what_the_table_says(data: st.DataObject)
     assert facts.rounds.tolist() == [sum(b > a for a, b in itertools.pairwise(mask)) for mask in masks]
 
 
-def row_of(tokens: TokenSequence, layout: RowLayout) -> dict[str, Any]:
+def row_of(tokens: Sample, layout: RowLayout) -> dict[str, Any]:
     """The row by the table, with lists: the full sequence with its slots, then the shift."""
     start, slots, length, pad = layout.image_start_idx, layout.num_patches, layout.max_sequence_length, layout.pad_id
-    text_only = tokens.image_at is None
+    text_only = not tokens.image_at
     ids = tokens.ids.tolist()
     full = ids[:start] + [pad] * slots + ids[start:]
     supervised = {i + slots * (i >= start) for a, b in tokens.supervised for i in range(a, b)}

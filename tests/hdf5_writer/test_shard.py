@@ -15,16 +15,15 @@ from hdf5_writer import shard as shard_module
 from hdf5_writer.rows import RowLayout, measure_rows
 from hdf5_writer.schema import DATASETS, SchemaError, check_version
 from hdf5_writer.shard import ShardBuilder, compress_chunk
-from preprocess.tokenize.batches import batch_of, join_batches
-from preprocess.tokenize.encoder import TokenSequence
+from preprocess.samples import Sample, batch_of, join_batches
 
 LAYOUT = RowLayout(max_sequence_length=40, num_patches=4, image_start_idx=2, pad_id=0, truncate=True)
 
 
-def sequence(row: int) -> TokenSequence:
+def sequence(row: int) -> Sample:
     length = 5 + row % 30
     ids = np.arange(row * 100, row * 100 + length, dtype=np.int32) + 1
-    return TokenSequence(ids, [(4, length)], None if row % 3 == 0 else 2)
+    return Sample(ids, [(4, length)], () if row % 3 == 0 else (2,))
 
 
 def path_of(row: int) -> str | None:

@@ -30,8 +30,7 @@ from hdf5_writer.report.page import _tally, write_report
 from hdf5_writer.report.plots import binned
 from hdf5_writer.report.throughput import Throughput
 from hdf5_writer.rows import RowLayout, measure_rows
-from preprocess.tokenize.batches import batch_of
-from preprocess.tokenize.encoder import TokenSequence
+from preprocess.samples import Sample, batch_of
 
 
 def example_records() -> list[Any]:
@@ -263,7 +262,7 @@ def test_fingerprints_are_thinned_by_content() -> None:
     layout = RowLayout(max_sequence_length=64, num_patches=4, image_start_idx=1, pad_id=0, truncate=True)
     facts = TaskFacts(every=5)
     for number in [*range(2000), *range(1000)]:
-        batch = batch_of(TokenSequence(np.array([1, number, 2], dtype=np.int32), [(1, 3)], 1))
+        batch = batch_of(Sample(np.array([1, number, 2], dtype=np.int32), [(1, 3)], (1,)))
         facts.add(batch, measure_rows(batch, layout)[0], ["a.png"])
     kept = read_fingerprints(facts.to_json())
     assert len(kept) < 900

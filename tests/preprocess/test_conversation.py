@@ -106,12 +106,12 @@ def test_plain_takes_exactly_one_round_with_an_image() -> None:
 @pytest.mark.parametrize("image", [None, "", [], [""], [None]])
 def test_an_absent_null_or_empty_image_makes_a_text_only_record(image: object) -> None:
     found = read({"image": image, "conversations": turn_pair(" Q ", " A ")})
-    assert found.image is None
+    assert found.images == ()
     assert found.rounds == [(" Q ", " A ")], "text-only turns are not stripped"
 
 
 def test_a_list_of_one_image_is_that_image() -> None:
-    assert read({"image": ["a.png"], "conversations": turn_pair("<image>", "A")}).image == "a.png"
+    assert read({"image": ["a.png"], "conversations": turn_pair("<image>", "A")}).images == ("a.png",)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_other_keys_may_be_named() -> None:
     keys = RecordKeys(image="img", image_token="[IMG]", turns="turns", content="text", role="role")
     turns = [{"role": "human", "text": "[IMG]\nQ <image>"}, {"role": "gpt", "text": "A"}]
     found = read_conversation({"img": "a.png", "turns": turns, "conversations": [], "extra": {}}, keys)
-    assert (found.rounds, found.image) == ([("Q <image>", "A")], "a.png")
+    assert (found.rounds, found.images) == ([("Q <image>", "A")], ("a.png",))
 
 
 def test_texts_are_repaired_on_request() -> None:
@@ -161,7 +161,7 @@ IMAGE_ROUNDS = [
 
 def test_rounds_without_an_answer_are_left_out_and_the_image_goes_to_the_next() -> None:
     found = read({"image": "a.png", "conversations": IMAGE_ROUNDS})
-    assert (found.rounds, found.rounds_dropped, found.image) == ([("Q2", "A2"), ("Q5", "A5")], 3, "a.png")
+    assert (found.rounds, found.rounds_dropped, found.images) == ([("Q2", "A2"), ("Q5", "A5")], 3, ("a.png",))
     assert read({"conversations": turn_pair("Q", "A")}).rounds_dropped == 0
 
 

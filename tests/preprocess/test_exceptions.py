@@ -10,9 +10,9 @@ from conftest import QUICKSTART, turn_pair
 from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.conversation import read_conversation
 from preprocess.record_keys import RecordKeys
+from preprocess.samples import Sample, batch_of
 from preprocess.templates import TEMPLATES, Mark, Renderer
-from preprocess.tokenize.batches import batch_of
-from preprocess.tokenize.encoder import Encoder, TokenSequence
+from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 RENDERER = Renderer(TEMPLATES["vicuna_v1"])
@@ -23,12 +23,12 @@ def encoder() -> Encoder:
     return Encoder(load_tokenizer(str(QUICKSTART / "tokenizer")))
 
 
-def sample(question: str, answer: str, **record: Any) -> TokenSequence:
+def sample(question: str, answer: str, **record: Any) -> Sample:
     conversation = read_conversation({"conversations": turn_pair(question, answer), **record}, RecordKeys())
     return encoder().encode(RENDERER.render(conversation))
 
 
-def supervised_text(sequence: TokenSequence) -> str:
+def supervised_text(sequence: Sample) -> str:
     tokens = encoder().tokenizer.tokens
     spans = (sequence.ids[start:end].tolist() for start, end in sequence.supervised)
     return "".join(tokens[id_] for ids in spans for id_ in ids).replace("▁", " ")
@@ -45,15 +45,16 @@ def test_role_markers_inside_a_text_do_not_mask_the_sample() -> None:
 
 def test_a_row_that_is_cut_predicts_the_token_after_the_cut() -> None:
     sequence = sample("<image>\nQ", "word " * 200 + "end", image="a.png")
-    assert sequence.image_at is not None
-    layout = RowLayout(sequence.image_at + 4 + 40, 4, sequence.image_at, encoder().tokenizer.pad_id, truncate=True)
+    assert sequence.image_at
+    start = sequence.image_at[0]
+    layout = RowLayout(start + 4 + 40, 4, start, encoder().tokenizer.pad_id, truncate=True)
     facts, wrong = measure_rows(batch_of(sequence), layout)
     rows = empty_rows(1, layout)
     write_rows(batch_of(sequence), facts, layout, rows)
     assert not wrong
     assert facts.truncated.all()
     assert rows.loss_mask[0, -1] == 1
-    assert rows.labels[0, -1] == sequence.ids[sequence.image_at + 40]
+    assert rows.labels[0, -1] == sequence.ids[start + 40]
 
 
 def test_a_text_only_row_has_num_patches_positions_less() -> None:
@@ -71,7 +72,7 @@ def test_an_image_token_that_appears_when_another_is_removed_is_text() -> None:
     conversation = read_conversation(
         {"image": "a.png", "conversations": turn_pair("a <im<image>age> b", "A")}, RecordKeys()
     )
-    assert (conversation.image, conversation.rounds) == ("a.png", [("a <image> b", "A")])
+    assert (conversation.images, conversation.rounds) == (("a.png",), [("a <image> b", "A")])
     segments = RENDERER.render(conversation)
     assert segments.count(Mark.IMAGE) == 1
 

@@ -76,7 +76,7 @@ def test_rows_equal_the_goldens(encoder: Encoder, path: Path) -> None:
     different = [
         number + 1
         for number, (golden, conversation) in enumerate(zip(goldens, conversations, strict=True))
-        if not row_is_golden(rows.part(number, number + 1), golden, layout, conversation.image is None)
+        if not row_is_golden(rows.part(number, number + 1), golden, layout, not conversation.images)
     ]
     assert different == []
 

@@ -4,8 +4,9 @@ import pytest
 from conftest import QUICKSTART
 
 from preprocess.conversation import Conversation
+from preprocess.samples import batch_of
 from preprocess.templates import TEMPLATES, Renderer
-from preprocess.tokenize.batches import BatchEncoder, batch_of
+from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 
@@ -19,7 +20,7 @@ def encoder() -> Encoder:
 def test_a_kept_empty_answer_trains_the_end_token_alone(encoder: Encoder, style: str) -> None:
     renderer = Renderer(TEMPLATES[style])
     rounds = [("Q1", "")] if renderer.drops_question else [("Q1", ""), ("Q2", "circle"), ("Q3", "")]
-    conversation = Conversation(rounds, "a.png", image_moved=False, first_turn_skipped=False)
+    conversation = Conversation(rounds, ("a.png",), image_moved=False, first_turn_skipped=False)
     segments = renderer.render(conversation)
     tokens = encoder.encode(segments)
     trained = [tokens.ids[start:stop].tolist() for start, stop in tokens.supervised]

@@ -12,9 +12,10 @@ from test_tokens import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 
 from preprocess.conversation import Conversation
 from preprocess.rejects import Reason, Rejected
+from preprocess.samples import SampleBatch, batch_of, join_batches
 from preprocess.templates import TEMPLATES, Mark, Renderer, Segment, Text
 from preprocess.tokenize import word_table
-from preprocess.tokenize.batches import BatchEncoder, TokenBatch, batch_of, join_batches
+from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 
@@ -29,8 +30,8 @@ def batches(encoder: Encoder) -> BatchEncoder:
     return BatchEncoder(encoder)
 
 
-def assert_equal(found: TokenBatch, expected: TokenBatch) -> None:
-    for name, one, other in zip(TokenBatch._fields, found, expected, strict=True):
+def assert_equal(found: SampleBatch, expected: SampleBatch) -> None:
+    for name, one, other in zip(SampleBatch._fields, found, expected, strict=True):
         assert one.dtype == other.dtype, name
         assert np.array_equal(one, other), name
 
@@ -44,9 +45,9 @@ def test_a_batch_of_conversations(encoder: Encoder, batches: BatchEncoder, data:
     renderer = Renderer(TEMPLATES[data.draw(st.sampled_from(sorted(TEMPLATES)))])
     drawn = data.draw(st.lists(st.tuples(_ROUNDS, st.booleans()), max_size=5))
     conversations = [
-        Conversation(rounds[: 1 if renderer.drops_question else None], "a.png", False, False)
+        Conversation(rounds[: 1 if renderer.drops_question else None], ("a.png",), False, False)
         if with_image or renderer.drops_question
-        else Conversation(rounds, None, False, False)
+        else Conversation(rounds, (), False, False)
         for rounds, with_image in drawn
     ]
     records = [renderer.render(conversation) for conversation in conversations]
@@ -141,7 +142,7 @@ def test_a_vocabulary_that_joins_over_blanks(tmp_path: Any) -> None:
 
 
 def test_parts_and_what_is_left_out() -> None:
-    batch = TokenBatch(
+    batch = SampleBatch(
         np.arange(6, dtype=np.int32), np.arange(6) % 2 == 1, np.array([0, 1, 3, 6]), np.array([-1, 1, 2])
     )
     assert_equal(join_batches([batch.part(0, 1), batch.part(1, 3)]), batch)

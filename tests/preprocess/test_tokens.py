@@ -95,13 +95,13 @@ def test_conversations_equal_a_slow_reference(encoder: Encoder, library: Library
         st.lists(st.tuples(question, TEXTS.filter(lambda t: not t.isspace() and t != "")), min_size=1, max_size=3)
     )
     rounds = rounds[: 1 if style == "plain" else None]
-    conversation = Conversation(rounds, "a.png" if with_image else None, False, False)
+    conversation = Conversation(rounds, ("a.png",) if with_image else (), False, False)
     found = encoder.encode(Renderer(TEMPLATES[style]).render(conversation))
     ids, flags, image_at = reference(style, conversation, library)
     supervised = [False] * len(ids)
     for start, end in found.supervised:
         supervised[start:end] = [True] * (end - start)
-    assert (found.ids.tolist(), found.image_at) == (ids, image_at)
+    assert (found.ids.tolist(), found.image_at) == (ids, () if image_at is None else (image_at,))
     assert supervised == flags
 
 
@@ -135,7 +135,7 @@ def reference(style: str, conversation: Conversation, library: Library) -> tuple
         if number and template.bos_between_rounds:
             ids.append(1)
             flags.append(False)
-        if number == 0 and conversation.image is not None:
+        if number == 0 and conversation.images:
             before, after = template.image.split("{image}")
             if head + before:
                 context = encode(head + before, True)

@@ -1,0 +1,102 @@
+"""What records become: token ids with the supervised ones marked and the places of the images, without image slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_Ints = npt.NDArray[np.int64]
+
+
+class Sample(NamedTuple):
+    """One record in ids, without image slots.
+
+    Attributes:
+        ids: shape (n,), int32.
+        supervised: (start, end) spans of `ids`, ascending, not touching.
+        image_at: for each image, in order, how many ids stand before it; empty for text only.
+    """
+
+    ids: npt.NDArray[np.int32]
+    supervised: list[tuple[int, int]]
+    image_at: tuple[int, ...] = ()
+
+
+class SampleBatch(NamedTuple):
+    """Samples of n records, one behind the other, with m images in all, without image slots.
+
+    Attributes:
+        ids: shape (total,), int32.
+        supervised: shape (total,), bool.
+        begins: shape (n + 1,), int64: sample i has the ids `begins[i]` to `begins[i + 1]`.
+        image_at: shape (m,), int64: how many ids of its sample stand before each image; ascending within a sample.
+        image_begins: shape (n + 1,), int64: sample i has the images `image_begins[i]` to `image_begins[i + 1]`.
+    """
+
+    ids: npt.NDArray[np.int32]
+    supervised: npt.NDArray[np.bool_]
+    begins: _Ints
+    image_at: _Ints
+    image_begins: _Ints
+
+    @property
+    def records(self) -> int:
+        """How many samples there are: one for each record."""
+        return len(self.begins) - 1
+
+    def part(self, start: int, stop: int) -> SampleBatch:
+        """Samples `start` to `stop`."""
+        first, last = int(self.begins[start]), int(self.begins[stop])
+        first_image, last_image = int(self.image_begins[start]), int(self.image_begins[stop])
+        return SampleBatch(
+            self.ids[first:last],
+            self.supervised[first:last],
+            self.begins[start : stop + 1] - first,
+            self.image_at[first_image:last_image],
+            self.image_begins[start : stop + 1] - first_image,
+        )
+
+    def without(self, left_out: Sequence[int]) -> SampleBatch:
+        """All samples but some."""
+        kept = np.setdiff1d(np.arange(self.records), left_out)
+        return join_batches([self.part(i, i + 1) for i in kept.tolist()])
+
+
+def batch_of(sample: Sample) -> SampleBatch:
+    """A batch of one sample."""
+    supervised = np.zeros(len(sample.ids), dtype=np.bool_)
+    for start, stop in sample.supervised:
+        supervised[start:stop] = True
+    return SampleBatch(
+        sample.ids,
+        supervised,
+        np.array([0, len(sample.ids)]),
+        np.array(sample.image_at, dtype=np.int64),
+        np.array([0, len(sample.image_at)]),
+    )
+
+
+def empty_batch(count: int) -> SampleBatch:
+    """`count` samples without ids and images."""
+    nothing = np.zeros(count + 1, np.int64)
+    return SampleBatch(np.zeros(0, np.int32), np.zeros(0, np.bool_), nothing, nothing[:0], nothing)
+
+
+def join_batches(batches: Sequence[SampleBatch]) -> SampleBatch:
+    """One behind the other."""
+    batches = [empty_batch(0), *batches]
+    return SampleBatch(
+        np.concatenate([batch.ids for batch in batches]),
+        np.concatenate([batch.supervised for batch in batches]),
+        _offsets([batch.begins for batch in batches]),
+        np.concatenate([batch.image_at for batch in batches]),
+        _offsets([batch.image_begins for batch in batches]),
+    )
+
+
+def _offsets(parts: Sequence[_Ints]) -> _Ints:
+    """The offsets of parts that each begin at 0, one behind the other."""
+    return np.cumsum(np.concatenate([np.zeros(1, np.int64), *(np.diff(part) for part in parts)]))
