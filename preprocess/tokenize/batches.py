@@ -110,8 +110,10 @@ class BatchEncoder:
         else:
             encoded = [text.encode() for text in texts]
             data, lengths = b" ".join(encoded), np.fromiter(map(len, encoded), np.int64, len(texts))
+        image_begins = np.array(items.image_begins)
         if not texts:
-            return empty_batch(len(items.begins) - 1)
+            nothing = empty_batch(len(items.begins) - 1)
+            return nothing._replace(image_at=np.zeros(image_begins[-1], np.int64), image_begins=image_begins)
         words = cut(data, lengths, items.kinds)
 
         ids, counts = self._table.look_up(words, _Source(self._encoder, self._constant_ids, items, failed))
@@ -120,7 +122,6 @@ class BatchEncoder:
         at = np.append((ends - counts)[words.first_of_item[:-1]], ends[-1])
         supervised = np.repeat(np.array(items.supervised), np.diff(at))
         begins = at[np.array(items.begins)]
-        image_begins = np.array(items.image_begins)
         image_at = at[np.array(items.image_before, np.int64)] - np.repeat(begins[:-1], np.diff(image_begins))
         return SampleBatch(ids, supervised, begins, image_at, image_begins)
 

@@ -71,9 +71,9 @@ _SEGMENTS = st.lists(
 def test_a_batch_of_any_segments(encoder: Encoder, batches: BatchEncoder, data: st.DataObject) -> None:
     records: list[list[Segment]] = []
     for segments in data.draw(st.lists(_SEGMENTS, max_size=5)):
-        image: list[Segment] = [Mark.IMAGE] if data.draw(st.booleans()) else []
-        at = data.draw(st.integers(0, len(segments)))
-        records.append([*segments[:at], *image, *segments[at:]])
+        for _ in range(data.draw(st.integers(0, 3))):
+            segments.insert(data.draw(st.integers(0, len(segments))), Mark.IMAGE)
+        records.append(segments)
     found, failed = batches.encode(records)
     assert failed == {}
     assert_equal(found, join_batches([batch_of(encoder.encode(record)) for record in records]))
@@ -143,8 +143,13 @@ def test_a_vocabulary_that_joins_over_blanks(tmp_path: Any) -> None:
 
 def test_parts_and_what_is_left_out() -> None:
     batch = SampleBatch(
-        np.arange(6, dtype=np.int32), np.arange(6) % 2 == 1, np.array([0, 1, 3, 6]), np.array([-1, 1, 2])
+        np.arange(6, dtype=np.int32),
+        np.arange(6) % 2 == 1,
+        np.array([0, 1, 3, 6]),
+        np.array([1, 1, 2]),
+        np.array([0, 0, 1, 3]),
     )
     assert_equal(join_batches([batch.part(0, 1), batch.part(1, 3)]), batch)
     assert batch.without([1]).ids.tolist() == [0, 3, 4, 5]
+    assert batch.without([1]).image_begins.tolist() == [0, 0, 2]
     assert batch.without([0, 1, 2]).begins.tolist() == [0]
