@@ -41,12 +41,14 @@ class _Interrupted(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and give its exit code."""
     before: dict[signal.Signals, Any] = {}
+    interrupted = False
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.getsignal(number)
             signal.signal(number, _interrupt)
         return _answer(sys.argv[1:] if arguments is None else list(arguments))
     except _Interrupted as interrupt:
+        interrupted = True
         # Once is enough; what follows is short.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -54,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             128 + interrupt.number, "interrupted; finished shards are kept: run the same command again to go on"
         )
     finally:
-        # The command ends here, and ignores what is sent while it does; a program that called this goes on.
-        if arguments is not None:
+        # A program that called this goes on; the command, if interrupted, ends here and ignores what else is sent.
+        if arguments is not None or not interrupted:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -242,7 +244,8 @@ def _run(options: argparse.Namespace, command: str) -> int:
             else "no record was being read, so the data is not the cause: look for what ends processes here, such as "
             "a limit on memory, and run the same command again"
         )
-        return _fail(FAILED, f"{error}: {where}. Everything else is done; {advice}")
+        rest = "Everything else is done" if error.rest_is_done else "What is finished stays"
+        return _fail(FAILED, f"{error}: {where}. {rest}; {advice}")
     if outcome.already_done:
         _say("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
     _say(summary_table(outcome.params, outcome.read, progress.seconds))

@@ -260,7 +260,15 @@ def _run(
             layout.working_on(task).unlink(missing_ok=True)  # of an earlier run
         if left:
             workers = min(engine.workers, len(left))
-            run_tasks(left, run, functools.partial(run, traced=True), engine.make_executor, workers, on_done)
+            run_tasks(
+                left,
+                run,
+                functools.partial(run, traced=True),
+                lambda task: layout.working_on(task).exists(),
+                engine.make_executor,
+                workers,
+                on_done,
+            )
     finally:
         progress.close()
     return read

@@ -27,17 +27,24 @@ _Result = TypeVar("_Result")
 
 
 class TasksFailedError(RuntimeError):
-    """Some tasks killed their worker each time; all others are done."""
+    """Some tasks killed their worker each time.
 
-    def __init__(self, tasks: list[int]) -> None:
+    Attributes:
+        tasks: their numbers.
+        rest_is_done: all other tasks are done; else they were not tried, since workers die before a task begins.
+    """
+
+    def __init__(self, tasks: list[int], *, rest_is_done: bool) -> None:
         super().__init__(f"task(s) {', '.join(map(str, tasks))} killed their worker {MOST_DEATHS} times each")
         self.tasks = tasks
+        self.rest_is_done = rest_is_done
 
 
 def run_tasks(
     tasks: Iterable[int],
     run: Callable[[int], TaskDone],
     run_alone: Callable[[int], TaskDone],
+    was_begun: Callable[[int], bool],
     make_executor: Callable[[int], Executor],
     workers: int,
     on_done: Callable[[TaskDone], None],
@@ -48,12 +55,14 @@ def run_tasks(
         tasks: task numbers, in the order to begin them.
         run: a picklable function.
         run_alone: the same, for a task that may have killed a worker.
+        was_begun: whether `run_alone` came to the records of a task before its worker died.
         make_executor: makes an executor of so many workers.
         workers: tasks under way at a time.
         on_done: called in this thread for each finished task.
 
     Raises:
-        TasksFailedError: tasks that killed a worker of their own MOST_DEATHS times; after all others are done.
+        TasksFailedError: tasks that killed a worker of their own MOST_DEATHS times; after all others are done, or at
+            once where the worker died before it came to a record: so would that of every other task.
         Exception: the first one that a task raised; tasks under way are waited for, the rest not begun.
     """
     waiting = deque(tasks)
@@ -63,8 +72,10 @@ def run_tasks(
             tries = range(MOST_DEATHS)
             if all(_run_until_broken(deque([task]), run_alone, make_executor, 1, on_done) for _ in tries):
                 failed.append(task)
+                if not was_begun(task):
+                    raise TasksFailedError(sorted(failed), rest_is_done=False)
     if failed:
-        raise TasksFailedError(sorted(failed))
+        raise TasksFailedError(sorted(failed), rest_is_done=True)
 
 
 def _run_until_broken(

@@ -358,7 +358,7 @@ def test_a_program_that_calls_main_gets_its_signal_handlers_back(
     monkeypatch.setattr(create_hdf5_dataset, "_answer", answer)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        assert create_hdf5_dataset.main([]) == (143 if interrupted else 0)
+        assert create_hdf5_dataset.main([] if interrupted else None) == (143 if interrupted else 0)
         assert {number: signal.getsignal(number) for number in before} == before
     finally:
         for number, handler in before.items():
@@ -372,7 +372,7 @@ def test_only_a_record_that_was_begun_is_worth_skipping(
     """As when the worker is killed before it could load anything."""
 
     def killed(*_: object, **__: object) -> None:
-        raise TasksFailedError([0])
+        raise TasksFailedError([0], rest_is_done=begun)
 
     monkeypatch.setattr(run_module, "create_dataset", killed)
     monkeypatch.setattr(run_module, "culprit", lambda *_: ("task 0", begun))
@@ -381,6 +381,7 @@ def test_only_a_record_that_was_begun_is_worth_skipping(
     assert code == 1
     assert ("--skip-task 0" in stderr) == advised
     assert ("the data is not the cause" in stderr) != advised
+    assert ("Everything else is done" in stderr) == begun
 
 
 def sbatch(tmp_path: Path, *arguments: str, **environment: str) -> list[str]:

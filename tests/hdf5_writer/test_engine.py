@@ -22,6 +22,10 @@ def fine(task: int) -> TaskDone:
     return TaskDone(task, 10, 9)
 
 
+def always(_: int) -> bool:
+    return True
+
+
 def failing(task: int) -> TaskDone:
     if task == 3:
         raise OSError(28, "No space left on device")
@@ -39,21 +43,21 @@ def deadly(folder: Path, killers: tuple[int, ...], deaths: int, task: int) -> Ta
 
 def test_every_task_is_run_once_in_order() -> None:
     done: list[TaskDone] = []
-    run_tasks(range(7), fine, fine, InlineExecutor, 3, done.append)
+    run_tasks(range(7), fine, fine, always, InlineExecutor, 3, done.append)
     assert sorted(done) == [fine(task) for task in range(7)]
 
 
 def test_an_error_of_a_task_stops_the_run() -> None:
     done: list[TaskDone] = []
     with pytest.raises(OSError, match="No space left"):
-        run_tasks(range(9), failing, failing, InlineExecutor, 1, done.append)
+        run_tasks(range(9), failing, failing, always, InlineExecutor, 1, done.append)
     assert [task.task for task in done] == [0, 1, 2]
 
 
 def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     done: list[TaskDone] = []
     run = functools.partial(deadly, tmp_path, (2, 4), 1)
-    run_tasks(range(6), run, run, spawn_pool, 2, done.append)
+    run_tasks(range(6), run, run, always, spawn_pool, 2, done.append)
     assert sorted(done) == [fine(task) for task in range(6)]
 
 
@@ -61,11 +65,20 @@ def test_a_task_that_kills_its_worker_each_time_is_named_and_the_rest_is_done(tm
     done: list[TaskDone] = []
     run = functools.partial(deadly, tmp_path, (1, 4), 99)
     with pytest.raises(TasksFailedError) as error:
-        run_tasks(range(6), run, run, spawn_pool, 2, done.append)
+        run_tasks(range(6), run, run, always, spawn_pool, 2, done.append)
     assert error.value.tasks == [1, 4]
     assert sorted(task.task for task in done) == [0, 2, 3, 5]
     # Three times alone, and perhaps once beside others, when it is not known yet who the killer is.
     assert len(list(tmp_path.glob("1-*"))) in (3, 4)
+
+
+def test_workers_that_die_before_any_record_end_the_run_at_the_first_task(tmp_path: Path) -> None:
+    run = functools.partial(deadly, tmp_path, tuple(range(6)), 99)
+    with pytest.raises(TasksFailedError) as error:
+        run_tasks(range(6), run, run, lambda _: False, spawn_pool, 1, print)
+    assert error.value.tasks == [0]
+    assert not error.value.rest_is_done
+    assert {path.name[0] for path in tmp_path.iterdir()} == {"0"}
 
 
 @contextlib.contextmanager
@@ -85,7 +98,7 @@ def test_an_interrupt_ends_the_workers_and_no_other_child() -> None:
 
     with child_of_the_caller() as child:
         with pytest.raises(KeyboardInterrupt):
-            run_tasks(range(9), fine, fine, spawn_pool, 1, interrupt)
+            run_tasks(range(9), fine, fine, always, spawn_pool, 1, interrupt)
         for process in multiprocessing.active_children():
             if process is not child:
                 process.join(30)
