@@ -11,19 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hdf5_writer.engines.local import run_tasks, warmed_pools
+from hdf5_writer.finish import finish, remove_temporaries
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import BusyError, locked
-from hdf5_writer.planning.index import has_planned_content
-from hdf5_writer.planning.inputs import InputChangedError, InputFile, alike_but_for_suffix, find_inputs, unread_data
+from hdf5_writer.planning.inputs import InputFile, alike_but_for_suffix, find_inputs, unread_data
 from hdf5_writer.planning.plan import Plan, read_plan
-from hdf5_writer.planning.probe import probe
-from hdf5_writer.publish import publish, seal
+from hdf5_writer.planning.probe import MostRejectedError, probe
 from hdf5_writer.receipts import (
-    all_receipts,
-    data_params,
-    read_receipt,
-    reject_lines,
-    rejects_digest,
     unfinished_tasks,
 )
 from hdf5_writer.resume import (
@@ -116,24 +110,17 @@ def create_dataset(
     require_image_dir(config.dataset)
     make_folders(layout)
     with locked(layout.lock):
-        _remove_temporaries(layout)
+        remove_temporaries(layout)
         if not overwrite:
             drop_unused_plan(config, limit, layout, files)
             finished = finished_dataset(config, limit, layout, files)
             if finished is not None:
                 return Outcome(finished, already_done=True, read=0)
         with _engine(config, make_executor, files) as engine:
-            if overwrite:
-                with plan_aside(config, limit, layout) as plan:
-                    _refuse_unknown(skip_tasks, plan)
-                    _probe(plan, layout.aside, progress, keep_going, engine)
-                    remove_output(layout)
-                    adopt_plan(layout)
+            if overwrite or not layout.plan.exists():
+                plan = _new_plan(config, limit, layout, skip_tasks, progress, keep_going, engine, overwrite=overwrite)
             else:
-                is_new = not layout.plan.exists()
                 plan = plan_for(config, limit, layout, files)
-                if is_new:
-                    _probe(plan, layout, progress, keep_going, engine)
             read = _run(layout, plan, range(plan.tasks), skip_tasks, progress, engine)
         return Outcome(finish(layout, plan), already_done=False, read=read)
 
@@ -169,10 +156,10 @@ def create_part(
             finished = finished_dataset(config, limit, layout, files)
             if finished is not None:
                 return 0
-            is_new = not layout.plan.exists()
-            plan = plan_for(config, limit, layout, files, alone=False)
-            if is_new:  # the others follow the plan of the first
-                _probe(plan, layout, progress, keep_going, engine)
+            if layout.plan.exists():  # the others follow the plan of the first
+                plan = plan_for(config, limit, layout, files, alone=False)
+            else:
+                plan = _new_plan(config, limit, layout, skip_tasks, progress, keep_going, engine)
         return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, engine)
 
 
@@ -201,19 +188,36 @@ def finalize(config: Config, *, limit: int | None = None) -> Outcome:
         return Outcome(finish(layout, plan), already_done=False, read=0)
 
 
-def _probe(plan: Plan, layout: OutputLayout, progress: Progress, keep_going: bool, engine: _Engine) -> None:
-    """Look at some records of a new plan; where most would be rejected, the plan is removed again.
+def _new_plan(
+    config: Config,
+    limit: int | None,
+    layout: OutputLayout,
+    skip_tasks: Collection[int],
+    progress: Progress,
+    keep_going: bool,
+    engine: _Engine,
+    *,
+    overwrite: bool = False,
+) -> Plan:
+    """Make a plan aside, and put it in place once nothing of it can be refused.
 
-    In a worker: a record that kills it is found and named by its task, and must not end this process.
+    What `overwrite` removes goes then. Records are looked at in a worker: one that kills it is found and named by its
+    task, and must not end this process.
     """
-    try:
-        for warning in engine.run(functools.partial(probe, plan, layout)) or ():
-            progress.note(warning)
-    except ConfigError as error:
-        if not keep_going:
-            layout.plan.unlink(missing_ok=True)
-            raise
-        progress.note(f"warning: {error}")
+    with plan_aside(config, limit, layout) as plan:
+        _refuse_unknown(skip_tasks, plan)
+        try:
+            for warning in engine.run(functools.partial(probe, plan, layout.aside)) or ():
+                progress.note(warning)
+        except MostRejectedError as error:
+            if not keep_going:
+                raise
+            progress.note(f"warning: {error}")
+        if overwrite:
+            remove_output(layout)
+        layout.lines.unlink(missing_ok=True)  # of a plan that was given up; this one may have no such file
+        adopt_plan(layout)
+    return plan
 
 
 def _inputs(config: Config, progress: Progress) -> list[InputFile]:
@@ -323,46 +327,3 @@ def culprit(config: Config, task: int) -> tuple[str, bool]:
     names = {plan.inputs[number].path for number in (int(files.min()), int(files.max()))}
     span = f"{len(lines)} records between lines {first} and {last} of {' to '.join(sorted(names))}"
     return f"task {task}, {where} (it has {span})", begun
-
-
-def _remove_temporaries(layout: OutputLayout) -> None:
-    for path in layout.temporaries():
-        path.unlink(missing_ok=True)
-
-
-def _check_inputs(plan: Plan) -> None:
-    """Refuse to finish where an input was replaced by one of the same size and time: shards may mix the two."""
-    for path, file in plan.input_paths():
-        if file.records and not file.is_compressed and not has_planned_content(path, file, plan.limit):
-            raise InputChangedError(
-                f"{path}: its content is not what was planned, though its size and time are the same; "
-                "put the file back, or write the dataset again with --overwrite"
-            )
-
-
-def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
-    """Check that everything is there, and write the two files that are made of the receipts."""
-    _remove_temporaries(layout)  # a worker that died in this run, and was replaced, may have left one
-    for task in range(plan.tasks):
-        shard = read_receipt(layout, plan, task)["shard"]
-        if layout.shard(task, plan.tasks).stat().st_size != shard["bytes"]:
-            raise RuntimeError(f"{layout.shard(task, plan.tasks)}: was changed while the run went on; run it again")
-    names = {layout.shard(task, plan.tasks) for task in range(plan.tasks)}
-    foreign = [path for path in layout.shards() if path not in names]
-    if foreign:
-        raise RuntimeError(f"{foreign[0]}: is a foreign shard, not part of this dataset; remove it and run again")
-    _check_inputs(plan)
-    rejects = rejects_digest(plan, all_receipts(layout, plan))
-    params = data_params(plan, all_receipts(layout, plan), rejects)
-    counts = params["counts"]
-    if not counts["read"] == counts["written"] + counts["rejected"] == plan.records:
-        raise RuntimeError(
-            f"{plan.records} records planned, {counts['written']} written and {counts['rejected']} rejected: "
-            "a record was lost; please report this"
-        )
-    publish(layout.rejects, reject_lines(plan, all_receipts(layout, plan)))
-    publish(layout.data_params, [seal(params, indent=True)])
-    for number, file in enumerate(plan.inputs):
-        if file.is_compressed:
-            layout.unpacked(number).unlink(missing_ok=True)
-    return params

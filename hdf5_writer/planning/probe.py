@@ -28,6 +28,10 @@ _ABOUT_IMAGES = (Reason.IMAGE_MISSING, Reason.IMAGE_OUTSIDE, Reason.IMAGE_UNREAD
 _START = 64
 
 
+class MostRejectedError(ConfigError):
+    """Most of the records looked at would be rejected."""
+
+
 def probed_records(records: Sequence[int]) -> npt.NDArray[np.int64]:
     """The numbers of the records to look at: at most `MOST_PROBED`, some of every input unless there are very many.
 
@@ -60,8 +64,9 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
         warnings, a sentence each.
 
     Raises:
-        ConfigError: most of at least `FEWEST_PROBED` records would be rejected for one reason, or an input is a JSON
-            array instead of lines of JSON.
+        MostRejectedError: most of at least `FEWEST_PROBED` records would be rejected for one reason, or an input is a
+            JSON array instead of lines of JSON.
+        ConfigError: a record needs what the config does not give.
     """
     config = _looking_at_names_only(plan.local_config())
     decodes = plan.config.dataset.check_images == "decode"
@@ -93,16 +98,18 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
         except ConfigError as error:
             raise ConfigError(f"{plan.inputs[line.file].path}, line {line.number}: {error}") from None
     for number, (path, file) in enumerate(plan.input_paths()):
-        if file.records and number not in readable and not file.is_compressed and _starts_an_array(path):
-            raise ConfigError(
-                f"{path.absolute()}: is a JSON array, expected one JSON object a line; name it {path.stem}.json, run "
-                f"`convert_json2jsonl --input_dir {path.parent}` and use the folder it writes, or give --keep-going "
-                "to start anyway"
+        content = layout.unpacked(number) if file.is_compressed else path
+        if file.records and number not in readable and _starts_an_array(content):
+            how = "unpack it and name" if file.is_compressed else "name"
+            raise MostRejectedError(
+                f"{path.absolute()}: is a JSON array, expected one JSON object a line; {how} it "
+                f"{path.name.partition('.jsonl')[0]}.json, run `convert_json2jsonl --input_dir {path.parent}` and use "
+                "the folder it writes, or give --keep-going to start anyway"
             )
     for reason, count in reasons.most_common(1):
         if probed >= FEWEST_PROBED and count > max(0.5, config.setup.max_reject_fraction) * probed:
             line, reject = examples[reason]
-            raise ConfigError(_refusal(plan, config, line, reject, count, probed))
+            raise MostRejectedError(_refusal(plan, config, line, reject, count, probed))
     if not others or decodes:
         return []
     return [

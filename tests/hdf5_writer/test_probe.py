@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from conftest import QUICKSTART, turn_pair, write_jsonl
 
 from hdf5_writer import create_hdf5_dataset
+from hdf5_writer.engines.local import WarmedPools
 from hdf5_writer.planning.probe import MOST_PROBED, probed_records
 from preprocess.preprocess_dataset import convert_json2jsonl_main
 
@@ -67,6 +70,24 @@ def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "data_params.json").read_bytes() == before
 
 
+def test_an_old_dataset_survives_a_config_that_cannot_work_whatever_is_to_be_kept_going(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", records(3))
+    assert run(tmp_path) == 0
+    before = (tmp_path / "out" / "data_params.json").read_bytes()
+    assert run(tmp_path, "--overwrite", "--keep-going", "dataset.image_dir=") == 2
+    assert (tmp_path / "out" / "data_params.json").read_bytes() == before
+
+
+def test_a_run_interrupted_while_it_looks_at_records_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
+    with monkeypatch.context() as patch:
+        patch.setattr(WarmedPools, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(tmp_path) == 143
+    assert run(tmp_path) == 2
+
+
 def test_no_image_is_looked_up_where_none_is_checked(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
     assert run(tmp_path, "dataset.check_images=none") == 0
@@ -90,6 +111,16 @@ def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
     assert f"name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in said
     (tmp_path / "in" / "a.jsonl").rename(tmp_path / "in" / "a.json")
     assert convert_json2jsonl_main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "lines")]) == 0
+
+
+def test_a_compressed_json_array_called_jsonl_names_the_command_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(records(3), indent=1).encode()))
+    assert run(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert f"unpack it and name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in said
 
 
 def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

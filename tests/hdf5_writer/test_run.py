@@ -368,6 +368,26 @@ def test_overwrite_refuses_unreadable_inputs_before_it_removes_anything(started:
     assert without_params(tmp_path / "out") == wanted
 
 
+def test_nothing_is_left_of_the_index_of_a_plan_given_up_before_its_first_shard(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    class Failing(InlineExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            raise OSError("no room")
+
+    line = json.dumps({"conversations": turn_pair("Q", "A")}).encode() + b"\n"
+    config = make_config(setup__shuffle=False)
+    path = tmp_path / "in" / "a.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\n" + line * 2)
+    with pytest.raises(OSError, match="no room"):
+        create_dataset(config, SilentProgress(), make_executor=Failing)
+    path.write_bytes(line * 3)
+    create(config)
+    with h5py.File(tmp_path / "out" / "examples-00000-of-00001.h5") as file:
+        assert file["source_line"][:].tolist() == [1, 2, 3]
+
+
 def test_a_users_own_temporary_file_stays(started: Any, tmp_path: Path) -> None:
     config, _ = started
     (tmp_path / "out").mkdir()
@@ -422,7 +442,7 @@ def test_an_input_changed_under_the_run_stops_it(started: Any, tmp_path: Path) -
 
 
 def test_an_input_replaced_with_the_same_size_and_time_is_found_before_the_end(started: Any, tmp_path: Path) -> None:
-    config, _ = started
+    config, wanted = started
     path = tmp_path / "in" / "a.jsonl"
     data, stat = path.read_bytes(), path.stat()
 
@@ -436,6 +456,10 @@ def test_an_input_replaced_with_the_same_size_and_time_is_found_before_the_end(s
     with pytest.raises(InputChangedError, match=r"a\.jsonl: its content is not what was planned"):
         create_dataset(config, SilentProgress(), make_executor=Replacing)
     assert not (tmp_path / "out" / "data_params.json").exists()
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    create(config)
+    assert without_params(tmp_path / "out") == wanted, "no shard with records of the other file is left"
 
 
 def test_a_limit_that_ends_inside_an_input_finishes(started: Any) -> None:

@@ -1,0 +1,70 @@
+"""The end of a run: check that all of it is there, and write what is made of the receipts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.index import has_planned_content
+from hdf5_writer.planning.inputs import InputChangedError
+from hdf5_writer.planning.plan import Plan
+from hdf5_writer.publish import publish, seal
+from hdf5_writer.receipts import all_receipts, data_params, read_receipt, reject_lines, rejects_digest
+
+
+def remove_temporaries(layout: OutputLayout) -> None:
+    """Remove what runs that were killed have left behind."""
+    for path in layout.temporaries():
+        path.unlink(missing_ok=True)
+
+
+def _check_inputs(layout: OutputLayout, plan: Plan) -> None:
+    """Refuse to finish where an input was replaced by one of the same size and time.
+
+    Shards may hold records of both, so none of them counts as done any more.
+    """
+    for path, file in plan.input_paths():
+        if file.records and not file.is_compressed and not has_planned_content(path, file, plan.limit):
+            for task in range(plan.tasks):
+                layout.receipt(task).unlink(missing_ok=True)
+            raise InputChangedError(
+                f"{path}: its content is not what was planned, though its size and time are the same, so all shards "
+                "have to be made again; put the file back and run again, or use --overwrite to take it as it is now"
+            )
+
+
+def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
+    """Check that everything is there, and write the two files that are made of the receipts.
+
+    Raises:
+        InputChangedError: an input was replaced while the run went on.
+        FileNotFoundError, publish.DamagedError, RuntimeError: a task is not done, or its shard is another one.
+        OSError: a file cannot be written.
+
+    Returns:
+        the content of `data_params.json`.
+    """
+    remove_temporaries(layout)  # a worker that died in this run, and was replaced, may have left one
+    for task in range(plan.tasks):
+        shard = read_receipt(layout, plan, task)["shard"]
+        if layout.shard(task, plan.tasks).stat().st_size != shard["bytes"]:
+            raise RuntimeError(f"{layout.shard(task, plan.tasks)}: was changed while the run went on; run it again")
+    names = {layout.shard(task, plan.tasks) for task in range(plan.tasks)}
+    foreign = [path for path in layout.shards() if path not in names]
+    if foreign:
+        raise RuntimeError(f"{foreign[0]}: is a foreign shard, not part of this dataset; remove it and run again")
+    _check_inputs(layout, plan)
+    rejects = rejects_digest(plan, all_receipts(layout, plan))
+    params = data_params(plan, all_receipts(layout, plan), rejects)
+    counts = params["counts"]
+    if not counts["read"] == counts["written"] + counts["rejected"] == plan.records:
+        raise RuntimeError(
+            f"{plan.records} records planned, {counts['written']} written and {counts['rejected']} rejected: "
+            "a record was lost; please report this"
+        )
+    publish(layout.rejects, reject_lines(plan, all_receipts(layout, plan)))
+    publish(layout.data_params, [seal(params, indent=True)])
+    for number, file in enumerate(plan.inputs):
+        if file.is_compressed:
+            layout.unpacked(number).unlink(missing_ok=True)
+    return params
