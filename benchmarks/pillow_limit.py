@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 SIZE = 336
-# Of CLIP; `loaders.images` has the sources. Not imported from there: the limit is to be no more than Pillow.
+# Of CLIP; `loaders.image_transform` has the sources. Not imported from there: the limit is to be no more than Pillow.
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 _PAD_COLOUR = (122, 116, 104)

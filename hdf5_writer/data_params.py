@@ -122,7 +122,7 @@ class DataParams(_Part):
     vocab_size: _Size
     tokenizer: TokenizerEntry
     config: ShownConfig
-    config_digest: str
+    plan_digest: str
     limit: _Count | None
     inputs: list[InputEntry]
     counts: Counts

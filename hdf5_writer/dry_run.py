@@ -30,7 +30,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
         ConfigError: what would stop the run at its start.
     """
     stages = Stages(config, load_tokenizer(config.processor.tokenizer_type))
-    facts = stages.facts()
+    facts = stages.tokenizer_params()
     layout = row_layout(config, facts)
     require_image_dir(config.dataset)
     files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
@@ -51,7 +51,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
             f"in {config.setup.output_dir} ({'shuffled' if config.setup.shuffle else 'in order'})",
             f"rows of {layout.max_sequence_length} positions, {layout.num_patches} image slots from "
             f"image_start_idx {layout.image_start_idx}, pad_id {layout.pad_id}",
-            *([] if sampled else [f"config digest {plan.digest}"]),
+            *([] if sampled else [f"plan digest {plan.digest}"]),
         ]
         for record in _first_records(plan, work):
             where = f"{plan.inputs[record.file].path}, line {record.number}"

@@ -16,7 +16,7 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import Plan
 from hdf5_writer.publish import DamagedError, unseal
 from hdf5_writer.report.duplicates import find_duplicates
-from hdf5_writer.report.facts import fingerprints_every, read_fingerprints
+from hdf5_writer.report.task_statistics import fingerprints_every, read_fingerprints
 from hdf5_writer.shard import LENGTH_BIN
 from preprocess.record_keys import UnusedKeys
 
@@ -102,7 +102,7 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": {"name": config.processor.tokenizer_type, "digest": tokenizer.digest},
         "config": config.as_json(),
-        "config_digest": plan.digest,
+        "plan_digest": plan.digest,
         "limit": plan.limit,
         "inputs": [
             {"path": file.path, "bytes": file.bytes, "crc32": file.crc32, "records": file.records}

@@ -12,7 +12,7 @@ from hdf5_writer.planning.inputs import InputFile
 from hdf5_writer.planning.plan import (
     OtherPlanError,
     Plan,
-    TokenizerFacts,
+    TokenizerParams,
     differences,
     is_unchanged,
     make_plan,
@@ -78,7 +78,7 @@ def finished_dataset(
     except (FileNotFoundError, DamagedError):
         return None
     whole = layout.rejects.exists() and layout.rejects.stat().st_size == params["rejects"]["bytes"]
-    return params if params["config_digest"] == plan.digest and whole and not unfinished_tasks(layout, plan) else None
+    return params if params["plan_digest"] == plan.digest and whole and not unfinished_tasks(layout, plan) else None
 
 
 def drop_unused_plan(config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]) -> None:
@@ -135,11 +135,11 @@ def plan_for(
         ConfigError: the inputs cannot be read; OtherPlanError where their content was changed.
     """
     if not layout.plan.exists():
-        return make_plan(config, limit, tokenizer_facts(config), layout)
+        return make_plan(config, limit, tokenizer_params(config), layout)
     old = read_plan(layout)
     unpacked = all(layout.unpacked(i).exists() for i, file in enumerate(old.inputs) if file.is_compressed)
     if is_unchanged(old, files, layout) and unpacked:
-        plan = Plan(config, limit, old.inputs, tokenizer_facts(config), old.index)
+        plan = Plan(config, limit, old.inputs, tokenizer_params(config), old.index)
         if alone and plan.to_json() != old.to_json():
             publish(layout.plan, [seal(plan.to_json())])  # folders may have other names now
         return plan
@@ -155,13 +155,13 @@ def plan_for(
     return plan
 
 
-def tokenizer_facts(config: Config) -> TokenizerFacts:
+def tokenizer_params(config: Config) -> TokenizerParams:
     """What the plan keeps of tokenizer and template.
 
     Raises:
         ConfigError: the tokenizer cannot be used, or the image does not fit into max_sequence_length.
     """
-    facts = Stages(config, load_tokenizer(config.processor.tokenizer_type)).facts()
+    facts = Stages(config, load_tokenizer(config.processor.tokenizer_type)).tokenizer_params()
     row_layout(config, facts)
     return facts
 
@@ -171,9 +171,9 @@ def plan_aside(config: Config, limit: int | None, layout: OutputLayout) -> Itera
     """Make a plan without touching what is in the folder; it is removed again unless `adopt_plan` takes it.
 
     Raises:
-        ConfigError: see `tokenizer_facts` and `plan.make_plan`.
+        ConfigError: see `tokenizer_params` and `plan.make_plan`.
     """
-    facts = tokenizer_facts(config)
+    facts = tokenizer_params(config)
     shutil.rmtree(layout.aside.root, ignore_errors=True)
     make_folders(layout.aside)
     try:

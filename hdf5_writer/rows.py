@@ -45,7 +45,7 @@ class RowArrays(NamedTuple):
         return RowArrays._make(array[start:stop] for array in self)
 
 
-class RowFacts(NamedTuple):
+class RowMeasures(NamedTuple):
     """What is known of n rows before they are written, each of shape (n,).
 
     Attributes:
@@ -64,9 +64,9 @@ class RowFacts(NamedTuple):
     truncated: npt.NDArray[np.bool_]
     text_only: npt.NDArray[np.bool_]
 
-    def part(self, start: int, stop: int) -> RowFacts:
+    def part(self, start: int, stop: int) -> RowMeasures:
         """Some rows."""
-        return RowFacts._make(array[start:stop] for array in self)
+        return RowMeasures._make(array[start:stop] for array in self)
 
 
 def empty_rows(count: int, layout: RowLayout) -> RowArrays:
@@ -90,7 +90,7 @@ def clear_rows(rows: RowArrays, layout: RowLayout) -> None:
     rows.modality_lengths.fill(0)
 
 
-def measure_rows(batch: SampleBatch, layout: RowLayout) -> tuple[RowFacts, dict[int, Exception]]:
+def measure_rows(batch: SampleBatch, layout: RowLayout) -> tuple[RowMeasures, dict[int, Exception]]:
     """What the rows of a batch will be.
 
     Returns:
@@ -112,7 +112,7 @@ def measure_rows(batch: SampleBatch, layout: RowLayout) -> tuple[RowFacts, dict[
     begins_here = np.zeros(len(batch.ids) + 1, dtype=np.bool_)
     begins_here[begins] = True
     spans = supervised[begins_here[supervised] | ~batch.supervised[supervised - 1]]
-    facts = RowFacts(
+    facts = RowMeasures(
         text_tokens=last,
         used=used,
         supervised=count,
@@ -147,7 +147,7 @@ def measure_rows(batch: SampleBatch, layout: RowLayout) -> tuple[RowFacts, dict[
     return facts, {row: explain(row) for row in wrong}
 
 
-def write_rows(batch: SampleBatch, facts: RowFacts, layout: RowLayout, rows: RowArrays) -> None:
+def write_rows(batch: SampleBatch, facts: RowMeasures, layout: RowLayout, rows: RowArrays) -> None:
     """Write a batch, of which nothing is wrong, as the first rows of `rows`; what stood there does not matter."""
     count = len(facts.used)
     start, slots = layout.image_start_idx, layout.num_patches

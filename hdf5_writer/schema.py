@@ -89,7 +89,7 @@ ATTRIBUTES: dict[str, str] = {
     "eos_id": "",
     "vocab_size": "ids are below it",
     "tokenizer_digest": "sha256 over what decides ids",
-    "config_digest": "sha256 over what decides rows and their order",
+    "plan_digest": "sha256 over what decides rows and their order",
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from hdf5_writer.rows import RowFacts, RowLayout, clear_rows, empty_rows, write_rows
+from hdf5_writer.rows import RowLayout, RowMeasures, clear_rows, empty_rows, write_rows
 from hdf5_writer.schema import DATASETS, GZIP_LEVEL, DatasetSpec
 from preprocess.samples import SampleBatch
 
@@ -89,7 +89,7 @@ class ShardBuilder:
     def add(
         self,
         batch: SampleBatch,
-        facts: RowFacts,
+        facts: RowMeasures,
         image_paths: Sequence[str | None],
         source_files: Sequence[int],
         source_lines: Sequence[int],

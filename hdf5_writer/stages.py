@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hdf5_writer.planning.inputs import LONGEST_LINE, Line
-from hdf5_writer.planning.plan import TokenizerFacts
+from hdf5_writer.planning.plan import TokenizerParams
 from hdf5_writer.rows import RowLayout
 from preprocess.config import Config, ConfigError
 from preprocess.conversation import Conversation, read_conversation
@@ -41,10 +41,10 @@ class Stages:
         self._empty_answer = dataset.empty_answer
         self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
 
-    def facts(self) -> TokenizerFacts:
+    def tokenizer_params(self) -> TokenizerParams:
         """What the plan keeps of tokenizer and template."""
         tokenizer = self.tokenizer
-        return TokenizerFacts(
+        return TokenizerParams(
             digest=tokenizer.digest,
             vocab_size=tokenizer.vocab_size,
             bos_id=-1 if tokenizer.bos_id is None else tokenizer.bos_id,
@@ -71,7 +71,7 @@ class Stages:
         return self.encoder.encode(self.renderer.render(conversation))
 
 
-def row_layout(config: Config, tokenizer: TokenizerFacts) -> RowLayout:
+def row_layout(config: Config, tokenizer: TokenizerParams) -> RowLayout:
     """What all rows of a plan share.
 
     Raises:

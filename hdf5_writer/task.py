@@ -16,7 +16,7 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line
 from hdf5_writer.planning.plan import Plan, read_plan
 from hdf5_writer.publish import publish, seal
-from hdf5_writer.report.facts import TaskFacts, fingerprints_every
+from hdf5_writer.report.task_statistics import TaskStatistics, fingerprints_every
 from hdf5_writer.rows import RowLayout, measure_rows
 from hdf5_writer.schema import SCHEMA_VERSION
 from hdf5_writer.shard import ShardBuilder, sha256
@@ -87,7 +87,7 @@ class _TaskRunner:
         self._layout, self._plan = layout, plan
         config = plan.local_config()
         self._stages = Stages(config, warm_tokenizer(config, release=True))
-        if self._stages.facts() != plan.tokenizer:
+        if self._stages.tokenizer_params() != plan.tokenizer:
             raise RuntimeError("the tokenizer was changed after the run was planned; run the same command again")
         self._reader = plan.reader(layout)
         self._row_layout = row_layout(plan.config, plan.tokenizer)
@@ -152,7 +152,7 @@ class _Work:
     """A shard in the making: records go through the stages some at a time, so that the time of each is known."""
 
     def __init__(self, plan: Plan, stages: Stages, layout: RowLayout) -> None:
-        self.facts = TaskFacts(fingerprints_every(plan.records))
+        self.facts = TaskStatistics(fingerprints_every(plan.records))
         verify_all = plan.config.setup.verify == "full"
         self.builder = ShardBuilder(layout, shard_attributes(plan), self.facts.lap, verify_all=verify_all)
         self.rejects: list[tuple[int, int, dict[str, Any]]] = []
@@ -252,7 +252,7 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
         "eos_id": plan.tokenizer.eos_id,
         "vocab_size": plan.tokenizer.vocab_size,
         "tokenizer_digest": plan.tokenizer.digest,
-        "config_digest": plan.digest,
+        "plan_digest": plan.digest,
     }
 
 

@@ -27,7 +27,7 @@ from loaders.collate import Batch, Collator
 from loaders.data_dir import DataDirError
 from loaders.dataloader import LlavaDataLoader, create_dataloader
 from loaders.dataset import LlavaH5Dataset
-from loaders.images import ImageError
+from loaders.image_transform import ImageError
 from loaders.shard_reader import ShardError
 
 __all__ = [

@@ -21,7 +21,7 @@ class Batch(dict[str, torch.Tensor]):
     """
 
     failed_images: int = 0
-    _source: _Source | None = None
+    _source: _BatchParts | None = None
     _versions: tuple[tuple[str, int, int], ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -31,7 +31,7 @@ class Batch(dict[str, torch.Tensor]):
         return _restore, (dict(self), self.failed_images)
 
 
-class _Source(NamedTuple):
+class _BatchParts(NamedTuple):
     """What a batch is made of."""
 
     text: Block
@@ -41,7 +41,7 @@ class _Source(NamedTuple):
     ignore_index: int | None
 
 
-def _make_batch(source: _Source) -> Batch:
+def _make_batch(source: _BatchParts) -> Batch:
     batch = Batch(source.text.tensors())
     if source.ignore_index is not None:
         batch["labels"].masked_fill_(batch["loss_mask"] == 0, source.ignore_index)
@@ -102,7 +102,7 @@ class Collator:
             (B, 3, image_size, image_size).
         """
         rows = Samples.of(samples)
-        source = _Source(
+        source = _BatchParts(
             text=rows.text.trimmed(self._trimmed_length(rows)),
             has_image=rows.has_image,
             images=None if rows.images is None else torch.stack(list(rows.images)),

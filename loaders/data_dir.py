@@ -32,7 +32,7 @@ class DataDir:
 
     Attributes:
         root: the folder.
-        tokenizer_digest, config_digest, vocab_size: as in `data_params.json`.
+        tokenizer_digest, plan_digest, vocab_size: as in `data_params.json`.
         max_sequence_length, num_patches, image_start_idx, image_size, pad_id: the shape and places of every row.
         inputs: names of the JSONL files; `source_file` of a row is an index into them.
         shards: in order; the rows of the dataset are theirs, one after the other.
@@ -40,7 +40,7 @@ class DataDir:
 
     root: Path
     tokenizer_digest: str
-    config_digest: str
+    plan_digest: str
     max_sequence_length: int
     num_patches: int
     image_start_idx: int
@@ -79,7 +79,7 @@ def read_data_dir(root: str | Path) -> DataDir:
     return DataDir(
         root=layout.root,
         tokenizer_digest=params.tokenizer.digest,
-        config_digest=params.config_digest,
+        plan_digest=params.plan_digest,
         max_sequence_length=params.max_sequence_length,
         num_patches=params.num_patches,
         image_start_idx=params.image_start_idx,

@@ -19,7 +19,7 @@ from loaders.data_dir import DataDirError
 from loaders.dataset import Folders, LlavaH5Dataset, OnImageError
 from loaders.global_batches import ConsecutiveBatches, GlobalBatches
 from loaders.grouping import ModalityBatches
-from loaders.images import AspectRatio
+from loaders.image_transform import AspectRatio
 from loaders.mixture import MixtureOrder
 from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
 from loaders.samples import Sample
@@ -156,7 +156,7 @@ def create_dataloader(
         img_data_dir: the folder that image paths are relative to, or one for each dataset; None reads no images.
         batch_size: rows for one rank; the global batch has batch_size * world_size.
         mixture: [(folder, weight), …] instead of `data_dir`: see `loaders.mixture.MixtureOrder`.
-        image_aspect_ratio: "square" or "pad": see `loaders.images.ImageTransform`.
+        image_aspect_ratio: "square" or "pad": see `loaders.image_transform.ImageTransform`.
         image_dtype: of `image_data`: float16, bfloat16 or float32.
         on_image_error: "raise", or "blank": zeros, image slots masked, loss off, counted in `failed_images`.
         shuffle: mix rows, anew in every epoch; otherwise they come as they are stored.
@@ -226,7 +226,7 @@ def create_dataloader(
             f"(batch_size {batch_size} x world_size {world_size}); give a smaller batch_size or drop_last=False"
         )
     described = {
-        "data": _digest([d.config_digest, [[s.rows, s.sha256] for s in d.shards]] for d in dataset.data_dirs),
+        "data": _digest([d.plan_digest, [[s.rows, s.sha256] for s in d.shards]] for d in dataset.data_dirs),
         "weights": None if weights is None else _digest(weights),
         "global_batch_size": size,
         "shuffle_seed": shuffle_seed if shuffle else None,

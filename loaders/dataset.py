@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from loaders.blocks import Array, Block, gather
 from loaders.collate import Collator
 from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
-from loaders.images import AspectRatio, ImageError, ImageTransform, read_image
+from loaders.image_transform import AspectRatio, ImageError, ImageTransform, read_image
 from loaders.samples import Sample, Samples, WithoutLoss
 from loaders.shard_reader import BLOCK_ROWS, ShardReader
 from preprocess.image_files import is_inside
@@ -57,7 +57,7 @@ class LlavaH5Dataset(Dataset[Sample]):
             data_dirs: a folder, or several whose rows can stand in one batch.
             img_data_dir: the folder that `image_paths` are relative to, or one for each of `data_dirs`; None reads
                 no images, and samples have no `image_data`.
-            image_aspect_ratio, image_dtype: see `loaders.images.ImageTransform`.
+            image_aspect_ratio, image_dtype: see `loaders.image_transform.ImageTransform`.
             on_image_error: "raise", or "blank": zeros, image slots masked, loss off, `has_image` False.
             cache_blocks: decoded blocks (of 64 rows) that are kept in each process.
             open_files: shard files kept open in each process.

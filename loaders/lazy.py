@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from loaders.images import AspectRatio, ImageTransform, read_image
+from loaders.image_transform import AspectRatio, ImageTransform, read_image
 from preprocess.config import DatasetConfig
 from preprocess.conversation import read_conversation
 from preprocess.images import ImageChecker
@@ -81,7 +81,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         """
         self._path = Path(data_path)
         self._records = _read_records(self._path)
-        self._tokenizer = _TokenizerFacts.of(tokenizer)
+        self._tokenizer = _LazyTokenizer.of(tokenizer)
         self._encoder = Encoder(self._tokenizer.tokenizer)
         version = getattr(data_args, "version", "vicuna_v1")
         self._renderer = renderer_for(DatasetConfig(system_prompt_style=_VERSIONS.get(version, version)))
@@ -164,7 +164,7 @@ class DataCollatorForSupervisedDataset:
 
     def __init__(self, tokenizer: Any) -> None:
         """`tokenizer`: as of `LazySupervisedDataset`; its `model_max_length`, if any, cuts the batch."""
-        self._tokenizer = _TokenizerFacts.of(tokenizer)
+        self._tokenizer = _LazyTokenizer.of(tokenizer)
 
     def __call__(self, instances: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
         """Make a batch; `images` is (B, 3, H, W), or a list where sizes differ.
@@ -196,7 +196,7 @@ class DataCollatorForSupervisedDataset:
 
 def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
     """`train_dataset`, `eval_dataset` (None) and `data_collator`, as keyword arguments of a Hugging Face `Trainer`."""
-    facts = _TokenizerFacts.of(tokenizer)
+    facts = _LazyTokenizer.of(tokenizer)
     return {
         "train_dataset": LazySupervisedDataset(data_args.data_path, facts, data_args),
         "eval_dataset": None,
@@ -205,7 +205,7 @@ def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any
 
 
 @dataclass(frozen=True)
-class _TokenizerFacts:
+class _LazyTokenizer:
     """A tokenizer of `preprocess`, with what a transformers one adds: its own pad id and length limit."""
 
     tokenizer: Tokenizer
@@ -213,13 +213,13 @@ class _TokenizerFacts:
     max_length: int | None = None
 
     @staticmethod
-    def of(given: Any) -> _TokenizerFacts:
-        if isinstance(given, _TokenizerFacts):
+    def of(given: Any) -> _LazyTokenizer:
+        if isinstance(given, _LazyTokenizer):
             return given
         if isinstance(given, Tokenizer):
-            return _TokenizerFacts(given, given.pad_id)
+            return _LazyTokenizer(given, given.pad_id)
         if isinstance(given, (str, Path)):
-            return _TokenizerFacts.of(load_tokenizer(str(given)))
+            return _LazyTokenizer.of(load_tokenizer(str(given)))
         name = getattr(given, "name_or_path", "")
         if not name:
             raise ValueError(
@@ -232,7 +232,7 @@ class _TokenizerFacts:
                 "give the folder that holds what you mean"
             )
         pad_id, limit = given.pad_token_id, given.model_max_length
-        return _TokenizerFacts(
+        return _LazyTokenizer(
             loaded, loaded.pad_id if pad_id is None else pad_id, int(limit) if limit < _NO_LIMIT else None
         )
 

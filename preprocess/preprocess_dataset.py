@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.converter import Converter
 from preprocess.converters.core.errors import InputError, UnfinishedError
 from preprocess.converters.core.job import Job, check, run
 from preprocess.converters.core.receipt import Counts
 from preprocess.converters.instruction_data import command as instruction_data
-from preprocess.converters.json2jsonl import DATASET as JSON2JSONL
-from preprocess.converters.registry import DATASETS
+from preprocess.converters.json2jsonl import CONVERTER as JSON2JSONL
+from preprocess.converters.registry import CONVERTERS
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for dataset in DATASETS:
+    for dataset in CONVERTERS:
         command = commands.add_parser(
             dataset.name,
             help=dataset.help,
@@ -67,17 +67,17 @@ def convert_json2jsonl_main(arguments: Sequence[str] | None = None) -> int:
     return _convert(JSON2JSONL, parser.parse_args(arguments), parser.prog)
 
 
-def _declare(parser: argparse.ArgumentParser, dataset: Dataset) -> None:
+def _declare(parser: argparse.ArgumentParser, dataset: Converter) -> None:
     dataset.add_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="write outputs again that are there already")
     parser.set_defaults(dataset=dataset)
 
 
-def _convert(dataset: Dataset, arguments: argparse.Namespace, command: str) -> int:
+def _convert(dataset: Converter, arguments: argparse.Namespace, command: str) -> int:
     return _reported(command, partial(_run_jobs, dataset, arguments))
 
 
-def _run_jobs(dataset: Dataset, arguments: argparse.Namespace) -> None:
+def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
     jobs = dataset.plan(arguments)
     # All of them first: a command that is refused has written nothing.
     finished = [check(job, overwrite=arguments.overwrite) for job in jobs]

@@ -1,4 +1,4 @@
-"""The closed list of reasons for which a record is not written, and the exception that carries one."""
+"""The closed list of reasons for which a record is rejected, and the exception that carries one."""
 
 from __future__ import annotations
 
@@ -43,9 +43,12 @@ class Reason(str, Enum):
 
 
 class Rejected(Exception):
-    """A record that no row is made of. `detail` says what was found, in words for the person who owns the data."""
+    """A record that is rejected. `detail` says what was found, in words for the person who owns the data.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    `reason` is a `Reason` where rows are made, and a `SourceReason` where conversations are made of source records.
+    """
+
+    def __init__(self, reason: Enum, detail: str) -> None:
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail

@@ -128,7 +128,7 @@ def test_the_stages_meet_in_one_place() -> None:
         ("hdf5_writer.task", "torch"),
         ("loaders.sampler", "hdf5_writer.planning.plan"),
         ("loaders.sampler", "preprocess.tokenize.encoder"),
-        ("loaders.images", "preprocess.images"),
+        ("loaders.image_transform", "preprocess.images"),
         ("trainer.run", "hdf5_writer.schema"),
     ],
 )

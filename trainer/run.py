@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(FAILED, str(error))
     except ImageError as error:
         # From a worker process it comes with that process's traceback in front of what it says.
-        return _fail(FAILED, str(error).strip().splitlines()[-1].removeprefix("loaders.images.ImageError: "))
+        return _fail(FAILED, str(error).strip().splitlines()[-1].removeprefix("loaders.image_transform.ImageError: "))
     except torch.OutOfMemoryError as error:
         return _fail(FAILED, f"{one_line(error)[:200]}; give a smaller train_input.micro_batch_size")
     except (OSError, SafetensorError) as error:

@@ -27,7 +27,7 @@ class OtherPlanError(ConfigError):
 
 
 @dataclass(frozen=True)
-class TokenizerFacts:
+class TokenizerParams:
     """What rows depend on of the tokenizer and the template together."""
 
     digest: str
@@ -53,7 +53,7 @@ class Plan:
     config: Config
     limit: int | None
     inputs: tuple[InputFile, ...]
-    tokenizer: TokenizerFacts
+    tokenizer: TokenizerParams
     index: IndexDigests
     schema_version: str = SCHEMA_VERSION
     package_version: str = __version__
@@ -71,7 +71,7 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the keys that decide rows and their order, the inputs and the tokenizer; the config digest."""
+        """sha256 over the keys that decide rows and their order, the inputs and the tokenizer; the plan digest."""
         return digest_of(
             {
                 "schema_version": self.schema_version,
@@ -138,7 +138,7 @@ class Plan:
         }
 
 
-def make_plan(config: Config, limit: int | None, tokenizer: TokenizerFacts, layout: OutputLayout) -> Plan:
+def make_plan(config: Config, limit: int | None, tokenizer: TokenizerParams, layout: OutputLayout) -> Plan:
     """Index the inputs into the work folder and write the plan there.
 
     Raises:
@@ -170,7 +170,7 @@ def read_plan(layout: OutputLayout) -> Plan:
         config=Config.model_validate(document["config"]),
         limit=document["limit"],
         inputs=tuple(InputFile(**file) for file in document["inputs"]),
-        tokenizer=TokenizerFacts(**document["tokenizer"]),
+        tokenizer=TokenizerParams(**document["tokenizer"]),
         index=IndexDigests(**document["index"]),
         schema_version=document["schema_version"],
         package_version=document["package_version"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
     stages = Stages(config, warm_tokenizer(plan.config))
     # File by file: listing a whole folder is not worth it for a few hundred images.
     stages.images = ImageChecker(config.dataset.image_dir, config.dataset.check_images, most_names=0)
-    reasons = Counter[Reason]()
-    examples: dict[Reason, tuple[Line, Rejected]] = {}
+    reasons = Counter[Enum]()
+    examples: dict[Enum, tuple[Line, Rejected]] = {}
     readable: set[int] = set()
     images = probed = 0
     others: list[Path] = []

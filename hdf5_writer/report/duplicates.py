@@ -41,7 +41,7 @@ def find_duplicates(fingerprints: Sequence[npt.NDArray[np.void]], every: int) ->
     """Group equal fingerprints.
 
     Args:
-        fingerprints: those of each task, `report_facts.FINGERPRINT`.
+        fingerprints: those of each task, `task_statistics.FINGERPRINT`.
         every: one of how many was kept.
     """
     hashes = np.concatenate([found["hash"] for found in fingerprints]) if fingerprints else np.empty(0, dtype="<u8")

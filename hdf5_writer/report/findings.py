@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from hdf5_writer.report.duplicates import Duplicates
-from hdf5_writer.report.images import ImageSample
+from hdf5_writer.report.image_sample import ImageSample
 
 _MOST_KEYS = 6
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
-class InputFacts:
+class InputSummary:
     """One file: records read are rows and rejects; `text_tokens` are those of its rows."""
 
     path: str
@@ -48,10 +48,10 @@ class InputTally:
         np.add.at(self._tokens, source_file, np.where(lengths > 0, lengths - self._num_patches, -lengths))
         self._rejected.update(reject["file"] for reject in rejects)
 
-    def files(self) -> list[InputFacts]:
+    def files(self) -> list[InputSummary]:
         """All files, those with the most rejects first, then in the order of the inputs."""
         found = [
-            InputFacts(path, rows, tokens, self._rejected[path])
+            InputSummary(path, rows, tokens, self._rejected[path])
             for path, rows, tokens in zip(self._paths, self._rows.tolist(), self._tokens.tolist(), strict=True)
         ]
         return sorted(found, key=lambda file: -file.rejected)

@@ -23,12 +23,12 @@ from hdf5_writer.planning.plan import Plan, read_plan
 from hdf5_writer.publish import publish, unseal
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report.duplicates import Duplicates, find_duplicates
-from hdf5_writer.report.facts import read_fingerprints
 from hdf5_writer.report.findings import find, unreadable_images
-from hdf5_writer.report.images import ImageTally, look_at_images
+from hdf5_writer.report.image_sample import ImageTally, look_at_images
 from hdf5_writer.report.inputs import InputTally
 from hdf5_writer.report.lengths import Lengths, empty_lengths, other_lengths, quantiles, recommended_length
 from hdf5_writer.report.plots import Plot, histogram, lengths_plot, measurements, scatter
+from hdf5_writer.report.task_statistics import read_fingerprints
 from hdf5_writer.report.throughput import Throughput
 from hdf5_writer.viewer.dataset import InspectedDataset
 from hdf5_writer.viewer.page import rows_values, side_of
@@ -121,12 +121,12 @@ def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
     fingerprints = []
     every = 1
     for task, receipt in enumerate(all_receipts(layout, plan)):
-        facts = receipt["report"]
+        statistics = receipt["report"]
         throughput.add(receipt)
-        supervised.update(dict(facts["supervised"]))
-        rounds.update(dict(facts["rounds"]))
-        fingerprints.append(read_fingerprints(facts))
-        every = facts["fingerprints_every"]
+        supervised.update(dict(statistics["supervised"]))
+        rounds.update(dict(statistics["rounds"]))
+        fingerprints.append(read_fingerprints(statistics))
+        every = statistics["fingerprints_every"]
         with h5py.File(layout.shard(task, plan.tasks), "r") as file:
             modality_lengths = file["modality_lengths"][:]
             lengths.add(modality_lengths)

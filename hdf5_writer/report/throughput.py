@@ -45,15 +45,15 @@ class Throughput:
 
     def add(self, receipt: dict[str, Any]) -> None:
         """Count a task."""
-        facts = receipt["report"]
-        for stage, seconds in facts["stages"].items():
+        statistics = receipt["report"]
+        for stage, seconds in statistics["stages"].items():
             self.stages[stage] += seconds
-        worker = self.workers[facts["worker"]]
+        worker = self.workers[statistics["worker"]]
         worker.tasks += 1
         worker.records += receipt["read"]
         worker.seconds += receipt["seconds"]
         self.records += receipt["read"]
-        self._spans.append((facts["began"], facts["began"] + receipt["seconds"]))
+        self._spans.append((statistics["began"], statistics["began"] + receipt["seconds"]))
 
     def busiest(self, most: int) -> list[tuple[str, WorkerTotals]]:
         """(process, totals) of the workers with the most records; with their host where there are several."""

@@ -51,7 +51,7 @@ class Comparison:
     settings: list[tuple[str, Any, Any]] = field(default_factory=list)
 
 
-class SourceIndex:
+class RecordIndex:
     """Source → row number of a dataset; 16 bytes a row."""
 
     def __init__(self, dataset: InspectedDataset, files: list[str]) -> None:
@@ -89,7 +89,7 @@ def compare_rows(
         most: pairs to find before stopping.
     """
     result = Comparison(settings=setting_differences(mine.params, other.params))
-    index = SourceIndex(other, mine.files)
+    index = RecordIndex(other, mine.files)
     same_ids = mine.params.tokenizer.digest == other.params.tokenizer.digest
     by_piece = not same_ids and all(speller.knows_text for speller in spellers)
     for number in numbers:

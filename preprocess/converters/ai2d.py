@@ -32,27 +32,30 @@ from preprocess.converters.core.canonical import (
     multiple_choice,
     text,
 )
-from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, filling
+from preprocess.converters.core.converter import Converter, add_output_jsonl_dir, filling
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source, folder, nothing_found
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, folder, nothing_found
+from preprocess.rejects import Rejected
 
 
-def convert(source: Source) -> Example:
+def convert(source: SourceRecord) -> Example:
     """One question: `value` is (name of the image, question, what the file says of it)."""
     image_name, question, entry = source.value
     entry = an_object(entry)
     options = entry.get("answerTexts")
     if not isinstance(options, list) or not options:
-        raise Rejected(Reason.NO_OPTIONS, "answerTexts has no options")
+        raise Rejected(SourceReason.NO_OPTIONS, "answerTexts has no options")
     correct = entry.get("correctAnswer")
     if not isinstance(correct, int) or isinstance(correct, bool):
-        raise Rejected(Reason.NO_ANSWER, f"correctAnswer is {correct!r}, expected the number of an option")
+        raise Rejected(SourceReason.NO_ANSWER, f"correctAnswer is {correct!r}, expected the number of an option")
     if not 0 <= correct < len(options):
-        raise Rejected(Reason.LABEL_PAST_OPTIONS, f"correctAnswer is {correct}, and there are {len(options)} options")
+        raise Rejected(
+            SourceReason.LABEL_PAST_OPTIONS, f"correctAnswer is {correct}, and there are {len(options)} options"
+        )
     human = multiple_choice(
-        text(question, "the question", Reason.NO_QUESTION),
-        [text(option, "an option", Reason.NO_OPTIONS) for option in options],
+        text(question, "the question", SourceReason.NO_QUESTION),
+        [text(option, "an option", SourceReason.NO_OPTIONS) for option in options],
     )
     return Example(
         id=f"ai2d_{identifier(entry.get('questionId'), 'questionId')}",
@@ -62,21 +65,21 @@ def convert(source: Source) -> Example:
     )
 
 
-def questions(files: list[Path]) -> Iterator[Source]:
+def questions(files: list[Path]) -> Iterator[SourceRecord]:
     """The questions of all files; a file that is no such JSON is one reject."""
     for path in files:
         try:
             document: Any = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
         except orjson.JSONDecodeError as error:
-            yield Source(path.name, "file", 0, Rejected(Reason.NOT_JSON, str(error)))
+            yield SourceRecord(path.name, "file", 0, Rejected(SourceReason.NOT_JSON, str(error)))
             continue
         entries = document.get("questions") if isinstance(document, dict) else None
         if not isinstance(entries, dict):
-            rejected = Rejected(Reason.NOT_AN_OBJECT, 'there is no object "questions" in the file')
-            yield Source(path.name, "file", 0, rejected)
+            rejected = Rejected(SourceReason.NOT_AN_OBJECT, 'there is no object "questions" in the file')
+            yield SourceRecord(path.name, "file", 0, rejected)
             continue
         for number, (question, entry) in enumerate(entries.items()):
-            yield Source(path.name, f"question {number}", number, (document.get("imageName"), question, entry))
+            yield SourceRecord(path.name, f"question {number}", number, (document.get("imageName"), question, entry))
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,13 +100,13 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
             output=arguments.output_jsonl_dir / "ai2d.jsonl",
             inputs=tuple(files),
             input_root=root,
-            settings=DATASET.settings(),
+            settings=CONVERTER.settings(),
             fill=filling(partial(questions, files), convert),
         )
     ]
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="ai2d",
     version=1,
     help="AI2D: multiple-choice questions about diagrams",

@@ -25,26 +25,27 @@ from pathlib import Path
 from preprocess.converters.core import parquet
 from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION, choose
 from preprocess.converters.core.canonical import IMAGE_TOKEN, Example, ImageFile, an_object, image_path, text
-from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.converter import Converter
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord
+from preprocess.rejects import Rejected
 
 _NAME = re.compile(r"arXiv_src_[0-9]{4}_([0-9]{3,})\.parquet")
 
 
-def convert(source: Source, *, image_prefix: str, seed: int) -> Example:
+def convert(source: SourceRecord, *, image_prefix: str, seed: int) -> Example:
     """One figure."""
     figure = an_object(source.value)
     pairs = figure.get("cil_pairs") or []
     if len(pairs) > 1:
-        raise Rejected(Reason.SEVERAL_PAIRS, f"the figure has {len(pairs)} images, expected one")
-    caption = text(figure.get("caption"), "caption", Reason.NO_CAPTION)
+        raise Rejected(SourceReason.SEVERAL_PAIRS, f"the figure has {len(pairs)} images, expected one")
+    caption = text(figure.get("caption"), "caption", SourceReason.NO_CAPTION)
     if not pairs:
-        raise Rejected(Reason.NO_IMAGE, "the figure has no image")
+        raise Rejected(SourceReason.NO_IMAGE, "the figure has no image")
     data = (pairs[0].get("image") or {}).get("bytes")
     if not data:
-        raise Rejected(Reason.NO_IMAGE, "the image has no bytes")
+        raise Rejected(SourceReason.NO_IMAGE, "the image has no bytes")
     path = image_path(pairs[0].get("image_file"), "image_file")
     record_id = f"arxivcap_{path.rpartition('.')[0] or path}"
     instruction = choose(BRIEF_DESCRIPTION, seed=seed, record_id=record_id, purpose="instruction")
@@ -57,25 +58,25 @@ def convert(source: Source, *, image_prefix: str, seed: int) -> Example:
     )
 
 
-def figures(path: Path) -> Iterator[Source]:
+def figures(path: Path) -> Iterator[SourceRecord]:
     """The figures of all papers in a file."""
     for number, row in parquet.rows(path, ["caption_images"]):
         if isinstance(row, Rejected):
-            yield Source(path.name, f"row {number}", number, row)
+            yield SourceRecord(path.name, f"row {number}", number, row)
             continue
         for place, figure in enumerate(row["caption_images"] or []):
-            yield Source(path.name, f"row {number}, figure {place}", number, figure)
+            yield SourceRecord(path.name, f"row {number}, figure {place}", number, figure)
 
 
 def _plan(arguments: argparse.Namespace) -> list[Job]:
     convert_figure = partial(convert, image_prefix=parquet.prefix(arguments), seed=arguments.seed)
     return [
-        parquet.job(arguments, path, DATASET, partial(figures, path), convert_figure)
+        parquet.job(arguments, path, CONVERTER, partial(figures, path), convert_figure)
         for path in parquet.files_in_range(arguments, _NAME, "arXiv_src_YYMM_NNN.parquet")
     ]
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="arxivcap",
     version=1,
     help="ArxivCap: figures of papers with captions, from Parquet",

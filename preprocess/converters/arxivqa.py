@@ -28,16 +28,17 @@ from preprocess.converters.core.canonical import (
     text,
     with_options,
 )
-from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, filling
+from preprocess.converters.core.converter import Converter, add_output_jsonl_dir, filling
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source, file, json_lines
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, file, json_lines
+from preprocess.rejects import Rejected
 
 
-def convert(source: Source) -> Example:
+def convert(source: SourceRecord) -> Example:
     """One question."""
     entry = an_object(source.value)
-    question = text(entry.get("question"), "question", Reason.NO_QUESTION)
+    question = text(entry.get("question"), "question", SourceReason.NO_QUESTION)
     label = entry.get("label")
     if isinstance(label, list) and len(label) == 1:
         label = label[0]
@@ -45,13 +46,13 @@ def convert(source: Source) -> Example:
     if label in (None, "", "[]", []):
         options = read_options(entry.get("options") or [])
         human = with_options(question, options) if options else f"<image>\n{question}"
-        answer = text(entry.get("rationale"), "there is no label, and the rationale", Reason.NO_ANSWER)
+        answer = text(entry.get("rationale"), "there is no label, and the rationale", SourceReason.NO_ANSWER)
     else:
         if not isinstance(label, str):
-            raise Rejected(Reason.LABEL_NOT_AN_OPTION, f"label is {label!r}, expected text")
+            raise Rejected(SourceReason.LABEL_NOT_AN_OPTION, f"label is {label!r}, expected text")
         options = read_options(entry.get("options"))
         if not options:
-            raise Rejected(Reason.NO_OPTIONS, "there is a label and no option")
+            raise Rejected(SourceReason.NO_OPTIONS, "there is a label and no option")
         human = multiple_choice(question, options)
         answer = LETTERS[find_option(label, options)]
     # A file of this set may be named without its folder.
@@ -76,13 +77,13 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
             output=arguments.output_jsonl_dir / f"{path.stem}.jsonl",
             inputs=(path,),
             input_root=path.parent,
-            settings=DATASET.settings(),
+            settings=CONVERTER.settings(),
             fill=filling(partial(json_lines, path), convert),
         )
     ]
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="arxivqa",
     version=1,
     help="ArxivQA: multiple-choice questions about figures of papers",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import orjson
 
 from preprocess.converters.core.canonical import IMAGE_TOKEN, LETTERS
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.rejects import shorten
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.rejects import Rejected, shorten
 
 # "A) text", "A. text", "A: text", "(A) text"
 _LETTERED = re.compile(r"\(?([A-Za-z])[).:]\s*(.*)", re.DOTALL)
@@ -32,7 +32,7 @@ def read_options(value: object) -> list[str]:
     """
     options = _split(value) if isinstance(value, str) else value
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise Rejected(Reason.NO_OPTIONS, "options is no list of text")
+        raise Rejected(SourceReason.NO_OPTIONS, "options is no list of text")
     texts = [option.strip() for option in options]
     while texts and not texts[-1]:
         texts.pop()
@@ -48,7 +48,7 @@ def read_options(value: object) -> list[str]:
             for match, option in zip(in_place + [None] * (len(texts) - len(in_place)), texts, strict=True)
         ]
     if any(IMAGE_TOKEN in option for option in texts):
-        raise Rejected(Reason.IMAGE_TOKEN_IN_TEXT, f"an option holds {IMAGE_TOKEN}")
+        raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"an option holds {IMAGE_TOKEN}")
     return texts
 
 
@@ -72,20 +72,22 @@ def find_option(label: str, options: Sequence[str]) -> int:
         named = _at(lettered[1], options)
         meant = _with_text(lettered[2], options)
         if meant is not None and meant != named:
-            raise Rejected(Reason.LABEL_NOT_AN_OPTION, f"letter and text of {shorten(label)} mean different options")
+            raise Rejected(
+                SourceReason.LABEL_NOT_AN_OPTION, f"letter and text of {shorten(label)} mean different options"
+            )
         if not _LETTER.fullmatch(lettered[2].strip()):
             return named
     elif spaced := _LETTER_BLANK_TEXT.fullmatch(label):
         meant = _with_text(spaced[2], options)
         if meant is not None and LETTERS[meant] == spaced[1].upper():
             return meant
-    raise Rejected(Reason.LABEL_NOT_AN_OPTION, f"{shorten(label)} is not one of the {len(options)} options")
+    raise Rejected(SourceReason.LABEL_NOT_AN_OPTION, f"{shorten(label)} is not one of the {len(options)} options")
 
 
 def _at(letter: str, options: Sequence[str]) -> int:
     index = LETTERS.index(letter.upper())
     if index >= len(options):
-        raise Rejected(Reason.LABEL_PAST_OPTIONS, f"the label is {letter}, and there are {len(options)} options")
+        raise Rejected(SourceReason.LABEL_PAST_OPTIONS, f"the label is {letter}, and there are {len(options)} options")
     return index
 
 

@@ -35,13 +35,14 @@ from preprocess.converters.core.canonical import (
     image_prefix,
     text,
 )
-from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, add_seed, filling
+from preprocess.converters.core.converter import Converter, add_output_jsonl_dir, add_seed, filling
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job
 from preprocess.converters.core.json_array import read_array
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source, elements, file, json_lines, tab_separated
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, elements, file, json_lines, tab_separated
 from preprocess.image_files import is_inside
+from preprocess.rejects import Rejected
 
 # img2dataset puts 10,000 samples into a folder and calls both by their number.
 IMG2DATASET_NAME = "{shard:05d}/{row:09d}.jpg"
@@ -56,25 +57,25 @@ def pair(record_id: str, image: str, caption: object, *, prefix: str, seed: int)
         id=record_id,
         image=f"{prefix}/{image}",
         human=f"{IMAGE_TOKEN}\n{instruction}" if image_first else f"{instruction}\n{IMAGE_TOKEN}",
-        gpt=text(caption, "caption", Reason.NO_CAPTION),
+        gpt=text(caption, "caption", SourceReason.NO_CAPTION),
     )
 
 
-def convert_coco(source: Source, *, prefix: str, seed: int) -> Example:
+def convert_coco(source: SourceRecord, *, prefix: str, seed: int) -> Example:
     """One annotation; `value` is (annotation, file name of its image or None)."""
     annotation, file_name = source.value
     entry = an_object(annotation)
     if file_name is None:
-        raise Rejected(Reason.NO_IMAGE, f"no image has the id {entry.get('image_id')!r}")
+        raise Rejected(SourceReason.NO_IMAGE, f"no image has the id {entry.get('image_id')!r}")
     record_id = f"coco_{identifier(entry.get('id'), 'id')}"
     return pair(record_id, image_path(file_name, "file_name"), entry.get("caption"), prefix=prefix, seed=seed)
 
 
-def convert_row(source: Source, *, stem: str, image_name: str, prefix: str, seed: int) -> Example:
+def convert_row(source: SourceRecord, *, stem: str, image_name: str, prefix: str, seed: int) -> Example:
     """One row of a TSV file."""
     columns = source.value
     if len(columns) != 2:
-        raise Rejected(Reason.WRONG_COLUMNS, f"found {len(columns)} columns, expected caption and image")
+        raise Rejected(SourceReason.WRONG_COLUMNS, f"found {len(columns)} columns, expected caption and image")
     caption, image = columns
     row = source.number - 1
     if "://" in image:
@@ -82,14 +83,14 @@ def convert_row(source: Source, *, stem: str, image_name: str, prefix: str, seed
     return pair(f"{stem}_{row}", image_path(image.strip(), "the image"), caption, prefix=prefix, seed=seed)
 
 
-def convert_line(source: Source, *, stem: str, prefix: str, seed: int) -> Example:
+def convert_line(source: SourceRecord, *, stem: str, prefix: str, seed: int) -> Example:
     """One line of a JSONL file."""
     entry = an_object(source.value)
     record_id = identifier(entry["id"], "id") if entry.get("id") is not None else f"{stem}_{source.number}"
     return pair(record_id, image_path(entry.get("image"), "image"), entry.get("caption"), prefix=prefix, seed=seed)
 
 
-def coco_annotations(path: Path) -> Iterator[Source]:
+def coco_annotations(path: Path) -> Iterator[SourceRecord]:
     """The annotations of a COCO file with the names of their images; both lists are streamed, one after the other."""
     names: dict[Any, Any] = {}
     for source in elements(path, key="images", bare=False):
@@ -100,7 +101,7 @@ def coco_annotations(path: Path) -> Iterator[Source]:
             image_id = value.get("image_id") if isinstance(value, dict) else None
             known = names.get(image_id) if isinstance(image_id, (int, str)) else None
             found = value if isinstance(value, Rejected) else (value, known)
-            yield Source(path.name, f"element {number}", number, found)
+            yield SourceRecord(path.name, f"element {number}", number, found)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +127,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
         raise InputError(f"--image_name is for --format tsv, and the format is {arguments.format}; leave it out")
     shared = {"prefix": image_prefix(arguments.image_prefix), "seed": arguments.seed}
     image_name = _checked_image_name(arguments.image_name or IMG2DATASET_NAME)
-    readers: dict[str, tuple[Callable[[Path], Iterator[Source]], Callable[[Source], Example]]] = {
+    readers: dict[str, tuple[Callable[[Path], Iterator[SourceRecord]], Callable[[SourceRecord], Example]]] = {
         "coco": (coco_annotations, partial(convert_coco, **shared)),
         "tsv": (tab_separated, partial(convert_row, stem=path.stem, image_name=image_name, **shared)),
         "jsonl": (json_lines, partial(convert_line, stem=path.stem, **shared)),
@@ -137,7 +138,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
             output=arguments.output_jsonl_dir / f"{path.stem}.jsonl",
             inputs=(path,),
             input_root=path.parent,
-            settings=DATASET.settings(
+            settings=CONVERTER.settings(
                 format=arguments.format, image_prefix=shared["prefix"], seed=arguments.seed, image_name=image_name
             ),
             fill=filling(partial(read, path), convert),
@@ -156,7 +157,7 @@ def _checked_image_name(template: str) -> str:
     return template
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="captions",
     version=1,
     help="images with captions (COCO, CC3M, ...) as conversations for phase 1",

@@ -16,23 +16,23 @@ import argparse
 from functools import partial
 
 from preprocess.converters.core.canonical import Example, an_object, image_path, short_answer, text
-from preprocess.converters.core.converter import Dataset, add_dataset_folder, filling, output_folder
+from preprocess.converters.core.converter import Converter, add_dataset_folder, filling, output_folder
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason
-from preprocess.converters.core.sources import Source, elements, folder, nothing_found
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, elements, folder, nothing_found
 
 SPLITS = ("train", "val", "test")
 KINDS = ("human", "augmented")
 
 
-def convert(source: Source, *, split: str, kind: str) -> Example:
+def convert(source: SourceRecord, *, split: str, kind: str) -> Example:
     """One question of one of the six files."""
     entry = an_object(source.value)
     return Example(
         id=f"chartqa_{split}_{kind}_{source.number}",
         image=f"ChartQA_Dataset/{split}/png/{image_path(entry.get('imgname'), 'imgname')}",
-        human=short_answer(text(entry.get("query"), "query", Reason.NO_QUESTION)),
-        gpt=text(entry.get("label"), "label", Reason.NO_ANSWER),
+        human=short_answer(text(entry.get("query"), "query", SourceReason.NO_QUESTION)),
+        gpt=text(entry.get("label"), "label", SourceReason.NO_ANSWER),
     )
 
 
@@ -48,7 +48,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
                         output=output_folder(arguments) / split / f"{split}_{kind}.jsonl",
                         inputs=(path,),
                         input_root=root,
-                        settings=DATASET.settings(),
+                        settings=CONVERTER.settings(),
                         fill=filling(partial(elements, path), partial(convert, split=split, kind=kind)),
                     )
                 )
@@ -59,7 +59,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="chartqa",
     version=1,
     help="ChartQA: questions about charts",

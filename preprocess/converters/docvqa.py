@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from preprocess.converters.core.canonical import Example
-from preprocess.converters.core.converter import Dataset, filling, output_folder
+from preprocess.converters.core.converter import Converter, filling, output_folder
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job
 from preprocess.converters.core.sources import elements, folder, nothing_found
@@ -20,7 +20,7 @@ WITH_QUESTION_TYPES = "_withQT"
 def plan(
     arguments: argparse.Namespace,
     *,
-    dataset: Dataset,
+    dataset: Converter,
     pattern: re.Pattern[str],
     expected: str,
     instead: tuple[str, ...],

@@ -14,22 +14,22 @@ import argparse
 from functools import partial
 
 from preprocess.converters.core.canonical import Example, an_object, identifier, image_path, short_answer, text
-from preprocess.converters.core.converter import Dataset, add_dataset_folder, filling, output_folder
+from preprocess.converters.core.converter import Converter, add_dataset_folder, filling, output_folder
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason
-from preprocess.converters.core.sources import Source, elements, folder, nothing_found
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, elements, folder, nothing_found
 
 SPLITS = ("train", "val_easy", "val_hard")
 
 
-def convert(source: Source, *, split: str) -> Example:
+def convert(source: SourceRecord, *, split: str) -> Example:
     """One question."""
     entry = an_object(source.value)
     return Example(
         id=f"dvqa_{split}_{identifier(entry.get('question_id'), 'question_id')}",
         image=f"DVQA/images/{image_path(entry.get('image'), 'image')}",
-        human=short_answer(text(entry.get("question"), "question", Reason.NO_QUESTION)),
-        gpt=text(entry.get("answer"), "answer", Reason.NO_ANSWER),
+        human=short_answer(text(entry.get("question"), "question", SourceReason.NO_QUESTION)),
+        gpt=text(entry.get("answer"), "answer", SourceReason.NO_ANSWER),
     )
 
 
@@ -43,7 +43,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
             output=output_folder(arguments) / split / f"{split}_qa.jsonl",
             inputs=(path,),
             input_root=root,
-            settings=DATASET.settings(),
+            settings=CONVERTER.settings(),
             fill=filling(partial(elements, path), partial(convert, split=split)),
         )
         for split, path in paths.items()
@@ -51,7 +51,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
     ]
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="dvqa",
     version=1,
     help="DVQA: questions about bar charts",

@@ -23,18 +23,18 @@ from functools import partial
 from pathlib import Path
 
 from preprocess.converters.core import parquet
-from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.converter import Converter
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.sources import SourceRecord
 from preprocess.converters.published import conversion
 from preprocess.converters.published.conversion import Place, Reading, listed
 from preprocess.converters.published.layouts import AUTO, NAMES, ROLES, TEXT, recognised
 
 
-def _rows(path: Path, name: str, columns: list[str]) -> Iterator[Source]:
+def _rows(path: Path, name: str, columns: list[str]) -> Iterator[SourceRecord]:
     for number, row in parquet.rows(path, columns):
-        yield Source(name, f"row {number}", number, row)
+        yield SourceRecord(name, f"row {number}", number, row)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], 
         read = partial(_rows, place.path, place.name, [])
         return conversion.job(
             arguments,
-            DATASET,
+            CONVERTER,
             place,
             read,
             conversion.unread,
@@ -97,7 +97,7 @@ def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], 
     unused = ", ".join(name for name in available if name not in used) or "none"
     return conversion.job(
         arguments,
-        DATASET,
+        CONVERTER,
         place,
         partial(_rows, place.path, place.name, used),
         reading.convert,
@@ -118,7 +118,7 @@ def _min_ratings(arguments: argparse.Namespace) -> dict[str, int]:
     return found
 
 
-DATASET: Dataset = Dataset(
+CONVERTER: Converter = Converter(
     name="parquet",
     version=1,
     help="Parquet with images inside, from the Hub: FineVision, the_cauldron, LLaVA-OneVision and others",

@@ -24,23 +24,23 @@ from preprocess.converters.core.canonical import (
     short_answer,
     text,
 )
-from preprocess.converters.core.converter import Dataset, add_dataset_folder
-from preprocess.converters.core.rejects import Reason
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.converter import Converter, add_dataset_folder
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord
 
 
-def convert(source: Source, *, split: str) -> Example:
+def convert(source: SourceRecord, *, split: str) -> Example:
     """One question."""
     entry = an_object(source.value)
     return Example(
         id=f"infographicsvqa_{split}_{identifier(entry.get('questionId'), 'questionId')}",
         image=f"DocVQA/Infographicsvqa/images/{base_name(entry.get('image_local_name'), 'image_local_name')}",
-        human=short_answer(text(entry.get("question"), "question", Reason.NO_QUESTION)),
+        human=short_answer(text(entry.get("question"), "question", SourceReason.NO_QUESTION)),
         gpt=first_answer(entry.get("answers")),
     )
 
 
-DATASET: Dataset = Dataset(
+CONVERTER: Converter = Converter(
     name="infographics_docvqa",
     version=1,
     help="InfographicsVQA: questions about infographics",
@@ -49,7 +49,7 @@ DATASET: Dataset = Dataset(
     add_arguments=partial(add_dataset_folder, what="the folder with infographicsVQA_train_v1.0.json and so on"),
     plan=lambda arguments: docvqa.plan(
         arguments,
-        dataset=DATASET,
+        dataset=CONVERTER,
         pattern=re.compile(r"infographicsVQA_(train|val|test)_v[0-9.]+(?:_withQT)?\.json"),
         expected="infographicsVQA_train_v1.0.json",
         instead=("qa", "infographicsvqa_qas", "Infographicsvqa", "Infographicsvqa/qa"),

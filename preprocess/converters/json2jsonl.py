@@ -16,7 +16,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.converter import Converter
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job, Sink
 from preprocess.converters.core.json_array import read_array
@@ -87,14 +87,14 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
             output=outputs[path],
             inputs=(path,),
             input_root=root,
-            settings=DATASET.settings(),
+            settings=CONVERTER.settings(),
             fill=partial(fill, path),
         )
         for path in paths
     ]
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="convert_json2jsonl",
     version=1,
     help="any JSON files holding a list of records, to JSONL",

@@ -16,19 +16,19 @@ from preprocess.converters import (
     synthdog_en,
     webdataset,
 )
-from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.converter import Converter
 
-DATASETS: tuple[Dataset, ...] = (
-    ai2d.DATASET,
-    arxivcap.DATASET,
-    arxivqa.DATASET,
-    chartqa.DATASET,
-    sp_docvqa.DATASET,
-    infographics_docvqa.DATASET,
-    dvqa.DATASET,
-    synthdog_en.DATASET,
-    captions.DATASET,
-    hub_parquet.DATASET,
-    webdataset.DATASET,
-    json2jsonl.DATASET,
+CONVERTERS: tuple[Converter, ...] = (
+    ai2d.CONVERTER,
+    arxivcap.CONVERTER,
+    arxivqa.CONVERTER,
+    chartqa.CONVERTER,
+    sp_docvqa.CONVERTER,
+    infographics_docvqa.CONVERTER,
+    dvqa.CONVERTER,
+    synthdog_en.CONVERTER,
+    captions.CONVERTER,
+    hub_parquet.CONVERTER,
+    webdataset.CONVERTER,
+    json2jsonl.CONVERTER,
 )

@@ -25,22 +25,23 @@ import orjson
 from preprocess.converters.core import parquet
 from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION, choose
 from preprocess.converters.core.canonical import IMAGE_TOKEN, Example, ImageFile, an_object, text
-from preprocess.converters.core.converter import Dataset
+from preprocess.converters.core.converter import Converter
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord
+from preprocess.rejects import Rejected
 
 _NAME = re.compile(r"train-([0-9]{5})-of-[0-9]{5}.*\.parquet")
 _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
-def convert(source: Source, *, shard: str, image_prefix: str, seed: int) -> Example:
+def convert(source: SourceRecord, *, shard: str, image_prefix: str, seed: int) -> Example:
     """One page."""
     row = an_object(source.value)
-    answer = text(_text_sequence(row.get("ground_truth")), "gt_parse.text_sequence", Reason.NO_ANSWER)
+    answer = text(_text_sequence(row.get("ground_truth")), "gt_parse.text_sequence", SourceReason.NO_ANSWER)
     data = (row.get("image") or {}).get("bytes")
     if not data:
-        raise Rejected(Reason.NO_IMAGE, "the image has no bytes")
+        raise Rejected(SourceReason.NO_IMAGE, "the image has no bytes")
     suffix = next((name for start, name in _SUFFIXES.items() if data.startswith(start)), ".img")
     path = f"{shard}/{source.number:06d}{suffix}"
     record_id = f"synthdog_en_{shard}_{source.number:06d}"
@@ -54,19 +55,19 @@ def convert(source: Source, *, shard: str, image_prefix: str, seed: int) -> Exam
     )
 
 
-def pages(path: Path) -> Iterator[Source]:
+def pages(path: Path) -> Iterator[SourceRecord]:
     """The rows of a file."""
     for number, row in parquet.rows(path, ["image", "ground_truth"]):
-        yield Source(path.name, f"row {number}", number, row)
+        yield SourceRecord(path.name, f"row {number}", number, row)
 
 
 def _text_sequence(ground_truth: object) -> object:
     if not isinstance(ground_truth, str):
-        raise Rejected(Reason.NO_ANSWER, "ground_truth is missing")
+        raise Rejected(SourceReason.NO_ANSWER, "ground_truth is missing")
     try:
         document = orjson.loads(ground_truth)
     except orjson.JSONDecodeError as error:
-        raise Rejected(Reason.NOT_JSON, f"ground_truth: {error}") from None
+        raise Rejected(SourceReason.NOT_JSON, f"ground_truth: {error}") from None
     parsed = document.get("gt_parse") if isinstance(document, dict) else None
     return parsed.get("text_sequence") if isinstance(parsed, dict) else None
 
@@ -77,11 +78,11 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
     for path in parquet.files_in_range(arguments, _NAME, "train-000NN-of-00084-<hash>.parquet"):
         shard = path.name[: len("train-00000")]
         convert_page = partial(convert, shard=shard, image_prefix=prefix, seed=arguments.seed)
-        jobs.append(parquet.job(arguments, path, DATASET, partial(pages, path), convert_page))
+        jobs.append(parquet.job(arguments, path, CONVERTER, partial(pages, path), convert_page))
     return jobs
 
 
-DATASET = Dataset(
+CONVERTER = Converter(
     name="synthdog_en",
     version=1,
     help="SynthDoG-EN: rendered pages of text, from Parquet",

@@ -27,16 +27,17 @@ from typing import Any, BinaryIO
 import orjson
 
 from preprocess.converters.core.canonical import an_object
-from preprocess.converters.core.converter import Dataset
-from preprocess.converters.core.images import SUFFIXES
+from preprocess.converters.core.converter import Converter
+from preprocess.converters.core.image_store import SUFFIXES
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord
 from preprocess.converters.published import conversion
 from preprocess.converters.published.conversion import Place, Reading
 from preprocess.converters.published.dialogue import Dialogue
 from preprocess.converters.published.layouts import ID, LAYOUTS, TEXT, fitting
 from preprocess.image_files import LARGEST_FILE
+from preprocess.rejects import Rejected
 
 _IMAGE_SUFFIXES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
 _TEXTS = sorted({name for layout in LAYOUTS for name in layout.columns[TEXT]})
@@ -58,7 +59,7 @@ class _Sample:
             return
         if member.size > LARGEST_FILE:
             detail = f"{member.name} has {member.size:,} bytes, expected at most {LARGEST_FILE:,}"
-            self.refused = Rejected(Reason.UNREADABLE_ROW, detail)
+            self.refused = Rejected(SourceReason.UNREADABLE_ROW, detail)
             return
         file = archive.extractfile(member)
         data = b"" if file is None else file.read()
@@ -82,22 +83,22 @@ class _Sample:
         return {**said, "key": self.key, "images": self.images or None}
 
 
-def samples(path: Path, name: str) -> Iterator[Source]:
+def samples(path: Path, name: str) -> Iterator[SourceRecord]:
     """The samples of an archive: the values are objects with "key", "images", and what the text says.
 
     Of one that is no tar file, or is cut or damaged, the last is a reject: the sample in which the damage is, or behind
     which the next member should stand, and all that follow.
     """
     for number, sample in enumerate(_samples(path)):
-        yield Source(name, f"sample {sample.key}", number, sample.record())
+        yield SourceRecord(name, f"sample {sample.key}", number, sample.record())
 
 
-def convert(source: Source, *, id_prefix: str, image_prefix: str) -> Dialogue:
+def convert(source: SourceRecord, *, id_prefix: str, image_prefix: str) -> Dialogue:
     """One sample."""
     record = an_object(source.value)
     layout = fitting(tuple(record), {})
     if layout is None:
-        raise Rejected(Reason.NO_TURNS, f"the sample has no .txt, and no .json with one of {', '.join(_TEXTS)}")
+        raise Rejected(SourceReason.NO_TURNS, f"the sample has no .txt, and no .json with one of {', '.join(_TEXTS)}")
     columns = layout.find(tuple(record), {}) | {ID: "id" if record.get("id") not in (None, "") else "key"}
     reading = Reading(layout=layout, columns=columns, id_prefix=id_prefix, image_prefix=image_prefix)
     return reading.convert(source)
@@ -123,7 +124,7 @@ def _samples(path: Path) -> Iterator[_Sample]:
         # More members of the sample may have stood behind the damage, so it does not count as whole.
         sample = sample or _Sample("at the beginning")
         detail = f"from this sample on the file cannot be read as a tar file: {error}; is the download complete?"
-        sample.refused = Rejected(Reason.UNREADABLE_FILE, detail)
+        sample.refused = Rejected(SourceReason.UNREADABLE_FILE, detail)
     if sample is not None:
         yield sample
 
@@ -144,14 +145,14 @@ def _parsed(data: bytes) -> dict[str, Any]:
     try:
         return dict(an_object(orjson.loads(data)))
     except orjson.JSONDecodeError as error:
-        raise Rejected(Reason.NOT_JSON, f"the .json: {error.msg} at character {error.pos + 1}") from None
+        raise Rejected(SourceReason.NOT_JSON, f"the .json: {error.msg} at character {error.pos + 1}") from None
 
 
 def _decoded(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Rejected(Reason.NOT_UTF8, f"byte {error.start} of the .txt is 0x{data[error.start]:02x}") from None
+        raise Rejected(SourceReason.NOT_UTF8, f"byte {error.start} of the .txt is 0x{data[error.start]:02x}") from None
 
 
 def _plan(arguments: argparse.Namespace) -> list[Job]:
@@ -161,10 +162,10 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
 def _job(arguments: argparse.Namespace, place: Place) -> Job:
     read = partial(samples, place.path, place.name)
     reading = partial(convert, id_prefix=place.id_prefix, image_prefix=conversion.prefix(arguments))
-    return conversion.job(arguments, DATASET, place, read, reading)
+    return conversion.job(arguments, CONVERTER, place, read, reading)
 
 
-DATASET: Dataset = Dataset(
+CONVERTER: Converter = Converter(
     name="webdataset",
     version=1,
     help="WebDataset tars with images, and conversations or captions",

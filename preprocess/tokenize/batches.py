@@ -116,7 +116,7 @@ class BatchEncoder:
             return nothing._replace(image_at=np.zeros(image_begins[-1], np.int64), image_begins=image_begins)
         words = cut(data, lengths, items.kinds)
 
-        ids, counts = self._table.look_up(words, _Source(self._encoder, self._constant_ids, items, failed))
+        ids, counts = self._table.look_up(words, _EncoderWords(self._encoder, self._constant_ids, items, failed))
         ends = np.cumsum(counts)
         # Where the ids of each item begin, and where all end.
         at = np.append((ends - counts)[words.first_of_item[:-1]], ends[-1])
@@ -150,7 +150,7 @@ class _Items:
         return int(np.searchsorted(self.begins, item, side="right")) - 1
 
 
-class _Source(NamedTuple):
+class _EncoderWords(NamedTuple):
     """Where the table gets ids that it does not have, for the items of one batch."""
 
     encoder: Encoder

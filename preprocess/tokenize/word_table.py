@@ -22,7 +22,7 @@ _Ints = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
 
 
-class Source(Protocol):
+class WordSource(Protocol):
     """Where the table gets ids, as bytes of int32, that it does not have."""
 
     def word(self, kind: int, raw: bytes) -> bytes:
@@ -111,7 +111,7 @@ class WordTable:
         self._pool = np.zeros(1 << 16, dtype=np.int32)
         self._pool_used = self._words = 0
 
-    def look_up(self, words: WordList, source: Source) -> tuple[npt.NDArray[np.int32], _Ints]:
+    def look_up(self, words: WordList, source: WordSource) -> tuple[npt.NDArray[np.int32], _Ints]:
         """Ids of all words of a batch, and how many each has: shapes (total,) and (n,)."""
         if self._words > _MOST_WORDS:
             self._slots.fill(0)
@@ -134,7 +134,7 @@ class WordTable:
         return self._pool[np.repeat(places[:, 0] - (ends - counts), counts) + np.arange(ends[-1])], counts
 
     def _find(
-        self, words: WordList, missing: _Ints, whole: set[int], source: Source, hashed: _Hashed, places: _Ints
+        self, words: WordList, missing: _Ints, whole: set[int], source: WordSource, hashed: _Hashed, places: _Ints
     ) -> None:
         """Have missing words encoded, and items that cannot be cut; write down where their ids are."""
         keys, first, second = hashed

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from preprocess.converters.arxivqa_options import find_option, read_options
-from preprocess.converters.core.rejects import Rejected
+from preprocess.rejects import Rejected
 
 OPTIONS = ["It increases.", "It decreases.", "It stays"]
 LETTERED = [["A) ", "B) ", "C) "], ["A. ", "B. ", "C. "], ["A: ", "B:", "C:  "], ["(A) ", "(B) ", "(C) "], ["", "", ""]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import preprocess.converters
-from preprocess.converters.registry import DATASETS
+from preprocess.converters.registry import CONVERTERS
 
 COMMANDS = [
     "ai2d",
@@ -24,7 +24,7 @@ COMMANDS = [
 
 
 def test_the_commands_are_those_of_the_recipe_and_the_help_lists_them(preprocess, tmp_path):
-    assert [dataset.name for dataset in DATASETS] == COMMANDS
+    assert [dataset.name for dataset in CONVERTERS] == COMMANDS
     result = preprocess("-h", into=tmp_path)
     assert result.code == 0
     assert re.findall(r"^    (\w+)", result.out, re.MULTILINE) == [*COMMANDS, "instructions"]

@@ -10,7 +10,7 @@ import pytest
 import preprocess.converters
 import preprocess.preprocess_dataset
 from preprocess.converters.core.job import check, run
-from preprocess.converters.registry import DATASETS
+from preprocess.converters.registry import CONVERTERS
 from preprocess.preprocess_dataset import convert_json2jsonl_main, main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -31,7 +31,7 @@ def test_what_the_table_tells_to_type_only_lacks_the_data(command, tmp_path, mon
 
 
 def test_every_command_has_its_row():
-    for dataset in DATASETS:
+    for dataset in CONVERTERS:
         assert any(dataset.name in command.split()[:2] for command in COMMANDS), dataset.name
 
 
@@ -50,8 +50,8 @@ def test_the_example_of_a_new_dataset_works_as_it_stands(tmp_path, write_json, m
     monkeypatch.setattr(preprocess.converters, "textvqa", module, raising=False)
     registry = {}
     exec((Path(preprocess.converters.__file__).parent / "registry.py").read_text(encoding="utf-8") + line, registry)
-    assert registry["DATASETS"] == (*DATASETS, module.DATASET)
-    monkeypatch.setattr(preprocess.preprocess_dataset, "DATASETS", registry["DATASETS"])
+    assert registry["CONVERTERS"] == (*CONVERTERS, module.CONVERTER)
+    monkeypatch.setattr(preprocess.preprocess_dataset, "CONVERTERS", registry["CONVERTERS"])
     with pytest.raises(SystemExit) as shown:
         main(["textvqa", "-h"])
     assert shown.value.code == 0
@@ -64,8 +64,8 @@ def test_the_example_of_a_new_dataset_works_as_it_stands(tmp_path, write_json, m
     }
     write_json(tmp_path / "data/TextVQA_0.5.1_train.json", {"dataset_type": "train", "data": [entry, {}]})
     parser = argparse.ArgumentParser()
-    module.DATASET.add_arguments(parser)
-    (job,) = module.DATASET.plan(parser.parse_args(["--dataset_folder", str(tmp_path / "data")]))
+    module.CONVERTER.add_arguments(parser)
+    (job,) = module.CONVERTER.plan(parser.parse_args(["--dataset_folder", str(tmp_path / "data")]))
     counts = run(job, overwrite=False)
     assert (counts.read, counts.written, counts.rejected) == (2, 1, {"no_image": 1})
     assert check(job, overwrite=False) == counts

@@ -11,8 +11,8 @@ from preprocess.converters.core import json_array
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.json_array import read_array
 from preprocess.converters.core.json_scan import element_ends
-from preprocess.converters.core.rejects import Rejected
 from preprocess.converters.json2jsonl import one_line
+from preprocess.rejects import Rejected
 
 BLANKS = st.text(alphabet=" \t\r\n", max_size=4)
 KEYS = st.text(max_size=3) | st.sampled_from(["id", "image", "value", '"', "\\", "a\\"])

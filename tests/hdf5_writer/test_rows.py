@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdf5_writer.rows import RowArrays, RowFacts, RowLayout, empty_rows, measure_rows, write_rows
+from hdf5_writer.rows import RowArrays, RowLayout, RowMeasures, empty_rows, measure_rows, write_rows
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample, batch_of, join_batches
 
@@ -22,7 +22,7 @@ def sequence(ids: list[int], spans: list[tuple[int, int]], image_at: int | None)
     return Sample(np.array(ids, dtype=np.int32), spans, () if image_at is None else (image_at,))
 
 
-def write(tokens: Sample, layout: RowLayout, rows: RowArrays, index: int) -> RowFacts:
+def write(tokens: Sample, layout: RowLayout, rows: RowArrays, index: int) -> RowMeasures:
     """One row; a record that cannot be one raises."""
     batch = batch_of(tokens)
     facts, failed = measure_rows(batch, layout)

@@ -125,9 +125,7 @@ def test_a_broken_row_is_found_and_named(
     assert any(found in problem for problem in problems(out))
 
 
-@pytest.mark.parametrize(
-    "name", ["image_start_idx", "schema_version", "tokenizer_digest", "config_digest", "n_examples"]
-)
+@pytest.mark.parametrize("name", ["image_start_idx", "schema_version", "tokenizer_digest", "plan_digest", "n_examples"])
 def test_a_changed_attribute_is_found(out: OutputLayout, name: str) -> None:
     with h5py.File(out.shard(0, 2), "r+") as file:
         file.attrs[name] = "2.0" if name == "schema_version" else 1

@@ -124,7 +124,7 @@ def forged_documents() -> list[tuple[str, Any]]:
     wrong: list[tuple[str, Any]] = [("shards", [{}]), ("shards", "text"), ("rows", "text"), ("counts", [])]
     keys = "image_start_idx num_patches image_size patch_size max_sequence_length pad_id bos_id eos_id vocab_size"
     wrong += [(key, value) for key in keys.split() for value in (None, "text", -5, 1.5, 2**40, [], True)]
-    keys = "tokenizer config config_digest inputs counts tokens lengths rejects shards"
+    keys = "tokenizer config plan_digest inputs counts tokens lengths rejects shards"
     return wrong + [(key, value) for key in keys.split() for value in (None, 7, {"a": 1})]
 
 

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the loaders need torch")
 from transformers import CLIPImageProcessor  # noqa: E402
 from written import IMAGES, PICTURES  # noqa: E402
 
-from loaders.images import ImageError, ImageTransform, read_image  # noqa: E402
+from loaders.image_transform import ImageError, ImageTransform, read_image  # noqa: E402
 from preprocess.images import ImageChecker  # noqa: E402
 from preprocess.rejects import Rejected  # noqa: E402
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor  # noqa: E402
 from written import IMAGES, first, records_of  # noqa: E402
 
 from loaders import LlavaH5Dataset  # noqa: E402
-from loaders.images import PAD_COLOUR, ImageError  # noqa: E402
+from loaders.image_transform import PAD_COLOUR, ImageError  # noqa: E402
 from loaders.lazy import (  # noqa: E402
     DataArguments,
     DataCollatorForSupervisedDataset,

@@ -22,12 +22,12 @@ from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report.__main__ import main as report_main
 from hdf5_writer.report.duplicates import Duplicates, find_duplicates
-from hdf5_writer.report.facts import TaskFacts, fingerprints_every, read_fingerprints
 from hdf5_writer.report.findings import find
-from hdf5_writer.report.images import ImageSample, ImageTally, look_at_images
+from hdf5_writer.report.image_sample import ImageSample, ImageTally, look_at_images
 from hdf5_writer.report.lengths import at_length, empty_lengths, other_lengths, quantiles, recommended_length
 from hdf5_writer.report.page import _tally, write_report
 from hdf5_writer.report.plots import binned
+from hdf5_writer.report.task_statistics import TaskStatistics, fingerprints_every, read_fingerprints
 from hdf5_writer.report.throughput import Throughput
 from hdf5_writer.rows import RowLayout, measure_rows
 from preprocess.samples import Sample, batch_of
@@ -260,7 +260,7 @@ def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
 def test_fingerprints_are_thinned_by_content() -> None:
     assert [fingerprints_every(n) for n in (0, 1, 1_000_000, 1_000_001, 5_000_000)] == [1, 1, 1, 2, 5]
     layout = RowLayout(max_sequence_length=64, num_patches=4, image_start_idx=1, pad_id=0, truncate=True)
-    facts = TaskFacts(every=5)
+    facts = TaskStatistics(every=5)
     for number in [*range(2000), *range(1000)]:
         batch = batch_of(Sample(np.array([1, number, 2], dtype=np.int32), [(1, 3)], (1,)))
         facts.add(batch, measure_rows(batch, layout)[0], ["a.png"])

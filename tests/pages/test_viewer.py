@@ -16,7 +16,7 @@ import pytest
 from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
 from PIL import Image
 
-from hdf5_writer.viewer.compare import SourceIndex, compare_rows
+from hdf5_writer.viewer.compare import RecordIndex, compare_rows
 from hdf5_writer.viewer.dataset import InspectedDataset
 from hdf5_writer.viewer.decoding import Speller, load_speller
 from hdf5_writer.viewer.frames import ChatFrames
@@ -247,4 +247,4 @@ def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, mak
     create(make_config(setup__output_dir=str(tmp_path / "some")), limit=30)
     some = compare_rows(mine, InspectedDataset(tmp_path / "some"), range(55), spellers, 20)
     assert (some.compared, some.differing, some.only_here) == (30, 0, 25)
-    assert SourceIndex(short, mine.files).find("a.jsonl", 9999) is None
+    assert RecordIndex(short, mine.files).find("a.jsonl", 9999) is None

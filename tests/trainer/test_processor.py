@@ -13,7 +13,7 @@ pytest.importorskip("accelerate")
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from loaders.images import ImageTransform  # noqa: E402
+from loaders.image_transform import ImageTransform  # noqa: E402
 from trainer.params import Params  # noqa: E402
 from trainer.processor import find_tokenizer, make_image_processor, make_processor  # noqa: E402
 from trainer.prompt_tokenizer import image_token_id  # noqa: E402

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from preprocess.converters.core.errors import InputError
-from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.reasons import SourceReason
 from preprocess.image_files import is_inside
-from preprocess.rejects import shorten
+from preprocess.rejects import Rejected, shorten
 
 IMAGE_TOKEN = "<image>"
 SHORT_ANSWER = "Answer the question using a single word or phrase."
@@ -83,7 +83,7 @@ def with_options(question: str, options: Sequence[str]) -> str:
         Rejected: NO_OPTIONS, when there are more options than letters.
     """
     if len(options) > len(LETTERS):
-        raise Rejected(Reason.NO_OPTIONS, f"{len(options)} options are more than there are letters")
+        raise Rejected(SourceReason.NO_OPTIONS, f"{len(options)} options are more than there are letters")
     listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     return f"{IMAGE_TOKEN}\n{question}\n{listed}"
 
@@ -93,7 +93,7 @@ def multiple_choice(question: str, options: Sequence[str]) -> str:
     return f"{with_options(question, options)}\n{MULTIPLE_CHOICE}"
 
 
-def text(value: object, name: str, missing: Reason) -> str:
+def text(value: object, name: str, missing: SourceReason) -> str:
     """A text for a turn, without blanks around it.
 
     Args:
@@ -112,7 +112,7 @@ def text(value: object, name: str, missing: Reason) -> str:
     if not stripped:
         raise Rejected(missing, f"{name} is empty")
     if IMAGE_TOKEN in stripped:
-        raise Rejected(Reason.IMAGE_TOKEN_IN_TEXT, f"{name} holds {IMAGE_TOKEN}: {shorten(stripped)}")
+        raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"{name} holds {IMAGE_TOKEN}: {shorten(stripped)}")
     return stripped
 
 
@@ -126,7 +126,7 @@ def identifier(value: object, name: str) -> str:
         return str(value)
     if isinstance(value, str) and value.strip():
         return value.strip()
-    raise Rejected(Reason.NO_ID, f"{name} is {_kind(value)}, expected text or a whole number")
+    raise Rejected(SourceReason.NO_ID, f"{name} is {_kind(value)}, expected text or a whole number")
 
 
 def first_answer(answers: object) -> str:
@@ -136,11 +136,11 @@ def first_answer(answers: object) -> str:
         Rejected: NO_ANSWER; the test splits are published without answers.
     """
     if not isinstance(answers, list):
-        raise Rejected(Reason.NO_ANSWER, f"answers is {_kind(answers)}, expected a list of text")
+        raise Rejected(SourceReason.NO_ANSWER, f"answers is {_kind(answers)}, expected a list of text")
     for answer in answers:
         if isinstance(answer, int) or (isinstance(answer, str) and answer.strip()):
-            return text(answer, "answer", Reason.NO_ANSWER)
-    raise Rejected(Reason.NO_ANSWER, f"none of {len(answers)} answers has text")
+            return text(answer, "answer", SourceReason.NO_ANSWER)
+    raise Rejected(SourceReason.NO_ANSWER, f"none of {len(answers)} answers has text")
 
 
 def an_object(value: object) -> Mapping[str, Any]:
@@ -150,7 +150,7 @@ def an_object(value: object) -> Mapping[str, Any]:
         Rejected: NOT_AN_OBJECT.
     """
     if not isinstance(value, dict):
-        raise Rejected(Reason.NOT_AN_OBJECT, f"found {_kind(value)}, expected an object")
+        raise Rejected(SourceReason.NOT_AN_OBJECT, f"found {_kind(value)}, expected an object")
     return value
 
 
@@ -161,9 +161,11 @@ def image_path(value: object, name: str) -> str:
         Rejected: NO_IMAGE, or IMAGE_OUTSIDE_PREFIX (absolute, `..`, a NUL).
     """
     if not isinstance(value, str) or not value.strip():
-        raise Rejected(Reason.NO_IMAGE, f"{name} is {_kind(value)}, expected a path")
+        raise Rejected(SourceReason.NO_IMAGE, f"{name} is {_kind(value)}, expected a path")
     if not is_inside(value):
-        raise Rejected(Reason.IMAGE_OUTSIDE_PREFIX, f"{name} is {shorten(value, 200)}, no path inside the image folder")
+        raise Rejected(
+            SourceReason.IMAGE_OUTSIDE_PREFIX, f"{name} is {shorten(value, 200)}, no path inside the image folder"
+        )
     return "/".join(part for part in value.split("/") if part not in ("", "."))
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from preprocess.converters.core.canonical import Record
 from preprocess.converters.core.job import Job, Sink
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.sources import SourceRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Converter:
     """A source dataset as a command.
 
     Args:
@@ -40,12 +40,14 @@ class Dataset:
         return {"converter": self.name, "converter_version": self.version, **arguments}
 
 
-def filling(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Record]) -> Callable[[Sink], None]:
+def filling(
+    read: Callable[[], Iterator[SourceRecord]], convert: Callable[[SourceRecord], Record]
+) -> Callable[[Sink], None]:
     """The `fill` of a job that makes one record of each source record."""
     return partial(_fill, read, convert)
 
 
-def _fill(read: Callable[[], Iterator[Source]], convert: Callable[[Source], Record], sink: Sink) -> None:
+def _fill(read: Callable[[], Iterator[SourceRecord]], convert: Callable[[SourceRecord], Record], sink: Sink) -> None:
     sink.convert(read(), convert)
 
 

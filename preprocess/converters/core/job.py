@@ -20,10 +20,10 @@ from preprocess.converters.core.atomic import (
 )
 from preprocess.converters.core.canonical import Record
 from preprocess.converters.core.errors import InputError
-from preprocess.converters.core.images import ImageStore
+from preprocess.converters.core.image_store import ImageStore
 from preprocess.converters.core.receipt import Counts, Origin, Receipt
-from preprocess.converters.core.rejects import Rejected
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.sources import SourceRecord
+from preprocess.rejects import Rejected
 
 _BUFFER = 1 << 18
 
@@ -78,7 +78,7 @@ class Sink:
         self.turns_left_out = 0
         self.rejected: dict[str, int] = {}
 
-    def convert(self, sources: Iterator[Source], convert: Callable[[Source], Record]) -> None:
+    def convert(self, sources: Iterator[SourceRecord], convert: Callable[[SourceRecord], Record]) -> None:
         """Put each source record in, as what `convert` makes of it or as the reject that it raises."""
         for source in sources:
             try:
@@ -101,7 +101,7 @@ class Sink:
         if self._pending_size >= _BUFFER:
             self.flush()
 
-    def reject(self, source: Source, rejected: Rejected) -> None:
+    def reject(self, source: SourceRecord, rejected: Rejected) -> None:
         """List a record that was dropped, and why."""
         reason = rejected.reason.value
         entry = {"file": source.file, "position": source.position, "reason": reason, "detail": rejected.detail}

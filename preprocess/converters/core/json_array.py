@@ -18,7 +18,8 @@ import orjson
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.json_fault import find_fault
 from preprocess.converters.core.json_scan import element_ends
-from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.rejects import Rejected
 
 # Bytes read at a time: a block and what is made of it stay in the cache of a core.
 BLOCK = 1 << 17
@@ -198,7 +199,7 @@ class _Reader:
                 self.fail(after, f"found {_shown(self._text[after : after + 1])}, expected a value: one comma too many")
             fault = find_fault(piece)
             if fault is None:
-                return Rejected(Reason.LONE_SURROGATE, f"{error.msg}; no UTF-8 can hold it")
+                return Rejected(SourceReason.LONE_SURROGATE, f"{error.msg}; no UTF-8 can hold it")
             self.fail(start + fault.byte, fault.message)
 
     def _check_unfinished(self, before: int) -> None:

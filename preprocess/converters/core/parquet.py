@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.converters.core.canonical import Record, image_prefix
-from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, add_seed, filling
+from preprocess.converters.core.converter import Converter, add_output_jsonl_dir, add_seed, filling
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source, folder, nothing_found
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, folder, nothing_found
+from preprocess.rejects import Rejected
 
 # Rows made into Python objects at a time; each may hold many images.
 ROWS = 8
@@ -54,7 +55,7 @@ def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[st
             except (arrow_error, OSError) as error:
                 damage = _damage(error)
             for unread in range(number, end):
-                yield unread, Rejected(Reason.UNREADABLE_ROW, f"row group {group} cannot be read: {damage}")
+                yield unread, Rejected(SourceReason.UNREADABLE_ROW, f"row group {group} cannot be read: {damage}")
             number = end
 
 
@@ -76,7 +77,7 @@ def _opened(path: Path) -> Iterator[Any]:
         file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
     except (arrow_error, OSError) as error:
         detail = f"the file cannot be read as Parquet: {_damage(error)}; is the download complete?"
-        yield Rejected(Reason.UNREADABLE_FILE, detail)
+        yield Rejected(SourceReason.UNREADABLE_FILE, detail)
         return
     with file:
         yield file
@@ -87,9 +88,9 @@ def _row(one: Any) -> dict[str, Any] | Rejected:
     try:
         (row,) = one.to_pylist()
     except UnicodeDecodeError as error:
-        return Rejected(Reason.NOT_UTF8, f"a text holds the byte 0x{error.object[error.start]:02x}")
+        return Rejected(SourceReason.NOT_UTF8, f"a text holds the byte 0x{error.object[error.start]:02x}")
     except (ValueError, OverflowError) as error:
-        return Rejected(Reason.UNREADABLE_ROW, _damage(error))
+        return Rejected(SourceReason.UNREADABLE_ROW, _damage(error))
     found: dict[str, Any] = row
     return found
 
@@ -124,9 +125,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, numbered: str, image_prefi
 def job(
     arguments: argparse.Namespace,
     path: Path,
-    dataset: Dataset,
-    read: Callable[[], Iterator[Source]],
-    convert: Callable[[Source], Record],
+    dataset: Converter,
+    read: Callable[[], Iterator[SourceRecord]],
+    convert: Callable[[SourceRecord], Record],
 ) -> Job:
     """The job for one file: a JSONL file called like it, and its images."""
     # As seen from the JSONL, so that both can be moved together and still count as finished.

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from preprocess.converters.core.rejects import Reason
+from preprocess.converters.core.reasons import SourceReason
 
 FORMAT = 1
 
@@ -28,7 +28,7 @@ class Counts:
     @property
     def all_files_whole(self) -> bool:
         """Whether every input could be read to its end."""
-        return Reason.UNREADABLE_FILE.value not in self.rejected
+        return SourceReason.UNREADABLE_FILE.value not in self.rejected
 
     def __add__(self, other: Counts) -> Counts:
         reasons = sorted({*self.rejected, *other.rejected})

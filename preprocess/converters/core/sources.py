@@ -11,13 +11,14 @@ import orjson
 
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.json_array import read_array
-from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.rejects import Rejected
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceRecord:
     """One record as the owner published it.
 
     `file` is relative to the folder the command was given. `position` reads `line 7` (from 1), `element 7` or `row 7`
@@ -30,7 +31,7 @@ class Source:
     value: Any
 
 
-def elements(path: Path, *, key: str | None = None, bare: bool = True) -> Iterator[Source]:
+def elements(path: Path, *, key: str | None = None, bare: bool = True) -> Iterator[SourceRecord]:
     """The elements of a JSON array, streamed; see `read_array` for `key` and `bare`.
 
     Raises:
@@ -38,7 +39,7 @@ def elements(path: Path, *, key: str | None = None, bare: bool = True) -> Iterat
     """
     for batch in read_array(path, key=key, bare=bare):
         for number, value in enumerate(batch.values, batch.first):
-            yield Source(path.name, f"element {number}", number, value)
+            yield SourceRecord(path.name, f"element {number}", number, value)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -52,20 +53,20 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def json_lines(path: Path) -> Iterator[Source]:
+def json_lines(path: Path) -> Iterator[SourceRecord]:
     """The records of a JSONL file; a line that is not JSON is a reject, not the end."""
     for number, line in lines(path):
-        yield Source(path.name, f"line {number}", number, _parsed(line))
+        yield SourceRecord(path.name, f"line {number}", number, _parsed(line))
 
 
-def tab_separated(path: Path) -> Iterator[Source]:
+def tab_separated(path: Path) -> Iterator[SourceRecord]:
     """The rows of a TSV file without header, each a list of its columns; quotes mean nothing in them."""
     for number, line in lines(path):
         try:
             value: object = line.decode("utf-8").split("\t")
         except UnicodeDecodeError as error:
-            value = Rejected(Reason.NOT_UTF8, f"byte {error.start} of the line is 0x{line[error.start]:02x}")
-        yield Source(path.name, f"line {number}", number, value)
+            value = Rejected(SourceReason.NOT_UTF8, f"byte {error.start} of the line is 0x{line[error.start]:02x}")
+        yield SourceRecord(path.name, f"line {number}", number, value)
 
 
 def _parsed(line: bytes) -> object:
@@ -76,8 +77,8 @@ def _parsed(line: bytes) -> object:
             line.decode("utf-8")
         except UnicodeDecodeError as undecodable:
             at = undecodable.start
-            return Rejected(Reason.NOT_UTF8, f"byte {at} of the line is 0x{line[at]:02x}")
-        return Rejected(Reason.NOT_JSON, f"{error.msg} at character {error.pos + 1}")
+            return Rejected(SourceReason.NOT_UTF8, f"byte {at} of the line is 0x{line[at]:02x}")
+        return Rejected(SourceReason.NOT_JSON, f"{error.msg} at character {error.pos + 1}")
 
 
 def folder(path: Path, argument: str) -> Path:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.rejects import shorten
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.rejects import Rejected, shorten
 
 
 def answer_of(entry: Mapping[str, Any]) -> str:
@@ -23,19 +23,25 @@ def answer_of(entry: Mapping[str, Any]) -> str:
     body = response.get("body") if isinstance(response, dict) else None
     if error or (status is not None and status != 200):
         found = error or body
-        raise Rejected(Reason.HTTP_ERROR, f"status {status}: {shorten(str(found), 200)}")
+        raise Rejected(SourceReason.HTTP_ERROR, f"status {status}: {shorten(str(found), 200)}")
     choices = body.get("choices") if isinstance(body, dict) else None
     if not (isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict)):
-        raise Rejected(Reason.BAD_RESPONSE, f"expected a chat completion with one choice, found {shorten(str(body))}")
+        raise Rejected(
+            SourceReason.BAD_RESPONSE, f"expected a chat completion with one choice, found {shorten(str(body))}"
+        )
     message, finish = choices[0].get("message"), choices[0].get("finish_reason")
     if not isinstance(message, dict):
-        raise Rejected(Reason.BAD_RESPONSE, f"the choice has no message: {shorten(str(choices[0]))}")
+        raise Rejected(SourceReason.BAD_RESPONSE, f"the choice has no message: {shorten(str(choices[0]))}")
     if message.get("refusal") or finish == "content_filter":
-        raise Rejected(Reason.REFUSAL, f"{finish}: {shorten(str(message.get('refusal') or message.get('content')))}")
+        raise Rejected(
+            SourceReason.REFUSAL, f"{finish}: {shorten(str(message.get('refusal') or message.get('content')))}"
+        )
     if finish == "length":
-        raise Rejected(Reason.CUT_OFF, "finish_reason is 'length': the answer reached --max_tokens of the request")
+        raise Rejected(
+            SourceReason.CUT_OFF, "finish_reason is 'length': the answer reached --max_tokens of the request"
+        )
     text = message.get("content")
     if finish != "stop" or not isinstance(text, str):
         detail = f"expected text that ended with 'stop', found finish_reason {finish!r} and {shorten(str(text))}"
-        raise Rejected(Reason.BAD_RESPONSE, detail)
+        raise Rejected(SourceReason.BAD_RESPONSE, detail)
     return text

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.converters.core.canonical import an_object, identifier, image_path, text
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source, elements
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, elements
 from preprocess.converters.instruction_data.contexts import Box, normalised
-from preprocess.rejects import shorten
+from preprocess.rejects import Rejected, shorten
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Photo:
 
     id: str
     image: str
-    source: Source
+    source: SourceRecord
     captions: list[str] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     fault: Rejected | None = None
@@ -42,7 +42,7 @@ class Annotations:
     """
 
     photos: dict[str, Photo] = field(default_factory=dict)
-    unreadable: list[tuple[Source, Rejected]] = field(default_factory=list)
+    unreadable: list[tuple[SourceRecord, Rejected]] = field(default_factory=list)
     elsewhere: int = 0
 
 
@@ -57,7 +57,7 @@ def read_annotations(captions: Path, instances: Path | None) -> Annotations:
         try:
             photo = Photo(identifier(entry.get("id"), "id"), image_path(entry.get("file_name"), "file_name"), source)
             if photo.id in found.photos:
-                raise Rejected(Reason.DUPLICATE_ID, f"an image before it has the id {photo.id} too")
+                raise Rejected(SourceReason.DUPLICATE_ID, f"an image before it has the id {photo.id} too")
         except Rejected as rejected:
             found.unreadable.append((source, rejected))
         else:
@@ -78,7 +78,7 @@ def _read_boxes(path: Path, found: Annotations) -> None:
     for photo in found.photos.values():
         if photo.id not in sizes:
             detail = f"{path.name} does not list the image {photo.id}: are both files of the same split?"
-            photo.fault = photo.fault or Rejected(Reason.NO_IMAGE, detail)
+            photo.fault = photo.fault or Rejected(SourceReason.NO_IMAGE, detail)
     _attach(path, found, add)
 
 
@@ -96,7 +96,7 @@ def _attach(path: Path, found: Annotations, add: Callable[[Photo, Mapping[str, A
             photo.fault = photo.fault or Rejected(rejected.reason, where)
 
 
-def _entries(path: Path, key: str, found: Annotations) -> Iterator[tuple[Source, Mapping[str, Any]]]:
+def _entries(path: Path, key: str, found: Annotations) -> Iterator[tuple[SourceRecord, Mapping[str, Any]]]:
     for source in elements(path, key=key, bare=False):
         try:
             if isinstance(source.value, Rejected):
@@ -108,17 +108,19 @@ def _entries(path: Path, key: str, found: Annotations) -> Iterator[tuple[Source,
 
 def _add_caption(photo: Photo, entry: Mapping[str, Any]) -> None:
     # One line each: some captions of COCO hold line breaks.
-    caption = text(entry.get("caption"), "caption", Reason.NO_CAPTION)
+    caption = text(entry.get("caption"), "caption", SourceReason.NO_CAPTION)
     photo.captions.append(" ".join(line.strip() for line in caption.splitlines()))
 
 
 def _box(entry: Mapping[str, Any], names: Mapping[str, Any], size: tuple[float, float] | None) -> Box:
-    category = text(names.get(str(entry.get("category_id"))), "the category", Reason.BAD_BOX)
+    category = text(names.get(str(entry.get("category_id"))), "the category", SourceReason.BAD_BOX)
     bbox = entry.get("bbox")
     if not (isinstance(bbox, list) and len(bbox) == 4 and not any(math.isnan(_number(value)) for value in bbox)):
-        raise Rejected(Reason.BAD_BOX, f"bbox is {shorten(str(bbox))}, expected [left, top, width, height] in pixels")
+        raise Rejected(
+            SourceReason.BAD_BOX, f"bbox is {shorten(str(bbox))}, expected [left, top, width, height] in pixels"
+        )
     if size is None:
-        raise Rejected(Reason.BAD_BOX, "the image has no width and height above 0")
+        raise Rejected(SourceReason.BAD_BOX, "the image has no width and height above 0")
     return Box(category, normalised(*bbox, of=size))
 
 

@@ -18,9 +18,9 @@ import re
 from dataclasses import dataclass
 
 from preprocess.converters.core.canonical import IMAGE_TOKEN
-from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.reasons import SourceReason
 from preprocess.converters.instruction_data.kinds import Kind
-from preprocess.rejects import shorten
+from preprocess.rejects import Rejected, shorten
 
 SEPARATOR = "==="
 HEADERS = ("Question:", "Answer:")
@@ -50,17 +50,19 @@ def rounds_of(answer: str, kind: Kind) -> tuple[Round, ...]:
         Rejected: ODD_ROUNDS, EMPTY_PART, UNEXPECTED_LAYOUT, REFUSAL or IMAGE_TOKEN_IN_TEXT.
     """
     if not answer.strip():
-        raise Rejected(Reason.EMPTY_PART, "the answer is empty")
+        raise Rejected(SourceReason.EMPTY_PART, "the answer is empty")
     if _REFUSAL.match(answer.strip()):
-        raise Rejected(Reason.REFUSAL, f"the answer begins {shorten(answer.strip())}")
+        raise Rejected(SourceReason.REFUSAL, f"the answer begins {shorten(answer.strip())}")
     if tag := _REASONING_TAG.search(answer):
         detail = f"the answer holds {tag.group()}: start the server so that it returns reasoning apart from the answer"
-        raise Rejected(Reason.UNEXPECTED_LAYOUT, detail)
+        raise Rejected(SourceReason.UNEXPECTED_LAYOUT, detail)
     if not kind.answers_in_rounds:
         return (Round("", _detail(answer)),)
     parts = [_part(block, number) for number, block in enumerate(_blocks(answer))]
     if len(parts) % 2:
-        raise Rejected(Reason.ODD_ROUNDS, f"{len(parts)} parts between the {SEPARATOR}, expected a pair for each round")
+        raise Rejected(
+            SourceReason.ODD_ROUNDS, f"{len(parts)} parts between the {SEPARATOR}, expected a pair for each round"
+        )
     return tuple(Round(question, answered) for question, answered in zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -71,7 +73,7 @@ def check_text(text: str, name: str) -> str:
         Rejected: IMAGE_TOKEN_IN_TEXT: a second `<image>` would be a second image to every trainer.
     """
     if IMAGE_TOKEN in text:
-        raise Rejected(Reason.IMAGE_TOKEN_IN_TEXT, f"{name} holds {IMAGE_TOKEN}: {shorten(text)}")
+        raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"{name} holds {IMAGE_TOKEN}: {shorten(text)}")
     return text
 
 
@@ -89,14 +91,16 @@ def _part(block: str, number: int) -> str:
     """The text of a block, which is a question if `number` is even."""
     header, other = HEADERS[number % 2], HEADERS[1 - number % 2]
     if not block:
-        raise Rejected(Reason.EMPTY_PART, f"there is nothing between two {SEPARATOR}, or before or after one")
+        raise Rejected(SourceReason.EMPTY_PART, f"there is nothing between two {SEPARATOR}, or before or after one")
     if block.startswith(other):
-        raise Rejected(Reason.ODD_ROUNDS, f"part {number + 1} begins with {other!r}, expected {header!r}")
+        raise Rejected(SourceReason.ODD_ROUNDS, f"part {number + 1} begins with {other!r}, expected {header!r}")
     if not block.startswith(header):
-        raise Rejected(Reason.UNEXPECTED_LAYOUT, f"part {number + 1} begins {shorten(block)}, expected {header!r}")
+        raise Rejected(
+            SourceReason.UNEXPECTED_LAYOUT, f"part {number + 1} begins {shorten(block)}, expected {header!r}"
+        )
     text = block.removeprefix(header).strip()
     if not text:
-        raise Rejected(Reason.EMPTY_PART, f"there is nothing after {header!r} of part {number + 1}")
+        raise Rejected(SourceReason.EMPTY_PART, f"there is nothing after {header!r} of part {number + 1}")
     _no_header(text)
     return check_text(text, f"part {number + 1}")
 
@@ -104,7 +108,9 @@ def _part(block: str, number: int) -> str:
 def _detail(answer: str) -> str:
     text = answer.strip()
     if any(line.strip() == SEPARATOR for line in text.split("\n")):
-        raise Rejected(Reason.UNEXPECTED_LAYOUT, f"the answer has a line {SEPARATOR}, expected a description alone")
+        raise Rejected(
+            SourceReason.UNEXPECTED_LAYOUT, f"the answer has a line {SEPARATOR}, expected a description alone"
+        )
     _no_header(text)
     return check_text(text, "the answer")
 
@@ -113,4 +119,4 @@ def _no_header(text: str) -> None:
     """Where a line begins with a header, a separator was forgotten, or rounds were given that nobody asked for."""
     for line in text.split("\n"):
         if line.strip().startswith(HEADERS):
-            raise Rejected(Reason.UNEXPECTED_LAYOUT, f"a line inside a part begins {shorten(line.strip())}")
+            raise Rejected(SourceReason.UNEXPECTED_LAYOUT, f"a line inside a part begins {shorten(line.strip())}")

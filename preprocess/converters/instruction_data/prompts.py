@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from preprocess.converters.core.errors import InputError
-from preprocess.converters.core.rejects import Rejected
 from preprocess.converters.instruction_data.contexts import Box, context
 from preprocess.converters.instruction_data.kinds import Kind
 from preprocess.converters.instruction_data.parse import check_text, rounds_of
+from preprocess.rejects import Rejected
 from preprocess.settings import SHIPPED_DIRS
 
 Text = Annotated[str, Field(min_length=1)]

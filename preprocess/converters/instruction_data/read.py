@@ -11,8 +11,8 @@ import orjson
 from preprocess.converters.core.brief_instructions import choose
 from preprocess.converters.core.canonical import IMAGE_TOKEN, an_object
 from preprocess.converters.core.errors import InputError
+from preprocess.converters.core.reasons import SourceReason
 from preprocess.converters.core.receipt import Counts
-from preprocess.converters.core.rejects import Reason, Rejected
 from preprocess.converters.core.sources import json_lines, lines
 from preprocess.converters.instruction_data import layout, read_report
 from preprocess.converters.instruction_data.answers import answer_of
@@ -20,6 +20,7 @@ from preprocess.converters.instruction_data.file_set import LineFile
 from preprocess.converters.instruction_data.kinds import Kind, parts_of
 from preprocess.converters.instruction_data.parse import Round, rounds_of
 from preprocess.converters.instruction_data.read_report import KindReport
+from preprocess.rejects import Rejected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class _Reading:
         self._read_results(self._open_file(layout.RECORDS))
         for request_id, written in self._written.items():
             if written is None:
-                missing = Rejected(Reason.NO_ANSWER, "no result has this id")
+                missing = Rejected(SourceReason.NO_ANSWER, "no result has this id")
                 self._reject("", "", request_id, missing)
         retries = self._write_retries()
         rejected = dict(sorted(self._rejected.items()))
@@ -103,9 +104,9 @@ class _Reading:
                     entry = an_object(source.value)
                     request_id = entry.get("custom_id")
                     if not isinstance(request_id, str) or request_id not in self._written:
-                        raise Rejected(Reason.UNKNOWN_ID, f"no request has the custom_id {request_id!r}")
+                        raise Rejected(SourceReason.UNKNOWN_ID, f"no request has the custom_id {request_id!r}")
                     if self._written[request_id]:
-                        raise Rejected(Reason.DUPLICATE_ID, "an answer before it is in the records")
+                        raise Rejected(SourceReason.DUPLICATE_ID, "an answer before it is in the records")
                     self._written[request_id] = False
                     kind, image_id = _parts(request_id)
                     rounds = rounds_of(answer_of(entry), kind)

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
+from preprocess.converters.core.reasons import SourceReason
 from preprocess.converters.core.receipt import Counts
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source
+from preprocess.converters.core.sources import SourceRecord
 from preprocess.converters.instruction_data import layout
 from preprocess.converters.instruction_data.coco import Photo, read_annotations
 from preprocess.converters.instruction_data.contexts import context
@@ -23,6 +23,7 @@ from preprocess.converters.instruction_data.cost import Estimate, estimate
 from preprocess.converters.instruction_data.file_set import LineFile
 from preprocess.converters.instruction_data.kinds import Kind, custom_id
 from preprocess.converters.instruction_data.prompts import Message, Prompt
+from preprocess.rejects import Rejected
 
 # Of one file, by the Batch API: 50,000 requests and 200 MB.
 MOST_LINES = 50_000
@@ -81,7 +82,9 @@ def write_requests(plan: RequestPlan, open_file: Callable[[str], LineFile]) -> W
     rejects = list(annotations.unreadable)
     tokens = dict.fromkeys(plan.prompts, Estimate())
     for photo in photos:
-        fault = photo.fault or (None if photo.captions else Rejected(Reason.NO_CAPTION, "the image has no caption"))
+        fault = photo.fault or (
+            None if photo.captions else Rejected(SourceReason.NO_CAPTION, "the image has no caption")
+        )
         if fault is not None:
             rejects.append((photo.source, fault))
             continue
@@ -129,7 +132,9 @@ def _line(request_id: str, body: Mapping[str, Any]) -> bytes:
     return orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _write_rejects(rejects: list[tuple[Source, Rejected]], open_file: Callable[[str], LineFile]) -> dict[str, int]:
+def _write_rejects(
+    rejects: list[tuple[SourceRecord, Rejected]], open_file: Callable[[str], LineFile]
+) -> dict[str, int]:
     """List the rejects in a file, if there are any, and count them by reason."""
     counted: dict[str, int] = {}
     if rejects:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from preprocess.converters.core.canonical import ImageFile, an_object, identifier, image_prefix
-from preprocess.converters.core.converter import Dataset, add_output_jsonl_dir, filling
+from preprocess.converters.core.converter import Converter, add_output_jsonl_dir, filling
 from preprocess.converters.core.errors import InputError
-from preprocess.converters.core.images import named_by_content
+from preprocess.converters.core.image_store import named_by_content
 from preprocess.converters.core.job import Job
-from preprocess.converters.core.rejects import Reason, Rejected
-from preprocess.converters.core.sources import Source, files
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.converters.core.sources import SourceRecord, files
 from preprocess.converters.published.dialogue import Dialogue, with_image_tokens
 from preprocess.converters.published.layouts import ID, IMAGE, TEXT, Layout
+from preprocess.rejects import Rejected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Reading:
     image_prefix: str
     min_ratings: Mapping[str, int] = field(default_factory=dict)
 
-    def convert(self, source: Source) -> Dialogue:
+    def convert(self, source: SourceRecord) -> Dialogue:
         """One row.
 
         Raises:
@@ -73,7 +74,7 @@ def images_of(value: object) -> tuple[ImageFile, ...]:
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes) or not data:
             found = "null" if cell is None else "a path" if isinstance(cell, str) else "without bytes"
-            raise Rejected(Reason.NO_IMAGE, f"image {number} is {found}, expected the bytes of an image")
+            raise Rejected(SourceReason.NO_IMAGE, f"image {number} is {found}, expected the bytes of an image")
         images.append(named_by_content(data))
     return tuple(images)
 
@@ -93,14 +94,14 @@ def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) 
             low |= {place for place, each in enumerate(rating) if each is not None and each < minimum}
         elif isinstance(rating, (int, float)):
             if rating < minimum:
-                raise Rejected(Reason.BELOW_MIN_RATING, f"{column} is {rating}, expected at least {minimum}")
+                raise Rejected(SourceReason.BELOW_MIN_RATING, f"{column} is {rating}, expected at least {minimum}")
         elif rating is not None:
-            raise Rejected(Reason.WRONG_COLUMNS, f"{column} is {type(rating).__name__}, expected numbers")
+            raise Rejected(SourceReason.WRONG_COLUMNS, f"{column} is {type(rating).__name__}, expected numbers")
     if not isinstance(value, list):
         return value, 0
     kept = [turn for place, turn in enumerate(value) if place not in low]
     if value and not kept:
-        raise Rejected(Reason.BELOW_MIN_RATING, f"none of {len(value)} turns is rated as high as {listed(least)}")
+        raise Rejected(SourceReason.BELOW_MIN_RATING, f"none of {len(value)} turns is rated as high as {listed(least)}")
     return kept, len(value) - len(kept)
 
 
@@ -162,10 +163,10 @@ def places(arguments: argparse.Namespace, suffix: str) -> list[Place]:
 
 def job(
     arguments: argparse.Namespace,
-    dataset: Dataset,
+    dataset: Converter,
     place: Place,
-    read: Callable[[], Iterator[Source]],
-    convert: Callable[[Source], Dialogue],
+    read: Callable[[], Iterator[SourceRecord]],
+    convert: Callable[[SourceRecord], Dialogue],
     *,
     note: str = "",
     **settings: str,
@@ -184,7 +185,7 @@ def job(
     )
 
 
-def unread(source: Source) -> Dialogue:
+def unread(source: SourceRecord) -> Dialogue:
     """In place of `Reading.convert` for a file of which no row can be read: there is nothing but a reject."""
     raise TypeError(f"{source.file}: {source.position} is {type(source.value).__name__}, expected a reject")
 

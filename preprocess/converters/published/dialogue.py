@@ -9,7 +9,8 @@ from typing import NamedTuple
 import orjson
 
 from preprocess.converters.core.canonical import IMAGE_TOKEN, ImageFile
-from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.reasons import SourceReason
+from preprocess.rejects import Rejected
 
 HUMAN, GPT, SYSTEM = "human", "gpt", "system"
 
@@ -59,15 +60,17 @@ def with_image_tokens(turns: Sequence[Turn], images: int, *, at_head: bool) -> l
     """
     for number, turn in enumerate(turns, 1):
         if turn.role != HUMAN and IMAGE_TOKEN in turn.text:
-            raise Rejected(Reason.IMAGE_TOKEN_IN_TEXT, f"turn {number}, of {turn.role!r}, holds {IMAGE_TOKEN}")
+            raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"turn {number}, of {turn.role!r}, holds {IMAGE_TOKEN}")
     tokens = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if tokens == images or (images == 1 and tokens > 1):
         return list(turns)
     if not images:
-        raise Rejected(Reason.NO_IMAGE, f"the turns hold {IMAGE_TOKEN}, but there is no image")
+        raise Rejected(SourceReason.NO_IMAGE, f"the turns hold {IMAGE_TOKEN}, but there is no image")
     first = next((number for number, turn in enumerate(turns) if turn.role == HUMAN), None)
     if tokens or not at_head or first is None:
-        raise Rejected(Reason.IMAGE_TOKENS, f"{images} images and {tokens} {IMAGE_TOKEN} in the turns of the user")
+        raise Rejected(
+            SourceReason.IMAGE_TOKENS, f"{images} images and {tokens} {IMAGE_TOKEN} in the turns of the user"
+        )
     said = turns[first].text
     head = "\n".join([IMAGE_TOKEN] * images + ([said] if said else []))
     return [*turns[:first], Turn(HUMAN, head), *turns[first + 1 :]]

@@ -15,9 +15,9 @@ from typing import Any
 
 from preprocess.converters.core.canonical import IMAGE_TOKEN, ImageFile
 from preprocess.converters.core.errors import InputError
-from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.reasons import SourceReason
 from preprocess.converters.published.dialogue import GPT, HUMAN, SYSTEM, Turn
-from preprocess.rejects import shorten
+from preprocess.rejects import Rejected, shorten
 
 ID, IMAGE, TEXT = ROLES = ("id", "image", "text")
 AUTO = "auto"
@@ -97,9 +97,11 @@ def _messages(value: object, images: Images) -> tuple[list[Turn], Images]:
     if not places:
         return turns, images
     if sum(turn.text.count(IMAGE_TOKEN) for turn in turns) != len(places):
-        raise Rejected(Reason.IMAGE_TOKEN_IN_TEXT, f"there are parts that are images, and a text holds {IMAGE_TOKEN}")
+        raise Rejected(
+            SourceReason.IMAGE_TOKEN_IN_TEXT, f"there are parts that are images, and a text holds {IMAGE_TOKEN}"
+        )
     if len(set(places)) != len(images):
-        raise Rejected(Reason.IMAGE_TOKENS, f"{len(images)} images, and {len(set(places))} of them have a part")
+        raise Rejected(SourceReason.IMAGE_TOKENS, f"{len(images)} images, and {len(set(places))} of them have a part")
     return turns, tuple(images[place] for place in places)
 
 
@@ -110,11 +112,15 @@ def _part(part: Mapping[str, Any], number: int, images: int, places: list[int]) 
         return _string(part.get("text"), f"text of a part of turn {number}")
     if kind != "image":
         found = shorten(kind) if isinstance(kind, str) else "missing"
-        raise Rejected(Reason.BAD_TURN, f"a part of turn {number} has the type {found}, expected 'text' or 'image'")
+        raise Rejected(
+            SourceReason.BAD_TURN, f"a part of turn {number} has the type {found}, expected 'text' or 'image'"
+        )
     index = part.get("index")
     place = len(places) if index is None else index
     if type(place) is not int or not 0 <= place < images:
-        raise Rejected(Reason.IMAGE_TOKENS, f"a part of turn {number} is image {place!r:.20}, and there are {images}")
+        raise Rejected(
+            SourceReason.IMAGE_TOKENS, f"a part of turn {number} is image {place!r:.20}, and there are {images}"
+        )
     places.append(place)
     return IMAGE_TOKEN
 
@@ -129,9 +135,9 @@ def _joined(text: str, part: str) -> str:
 def _caption(value: object, images: Images) -> tuple[list[Turn], Images]:
     """A caption answers the image alone: no question is made up."""
     if not isinstance(value, str) or not value.strip():
-        raise Rejected(Reason.NO_CAPTION, "the caption is missing or empty")
+        raise Rejected(SourceReason.NO_CAPTION, "the caption is missing or empty")
     if not images:
-        raise Rejected(Reason.NO_IMAGE, "the row has no image")
+        raise Rejected(SourceReason.NO_IMAGE, "the row has no image")
     return [Turn(HUMAN, ""), Turn(GPT, value.strip())], images
 
 
@@ -218,22 +224,22 @@ def _objects(value: object, name: str) -> Iterator[tuple[int, Mapping[str, Any]]
     """The objects of a list that has some, numbered from 1."""
     if not isinstance(value, list) or not value:
         found = "empty" if value == [] else f"{type(value).__name__}" if value is not None else "missing"
-        raise Rejected(Reason.NO_TURNS, f"{name} is {found}, expected a list")
+        raise Rejected(SourceReason.NO_TURNS, f"{name} is {found}, expected a list")
     for number, item in enumerate(value, 1):
         if not isinstance(item, dict):
-            raise Rejected(Reason.BAD_TURN, f"{number} of {name} is {type(item).__name__}, expected an object")
+            raise Rejected(SourceReason.BAD_TURN, f"{number} of {name} is {type(item).__name__}, expected an object")
         yield number, item
 
 
 def _speaker(value: object, number: int) -> str:
     if not isinstance(value, str) or value not in _SPEAKERS:
         found = shorten(value) if isinstance(value, str) else "missing"
-        raise Rejected(Reason.UNKNOWN_ROLE, f"turn {number} is of {found}, expected {', '.join(_SPEAKERS)}")
+        raise Rejected(SourceReason.UNKNOWN_ROLE, f"turn {number} is of {found}, expected {', '.join(_SPEAKERS)}")
     return _SPEAKERS[value]
 
 
 def _string(value: object, name: str) -> str:
     if not isinstance(value, str):
         found = "missing" if value is None else type(value).__name__
-        raise Rejected(Reason.BAD_TURN, f"{name} is {found}, expected text")
+        raise Rejected(SourceReason.BAD_TURN, f"{name} is {found}, expected text")
     return value

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from hdf5_writer.rows import RowFacts
+from hdf5_writer.rows import RowMeasures
 from preprocess.samples import SampleBatch
 
 # Fingerprints kept over all tasks: of more records, only those whose checksum is divisible by a number, so that all
@@ -33,7 +33,7 @@ def fingerprints_every(records: int) -> int:
     return -(-records // _MOST_FINGERPRINTS) or 1
 
 
-class TaskFacts:
+class TaskStatistics:
     """The notes of one task."""
 
     def __init__(self, every: int) -> None:
@@ -54,7 +54,7 @@ class TaskFacts:
         self._seconds[stage] += now - self._last
         self._last = now
 
-    def add(self, batch: SampleBatch, facts: RowFacts, image_paths: Sequence[str | None]) -> None:
+    def add(self, batch: SampleBatch, facts: RowMeasures, image_paths: Sequence[str | None]) -> None:
         """Note records that became rows."""
         ids = batch.ids.tobytes()
         size = batch.ids.itemsize
@@ -86,5 +86,5 @@ class TaskFacts:
 
 
 def read_fingerprints(facts: dict[str, Any]) -> npt.NDArray[np.void]:
-    """The fingerprints of `TaskFacts.to_json`: shape (n,), dtype `FINGERPRINT`."""
+    """The fingerprints of `TaskStatistics.to_json`: shape (n,), dtype `FINGERPRINT`."""
     return np.frombuffer(base64.b64decode(facts["fingerprints"]), dtype=FINGERPRINT)

@@ -1,11 +1,11 @@
-"""The closed list of reasons for which a source record becomes no conversation, and the exception that carries one."""
+"""The closed list of reasons for which a source record becomes no conversation."""
 
 from __future__ import annotations
 
 from enum import Enum
 
 
-class Reason(str, Enum):
+class SourceReason(str, Enum):
     """Why a source record was rejected; the value is what `*.rejects.jsonl` shows."""
 
     # The record as the file holds it.
@@ -49,12 +49,3 @@ class Reason(str, Enum):
     UNKNOWN_ID = "unknown_id"
     HTTP_ERROR = "http_error"
     BAD_RESPONSE = "bad_response"
-
-
-class Rejected(Exception):
-    """A source record that no conversation is made of; `detail` says what was found."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason.value}: {detail}")
-        self.reason = reason
-        self.detail = detail

@@ -11,9 +11,9 @@ from pathlib import Path
 from preprocess.converters.core.atomic import write_whole
 from preprocess.converters.core.canonical import ImageFile
 from preprocess.converters.core.errors import InputError
-from preprocess.converters.core.rejects import Reason, Rejected
+from preprocess.converters.core.reasons import SourceReason
 from preprocess.image_files import decode_rgb, identified_image, what_was_said
-from preprocess.rejects import shorten
+from preprocess.rejects import Rejected, shorten
 
 # For every format that is decoded.
 SUFFIXES = {
@@ -75,7 +75,9 @@ class ImageStore:
                 check_decodes(image.data)
                 new[image.path] = digest
             elif known != digest:
-                raise Rejected(Reason.IMAGE_NAME_TAKEN, f"another image is already called {shorten(image.path, 200)}")
+                raise Rejected(
+                    SourceReason.IMAGE_NAME_TAKEN, f"another image is already called {shorten(image.path, 200)}"
+                )
         for image in images:
             if image.path in new:
                 self._write(image)
@@ -107,7 +109,7 @@ def named_by_content(data: bytes) -> ImageFile:
         with identified_image(BytesIO(data)) as opened:
             suffix = SUFFIXES[str(opened.format)]
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
-        raise Rejected(Reason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
+        raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
     digest = sha256(data).hexdigest()
     return ImageFile(f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}", data)
 
@@ -121,4 +123,4 @@ def check_decodes(data: bytes) -> None:
     try:
         decode_rgb(BytesIO(data))
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
-        raise Rejected(Reason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
+        raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
