@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.generate import phase_2_records, write_records
+from hdf5_writer.config import build_config
 from hdf5_writer.run import create_dataset
-from preprocess.config import build_config
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart"

@@ -188,7 +188,8 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _run(options: argparse.Namespace, command: str) -> int:
-    from preprocess.config import ConfigError, load_config
+    from hdf5_writer.config import load_config
+    from preprocess.config import ConfigError
 
     config = load_config(options.config, options.overrides)
     if options.dry_run:

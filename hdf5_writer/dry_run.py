@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hdf5_writer.config import Config
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line, find_inputs
 from hdf5_writer.planning.plan import Plan, make_plan
 from hdf5_writer.rows import measure_rows
 from hdf5_writer.stages import Stages, row_layout
-from preprocess.config import Config
 from preprocess.images import require_image_dir
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected

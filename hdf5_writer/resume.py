@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from hdf5_writer.config import Config
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import InputFile
 from hdf5_writer.planning.plan import (
@@ -21,7 +22,7 @@ from hdf5_writer.planning.plan import (
 from hdf5_writer.publish import DamagedError, publish, seal, unseal
 from hdf5_writer.receipts import unfinished_tasks
 from hdf5_writer.stages import Stages, row_layout
-from preprocess.config import Config, ConfigError
+from preprocess.config import ConfigError
 from preprocess.tokenize.tokenizer import load_tokenizer, tokenizer_digest
 
 

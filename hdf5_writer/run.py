@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hdf5_writer.config import Config
 from hdf5_writer.engines.local import run_tasks, warmed_pools
 from hdf5_writer.finish import finish, remove_temporaries
 from hdf5_writer.layout import OutputLayout
@@ -31,7 +32,7 @@ from hdf5_writer.resume import (
 )
 from hdf5_writer.stages import warm_up
 from hdf5_writer.task import TaskDone, run_task
-from preprocess.config import Config, ConfigError
+from preprocess.config import ConfigError
 from preprocess.images import require_image_dir
 
 

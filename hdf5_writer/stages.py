@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hdf5_writer.config import Config
 from hdf5_writer.planning.inputs import LONGEST_LINE, Line
 from hdf5_writer.planning.plan import TokenizerParams
 from hdf5_writer.rows import RowLayout
-from preprocess.config import Config, ConfigError
+from preprocess.config import ConfigError
 from preprocess.conversation import Conversation, read_conversation
 from preprocess.images import ImageChecker
 from preprocess.record_keys import RecordKeys

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from hdf5_writer.config import Config, build_config
 from hdf5_writer.planning.plan import Plan
 from hdf5_writer.run import Outcome, create_dataset
 from hdf5_writer.task import TaskDone
-from preprocess.config import Config, build_config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 QUICKSTART = CHECKOUT / "configs" / "quickstart"

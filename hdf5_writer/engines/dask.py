@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
+from hdf5_writer.config import SetupConfig
 from hdf5_writer.engines.local import without_callers_main
-from preprocess.config import ConfigError, SetupConfig
+from preprocess.config import ConfigError
 
 _SECONDS_TO_CONNECT = 30
 

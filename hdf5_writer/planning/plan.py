@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hdf5_writer import __version__
+from hdf5_writer.config import Config
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.index import IndexDigests, build_index
 from hdf5_writer.planning.inputs import InputFile, RecordReader, find_inputs, input_root
 from hdf5_writer.planning.shuffle import permuted
 from hdf5_writer.publish import digest_of, publish, seal, unseal
 from hdf5_writer.schema import SCHEMA_VERSION
-from preprocess.config import Config, ConfigError
+from preprocess.config import ConfigError
 
 
 class OtherPlanError(ConfigError):

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hdf5_writer.config import Config
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line
 from hdf5_writer.planning.plan import Plan
 from hdf5_writer.stages import Stages, parse_line, warm_tokenizer
-from preprocess.config import Config, ConfigError
+from preprocess.config import ConfigError
 from preprocess.image_files import looks_like_an_image
 from preprocess.images import ImageChecker
 from preprocess.records import parse_record

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import ConfigMaker, SilentProgress, create, output_digests, turn_pair, write_jsonl
 
+from hdf5_writer.config import Config
 from hdf5_writer.run import create_dataset
-from preprocess.config import Config, ConfigError
+from preprocess.config import ConfigError
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'llava-hdf5[dask]'")
 pytestmark = pytest.mark.faults

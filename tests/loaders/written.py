@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 from conftest import QUICKSTART, create, turn_pair, write_jsonl
 
+from hdf5_writer.config import build_config
 from hdf5_writer.layout import OutputLayout
-from preprocess.config import build_config
 
 IMAGES = QUICKSTART / "images"
 PICTURES = sorted(str(path.relative_to(IMAGES)) for path in IMAGES.rglob("*.png"))

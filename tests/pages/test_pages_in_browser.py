@@ -13,11 +13,11 @@ import pytest
 from browser import Browser, start_browser
 from conftest import QUICKSTART, create, needs_shared, shared_folder, turn_pair, write_jsonl
 
+from hdf5_writer.config import build_config
 from hdf5_writer.inspect_hdf5 import main as inspect_main
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.report.page import write_report
 from hdf5_writer.viewer.dataset import InspectedDataset
-from preprocess.config import build_config
 
 WIDTHS = pytest.mark.parametrize("width", [375, 1400])
 HOSTILE = (

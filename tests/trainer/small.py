@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import CHECKOUT, QUICKSTART, create, turn_pair, write_jsonl
 
-from preprocess.config import build_config
+from hdf5_writer.config import build_config
 
 IMAGES = QUICKSTART / "images"
 PICTURES = sorted(str(path.relative_to(IMAGES)) for path in IMAGES.rglob("*.png"))

@@ -15,7 +15,7 @@ from PIL import Image  # noqa: E402
 from small import logged  # noqa: E402
 from transformers import AutoProcessor, LlavaForConditionalGeneration  # noqa: E402
 
-from preprocess.config import load_config  # noqa: E402
+from hdf5_writer.config import load_config  # noqa: E402
 from trainer.run import main  # noqa: E402
 
 

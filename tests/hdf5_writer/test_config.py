@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from conftest import CHECKOUT, ConfigMaker
 
-from preprocess.config import Config, ConfigError, load_config
+from hdf5_writer.config import Config, load_config
+from preprocess.config import ConfigError
 from preprocess.templates import renderer_for
 
 GOOD = """\

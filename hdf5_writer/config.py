@@ -1,0 +1,98 @@
+"""YAML and `section.key=value` overrides → a validated, frozen `Config`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from preprocess.config import ConfigError, DatasetConfig, ProcessorConfig, Section, as_path
+from preprocess.settings import SettingsError, build_settings, find_file, read_settings
+
+
+class DaskConfig(Section):
+    """Which Dask cluster to use."""
+
+    scheduler_address: Annotated[str, Field(min_length=1)] | None = None
+
+
+class SetupConfig(Section):
+    """Where the data is, where it goes, how the work is cut."""
+
+    input_dir: Path
+    output_dir: Path
+    processes: Annotated[int, Field(ge=1)] | None = None
+    samples_per_shard: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    shuffle: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    max_reject_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    verify: Literal["sampled", "full"] = "sampled"
+    engine: Literal["local", "dask"] = "local"
+    dask: DaskConfig = DaskConfig()
+
+    @field_validator("input_dir", "output_dir", mode="before")
+    @classmethod
+    def _expand(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("it is empty, expected a path")
+        return as_path(value)
+
+
+class Config(Section):
+    """The whole configuration of one run of `create_hdf5_dataset`."""
+
+    setup: SetupConfig
+    processor: ProcessorConfig
+    dataset: DatasetConfig
+
+    def row_keys(self) -> dict[str, Any]:
+        """The keys that decide rows and their order, as plain JSON; folders, processes and limits are not among them.
+
+        The tokenizer's name is left out too: what decides ids is its content, which has a digest of its own.
+        """
+        setup = self.setup.model_dump(include={"samples_per_shard", "shuffle", "seed"})
+        if not self.setup.shuffle:
+            setup.pop("seed")
+        processor = self.processor.model_dump(exclude={"tokenizer_type"})
+        dataset = self.dataset.model_dump(exclude={"image_dir"})
+        return {"setup": setup, "processor": processor, "dataset": dataset}
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole config as plain JSON types, as `data_params.json` shows it."""
+        return self.model_dump(mode="json")
+
+
+def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
+    """Read and validate a config.
+
+    Args:
+        name: path of a YAML file, or the name of a shipped config.
+        overrides: `section.key=value` strings, see `settings.read_settings`.
+
+    Raises:
+        ConfigError: unreadable file, YAML that does not parse, unknown or duplicate keys, wrong types or values.
+    """
+    try:
+        path = find_file(name, "--config", "*preproc*.yaml", "quickstart.yaml")
+        return read_settings(Config, path, overrides, example="processor.max_sequence_length=4096")
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+
+
+def build_config(values: Mapping[str, Mapping[str, Any]], source: str, config_dir: Path) -> Config:
+    """Validate plain values; `${config_dir}` in strings becomes the folder of the config file.
+
+    Args:
+        values: section → key → value.
+        source: where they come from, for messages.
+        config_dir: the folder of the config file.
+
+    Raises:
+        ConfigError: the first thing that is wrong, with its key.
+    """
+    try:
+        return build_settings(Config, values, source, config_dir)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
