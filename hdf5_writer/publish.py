@@ -1,10 +1,8 @@
-"""Files that are whole or absent, and JSON documents and pages that carry a checksum of themselves."""
+"""Files of the output folder, written whole; JSON documents and pages that carry a checksum of themselves."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import orjson
 
 from hdf5_writer.layout import OutputLayout
+from preprocess.atomic_files import write_atomically
 from preprocess.regular_files import NotRegularError, read_regular
 
 
@@ -20,32 +19,8 @@ class DamagedError(ValueError):
 
 
 def publish(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file so that its name never stands for less than all of it, whatever is killed when.
-
-    Written under a temporary name in the same folder, synced, renamed; then the folder is synced.
-
-    Raises:
-        OSError: no space, no permission, …; the temporary file is removed and `path` is as it was.
-    """
-    temporary = OutputLayout.temporary(path)
-    try:
-        with temporary.open("xb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say of what
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a file of the output folder under a `temporary` name, and rename it; see `write_atomically`."""
+    write_atomically(path, chunks, OutputLayout.temporary(path))
 
 
 def seal(document: dict[str, Any], *, indent: bool = False) -> bytes:

@@ -32,6 +32,7 @@ STAGES = [
 LEAVES = [
     "preprocess.splitmix64",
     "preprocess.regular_files",
+    "preprocess.atomic_files",
     "preprocess.image_files",
     "hdf5_writer.schema",
     "hdf5_writer.layout",

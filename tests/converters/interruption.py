@@ -3,7 +3,7 @@
 import os
 import signal
 
-from preprocess.converters.core import atomic, job
+from preprocess.converters.core import job
 from preprocess.preprocess_dataset import main
 
 
@@ -28,5 +28,5 @@ def killed_at(step, arguments):
         return act
 
     os.replace, os.fsync, os.unlink = dying(os.replace), dying(os.fsync), dying(os.unlink)
-    atomic.write_all = job.write_all = dying(atomic.write_all)
+    job.write_all = dying(job.write_all)
     os._exit(main(arguments))

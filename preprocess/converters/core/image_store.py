@@ -8,7 +8,7 @@ from hashlib import blake2b, sha256
 from io import BytesIO
 from pathlib import Path
 
-from preprocess.converters.core.atomic import write_whole
+from preprocess.atomic_files import partial_path, write_atomically
 from preprocess.converters.core.canonical import ImageFile
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.reasons import SourceReason
@@ -94,7 +94,7 @@ class ImageStore:
                 f"{target} exists with other content; use another --output_image_dir, or --overwrite to replace it"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, image.data, writer=self._writer, flush=False)
+        write_atomically(target, [image.data], partial_path(target, self._writer), sync=False)
 
 
 def named_by_content(data: bytes) -> ImageFile:

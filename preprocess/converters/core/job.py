@@ -11,13 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from preprocess.converters.core.atomic import (
-    partial_path,
-    remove_partials,
-    sync_folder,
-    write_all,
-    write_whole,
-)
+from preprocess.atomic_files import partial_path, remove_partials, sync_folder, write_all, write_atomically
 from preprocess.converters.core.canonical import Record
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.image_store import ImageStore
@@ -182,7 +176,8 @@ def run(job: Job, *, overwrite: bool) -> Counts:
         else:
             job.rejects.unlink(missing_ok=True)
             rejects.unlink()
-        write_whole(job.receipt, Receipt(origin, counts, output_size, rejects_size).to_bytes())
+        receipt = Receipt(origin, counts, output_size, rejects_size).to_bytes()
+        write_atomically(job.receipt, [receipt], partial_path(job.receipt))
         os.replace(output, job.output)
         sync_folder(job.output.parent)
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from preprocess.converters.core.atomic import partial_path, sync_folder, write_all, write_whole
+from preprocess.atomic_files import partial_path, sync_folder, write_all, write_atomically
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.receipt import Counts, Origin
 
@@ -145,7 +145,7 @@ class FileSet:
             # Older files go first: beside the new receipt they would look finished.
             for path in self.existing():
                 path.unlink()
-            write_whole(self.receipt, self._receipt(origin, counts, files))
+            write_atomically(self.receipt, [self._receipt(origin, counts, files)], partial_path(self.receipt))
             for file in files:
                 os.replace(file.aside, file.path)
             for folder in {file.path.parent for file in files}:

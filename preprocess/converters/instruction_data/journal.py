@@ -10,6 +10,7 @@ from types import TracebackType
 
 import orjson
 
+from preprocess.atomic_files import write_all
 from preprocess.converters.core.errors import InputError
 
 _START = b'{"custom_id":'  # of each line that `send` writes
@@ -57,9 +58,7 @@ class Journal:
         Raises:
             OSError: the disk is full, …
         """
-        left = memoryview(b"".join(line + b"\n" for line in lines))
-        while left:
-            left = left[self._file.write(left) or 0 :]
+        write_all(self._file, b"".join(line + b"\n" for line in lines))
         os.fsync(self._file)
 
     def _read(self) -> int:
