@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,15 +11,20 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from trainer.segment_attention import is_flattened, segment_attention
+
 
 class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-call]
     """LLaVA that takes batches of `loaders` instead of prompts with image tokens.
+
+    Fixed batches have `has_image`; free ones (packed rows, several images) have `segment_ids` and what goes with them.
 
     Modules, parameters and what `save_pretrained` writes are those of the parent class, so a saved folder is loaded
     with `LlavaForConditionalGeneration.from_pretrained`, which also has `generate`.
 
     Attributes:
-        image_start_idx: position of the first image slot; there are as many slots as the vision model makes patches.
+        image_start_idx: of fixed rows, the position of the first image slot; there are as many slots as the vision
+            model makes patches.
     """
 
     # For the Hugging Face Trainer: `forward` divides by the number of labels it is told, so that the gradients of
@@ -31,10 +37,15 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         text_input_ids: Tensor,
         key_padding_mask: Tensor,
         image_data: Tensor,
-        has_image: Tensor,
+        has_image: Tensor | None = None,
         labels: Tensor | None = None,
         loss_mask: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        image_rows: Tensor | None = None,
+        image_starts: Tensor | None = None,
+        image_slots: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits, or with `labels` and `loss_mask` the loss.
 
@@ -42,17 +53,41 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
             text_input_ids: (B, T) integers.
             key_padding_mask: (B, T), 1 where not to attend.
             image_data: (B, 3, image_size, image_size) floats; what stands there for a row without image has no effect.
-            has_image: (B,) bool.
+                Of a free batch (N, 3, image_size, image_size): the images of all rows; N may be 0.
+            has_image: (B,) bool, of a fixed batch.
             labels: (B, T) integers: the next token of each position. They are shifted already.
             loss_mask: (B, T), 1 where the label counts.
             num_items_in_batch: what the sum of the losses is divided by; None divides by the labels that count, here.
+            position_ids: (B, T) integers, of a free batch: from 0 in each sample.
+            segment_ids: (B, T) integers, of a free batch: 1, 2, … for each sample of a row, 0 for padding. Attention
+                stays inside a segment.
+            image_rows, image_starts, image_slots: (N,) integers, of a free batch: row, first position and number of
+                slots of each image.
 
         Returns:
             Without labels `logits` (B, T, vocabulary) in the dtype of the computation; with labels `loss`, a float32
             scalar, and no logits: they are computed where a label counts only, in phase 1 a few dozen positions
             of 2048.
+
+        Raises:
+            ValueError: the arguments are those of neither kind of batch.
         """
-        hidden = self._hidden_states(text_input_ids, key_padding_mask, image_data, has_image)
+        if has_image is not None:
+            hidden = self._hidden_states(text_input_ids, key_padding_mask, image_data, has_image)
+        elif (
+            position_ids is None
+            or segment_ids is None
+            or image_rows is None
+            or image_starts is None
+            or image_slots is None
+        ):
+            raise ValueError(
+                "a fixed batch has has_image; a free one position_ids, segment_ids, image_rows, image_starts and "
+                "image_slots; neither is given in full"
+            )
+        else:
+            embeds = self._embed_free(text_input_ids, image_data, image_rows, image_starts, image_slots)
+            hidden = self._hidden_states_of_segments(embeds, key_padding_mask, position_ids, segment_ids)
         if labels is None or loss_mask is None:
             return CausalLMOutputWithPast(logits=self.lm_head(hidden))
         counts = loss_mask.bool()
@@ -81,6 +116,39 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
             position_ids=(attended.long().cumsum(dim=1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state
+
+    def _embed_free(
+        self,
+        text_input_ids: Tensor,
+        image_data: Tensor,
+        image_rows: Tensor,
+        image_starts: Tensor,
+        image_slots: Tensor,
+    ) -> Tensor:
+        """Embeddings of a free batch, with image features in their slots: (B, T, hidden size)."""
+        embeds = self.get_input_embeddings()(text_input_ids.long())
+        images = len(image_data)
+        # A batch without images must use the projector too, or DDP waits for its gradients: they are 0 then.
+        pixels = image_data if images else image_data.new_zeros((1, *image_data.shape[1:]))
+        features = self._image_features(pixels)[:images].to(embeds.dtype)
+        slots = torch.arange(features.shape[1], device=embeds.device)
+        places = (image_rows.long() * embeds.shape[1] + image_starts.long())[:, None] + slots
+        filled = slots < image_slots[:, None]
+        return embeds.flatten(0, 1).index_put((places[filled],), features[filled]).view_as(embeds)  # type: ignore[no-any-return]
+
+    def _hidden_states_of_segments(
+        self, embeds: Tensor, key_padding_mask: Tensor, position_ids: Tensor, segment_ids: Tensor
+    ) -> Tensor:
+        """Last hidden states of the language model: (B, T, hidden size), each sample as if it were alone."""
+        text_model: Any = self.model.language_model
+        implementation: str = text_model.config._attn_implementation
+        attention = segment_attention(implementation, segment_ids, key_padding_mask, embeds.dtype)
+        positions = position_ids.long()
+        shape = embeds.shape
+        if is_flattened(implementation):
+            embeds, positions = embeds.flatten(0, 1)[None], positions.flatten()[None]
+        states = text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False, **attention)
+        return states.last_hidden_state.view(shape)  # type: ignore[no-any-return]
 
     def _image_features(self, image_data: Tensor) -> Tensor:
         """Projected patch features, without the class token's: (B, patches, hidden size of the language model)."""

@@ -1,0 +1,72 @@
+"""`segment_ids` of a batch → what keeps attention inside a sample, for each implementation of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def segment_attention(implementation: str, segment_ids: Tensor, key_padding_mask: Tensor, dtype: torch.dtype) -> Any:
+    """Keyword arguments of a text model's forward that confine each position to its own sample.
+
+    transformers recognises packed rows from `position_ids` alone only in a batch of one row without a mask; so they
+    are told here. With variable lengths the batch must be flattened to one row, see `is_flattened`.
+
+    Args:
+        implementation: "sdpa", "eager", or any of FlashAttention.
+        segment_ids: (B, T) integers: 1, 2, … for each sample of a row, 0 for padding.
+        key_padding_mask: (B, T), 1 where not to attend.
+        dtype: of the hidden states.
+
+    Returns:
+        `attention_mask`; with FlashAttention also `cu_seq_lens_q`, `max_length_q` and the same of k
+        (`FlashAttentionKwargs` of transformers/modeling_flash_attention_utils.py).
+    """
+    if not is_flattened(implementation):
+        return {"attention_mask": block_mask(segment_ids, key_padding_mask, _computed_in(dtype, segment_ids.device))}
+    bounds, longest = sequence_bounds(segment_ids)
+    lengths = {f"cu_seq_lens_{side}": bounds for side in "qk"} | {f"max_length_{side}": longest for side in "qk"}
+    return {"attention_mask": None, **lengths}
+
+
+def is_flattened(implementation: str) -> bool:
+    """Whether an implementation takes the samples of a batch one behind the other, in one row of B * T positions."""
+    return "flash" in implementation
+
+
+def block_mask(segment_ids: Tensor, key_padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The additive mask of causal attention inside each segment: (B, 1, T, T), 0 or the dtype's lowest number.
+
+    Additive, because `eager` adds whatever mask it is given: of a boolean one it would make +1 and +0.
+
+    Every position attends to itself, so that no line of the mask is empty, which softmax would spread over all
+    positions: padding, and the slots of an image that failed, which nothing else attends to.
+    """
+    length = segment_ids.shape[1]
+    allowed = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (key_padding_mask == 0)[:, None, :]
+    allowed = allowed.tril_()
+    allowed.diagonal(dim1=1, dim2=2).fill_(True)
+    mask = torch.zeros((len(segment_ids), 1, length, length), dtype=dtype, device=segment_ids.device)
+    return mask.masked_fill_(~allowed[:, None], torch.finfo(dtype).min)
+
+
+def sequence_bounds(segment_ids: Tensor) -> tuple[Tensor, int]:
+    """Where each sample begins and ends in the flattened batch, and the longest.
+
+    The padding of a row counts as a sample of its own, so that the flattened batch keeps its B * T positions.
+
+    Returns:
+        (samples + 1,) int32, from 0 to B * T; and a number of positions.
+    """
+    begins = torch.ones_like(segment_ids, dtype=torch.bool)
+    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    starts = torch.nonzero(begins.flatten())[:, 0]
+    bounds = torch.cat([starts, starts.new_tensor([segment_ids.numel()])]).to(torch.int32)
+    return bounds, int(bounds.diff().max())
+
+
+def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Autocast would turn a float32 mask into its own dtype again in every layer."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
