@@ -9,22 +9,20 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from preprocess.square_images import pad_to_square
+
 SIZE = 336
 # Of CLIP; `loaders.image_transform` has the sources. Not imported from there: the limit is to be no more than Pillow.
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
-_PAD_COLOUR = (122, 116, 104)
 
 
 def pillow_pixels(file: Path | IO[bytes], aspect_ratio: str) -> Any:
     """What anyone would write: (3, 336, 336) float16."""
     with Image.open(file) as opened:
         image = opened.convert("RGB")
-    if aspect_ratio == "pad" and image.width != image.height:
-        edge = max(image.size)
-        square = Image.new("RGB", (edge, edge), _PAD_COLOUR)
-        square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
-        image = square
+    if aspect_ratio == "pad":
+        image = pad_to_square(image)
     short = min(image.size)
     width, height = (int(SIZE * edge / short) for edge in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

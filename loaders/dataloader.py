@@ -19,11 +19,11 @@ from loaders.data_dir import DataDirError
 from loaders.dataset import Folders, LlavaH5Dataset, OnImageError
 from loaders.global_batches import ConsecutiveBatches, GlobalBatches
 from loaders.grouping import ModalityBatches
-from loaders.image_transform import AspectRatio
 from loaders.mixture import MixtureOrder
 from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
 from loaders.samples import Sample
 from loaders.shard_reader import BLOCK_ROWS
+from preprocess.square_images import AspectRatio
 
 _log = logging.getLogger(__name__)
 

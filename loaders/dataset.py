@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 from loaders.blocks import Array, Block, gather
 from loaders.collate import Collator
 from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
-from loaders.image_transform import AspectRatio, ImageError, ImageTransform, read_image
+from loaders.image_transform import ImageError, ImageTransform, read_image
 from loaders.samples import Sample, Samples, WithoutLoss
 from loaders.shard_reader import BLOCK_ROWS, ShardReader
 from preprocess.image_files import is_inside
+from preprocess.square_images import AspectRatio
 
 OnImageError = Literal["raise", "blank"]
 Folders = str | Path | Sequence[str | Path]

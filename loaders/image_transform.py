@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,11 @@ from PIL import Image
 
 from preprocess.image_files import opened_image, what_was_said
 from preprocess.regular_files import open_regular
+from preprocess.square_images import CLIP_MEAN, PAD_COLOUR, AspectRatio, pad_to_square
 
-# OPENAI_CLIP_MEAN and OPENAI_CLIP_STD of transformers.image_utils.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+# OPENAI_CLIP_STD of transformers.image_utils.
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# As the authors compute the colour that `pad` fills up with: process_images in haotian-liu/LLaVA, llava/mm_utils.py.
-PAD_COLOUR = tuple(int(x * 255) for x in CLIP_MEAN)
 
-AspectRatio = Literal["square", "pad"]
 _BITS: dict[torch.dtype, type[np.signedinteger[Any]]] = {
     torch.float16: np.int16,
     torch.bfloat16: np.int16,
@@ -36,7 +33,7 @@ class ImageTransform:
     """Resize, crop, rescale and normalise as the LLaVA authors do for CLIP.
 
     `square` resizes the shorter edge to the size and cuts out the centre; `pad` first makes the image square with
-    bars of the mean colour (`expand2square`). EXIF orientation is not applied: the authors do not.
+    bars of the mean colour (`pad_to_square`). EXIF orientation is not applied: the authors do not.
     """
 
     def __init__(self, image_size: int, aspect_ratio: AspectRatio, dtype: torch.dtype = torch.float16) -> None:
@@ -97,14 +94,12 @@ class ImageTransform:
         size = self.image_size
         width, height = image.size
         if self.aspect_ratio == "pad" and width > height:
-            # Bars above and below: a constant row stays constant when its width is resized.
+            # `pad_to_square` with bars above and below: a constant row stays constant when its width is resized.
             canvas = Image.new("RGB", (size, width), PAD_COLOUR)
             canvas.paste(_resized(image, size, height), (0, (width - height) // 2))
             return _resized(canvas, size, size)
         if self.aspect_ratio == "pad" and height > width:
-            canvas = Image.new("RGB", (height, height), PAD_COLOUR)
-            canvas.paste(image, ((height - width) // 2, 0))
-            return _resized(canvas, size, size)
+            return _resized(pad_to_square(image), size, size)
         # get_resize_output_image_size of transformers: the longer edge is rounded down.
         if width <= height:
             tall = int(size * height / width)

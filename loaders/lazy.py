@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from loaders.image_transform import AspectRatio, ImageTransform, read_image
+from loaders.image_transform import ImageTransform, read_image
 from preprocess.config import DatasetConfig
 from preprocess.conversation import read_conversation
 from preprocess.images import ImageChecker
 from preprocess.record_keys import RecordKeys
 from preprocess.records import UTF8_BOM, parse_record
 from preprocess.rejects import Rejected
+from preprocess.square_images import AspectRatio, pad_to_square
 from preprocess.templates import renderer_for
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -251,7 +252,7 @@ class _ImageReader:
     def _processed(self, opened: Image.Image) -> torch.Tensor:
         image = opened.convert("RGB")
         if self._aspect_ratio == "pad":
-            image = _expand2square(image, tuple(int(x * 255) for x in self._processor.image_mean))
+            image = pad_to_square(image, tuple(int(x * 255) for x in self._processor.image_mean))
         pixels: torch.Tensor = self._processor.preprocess(image, return_tensors="pt")["pixel_values"][0]
         return pixels
 
@@ -260,17 +261,6 @@ class _ImageReader:
             return self._transform.blank()
         size = self._processor.crop_size
         return torch.zeros(3, size["height"], size["width"])
-
-
-def _expand2square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """haotian-liu/LLaVA, llava/mm_utils.py: bars of a colour on both sides of the shorter edge."""
-    width, height = image.size
-    if width == height:
-        return image
-    edge = max(width, height)
-    square = Image.new(image.mode, (edge, edge), colour)
-    square.paste(image, ((edge - width) // 2, (edge - height) // 2))
-    return square
 
 
 def _read_records(path: Path) -> list[tuple[str, Any]]:

@@ -34,6 +34,7 @@ LEAVES = [
     "preprocess.regular_files",
     "preprocess.atomic_files",
     "preprocess.image_files",
+    "preprocess.square_images",
     "hdf5_writer.schema",
     "hdf5_writer.layout",
     "hdf5_writer.publish",

@@ -18,7 +18,8 @@ from hdf5_writer.viewer.dataset import InspectedDataset, Row
 from hdf5_writer.viewer.decoding import Speller, load_speller
 from hdf5_writer.viewer.frames import ChatFrames
 from hdf5_writer.viewer.runs import Run, row_runs
-from hdf5_writer.viewer.thumbnails import AspectRatio, Thumbnail, Thumbnails
+from hdf5_writer.viewer.thumbnails import Thumbnail, Thumbnails
+from preprocess.square_images import AspectRatio
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import base64
 import io
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
@@ -14,10 +14,8 @@ from preprocess.image_files import decode_rgb
 from preprocess.images import ImageChecker
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Rejected
+from preprocess.square_images import AspectRatio, pad_to_square
 
-AspectRatio = Literal["square", "pad"]
-# CLIP's mean colour, which the LLaVA authors fill up with (`expand2square`, llava/mm_utils.py).
-_MEAN_COLOUR = (122, 116, 104)
 _SIDE = 168
 
 
@@ -60,5 +58,5 @@ class Thumbnails:
     def _as_model_sees(self, image: Image.Image) -> Image.Image:
         box = (_SIDE, _SIDE)
         if self._aspect_ratio == "pad":
-            return ImageOps.pad(image, box, Image.Resampling.BICUBIC, color=_MEAN_COLOUR)
+            return pad_to_square(ImageOps.contain(image, box, Image.Resampling.BICUBIC))
         return ImageOps.fit(image, box, Image.Resampling.BICUBIC)

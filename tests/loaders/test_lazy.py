@@ -17,13 +17,14 @@ from transformers import AutoTokenizer, CLIPImageProcessor  # noqa: E402
 from written import IMAGES, first, records_of  # noqa: E402
 
 from loaders import LlavaH5Dataset  # noqa: E402
-from loaders.image_transform import PAD_COLOUR, ImageError  # noqa: E402
+from loaders.image_transform import ImageError  # noqa: E402
 from loaders.lazy import (  # noqa: E402
     DataArguments,
     DataCollatorForSupervisedDataset,
     LazySupervisedDataset,
     make_supervised_data_module,
 )
+from preprocess.square_images import PAD_COLOUR  # noqa: E402
 from preprocess.tokenize.tokenizer import load_tokenizer  # noqa: E402
 
 TOKENIZER = QUICKSTART / "tokenizer"
