@@ -1,4 +1,4 @@
-"""An image file → the pixels that CLIP sees, equal bit for bit to `transformers.CLIPImageProcessor`."""
+"""An image file → the pixels that CLIP sees, equal bit for bit to the CLIP image processor of transformers with Pillow."""
 
 from __future__ import annotations
 

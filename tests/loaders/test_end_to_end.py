@@ -14,9 +14,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the loaders need torch")
 
+from clip_processor import clip_processor  # noqa: E402
 from conftest import CHECKOUT, QUICKSTART  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import CLIPImageProcessor  # noqa: E402
 from written import Written, first, read_written  # noqa: E402
 
 from loaders import ImageError, create_dataloader  # noqa: E402
@@ -38,7 +38,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 def pixels_of(path: Path, aspect_ratio: str, dtype: Any) -> Any:
-    processor = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    processor = clip_processor()
     image = Image.open(path).convert("RGB")
     if aspect_ratio == "pad":
         edge = max(image.size)

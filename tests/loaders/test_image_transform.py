@@ -14,7 +14,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the loaders need torch")
 
-from transformers import CLIPImageProcessor  # noqa: E402
+from clip_processor import clip_processor  # noqa: E402
 from written import IMAGES, PICTURES  # noqa: E402
 
 from loaders.image_transform import ImageError, ImageTransform, read_image  # noqa: E402
@@ -26,7 +26,7 @@ SIZE = 336
 
 @pytest.fixture(scope="module")
 def processor() -> Any:
-    return CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    return clip_processor(SIZE)
 
 
 def authors_pixels(path: Path, aspect_ratio: str, processor: Any) -> Any:

@@ -11,9 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the loaders need torch")
 
+from clip_processor import clip_processor  # noqa: E402
 from conftest import QUICKSTART, needs_shared, shared_folder, turn_pair, write_jsonl  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import AutoTokenizer, CLIPImageProcessor  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
 from written import IMAGES, first, records_of  # noqa: E402
 
 from loaders import LlavaH5Dataset  # noqa: E402
@@ -112,7 +113,7 @@ def test_a_tokenizer_that_is_not_the_one_in_its_folder_is_refused(records: Path)
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 @pytest.mark.parametrize("with_processor", [True, False])
 def test_images_are_the_processors(records: Path, aspect_ratio: Any, with_processor: bool) -> None:
-    processor = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    processor = clip_processor()
     arguments = DataArguments(
         image_folder=IMAGES,
         image_aspect_ratio=aspect_ratio,
@@ -137,7 +138,7 @@ def test_no_processor_is_handed_what_the_shards_refuse(tmp_path: Path) -> None:
     record = {"image": "page.png", "conversations": turn_pair("<image>\nWhat is this?", "A page.")}
     path = write_jsonl(tmp_path / "records.jsonl", [record])
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
-    arguments = DataArguments(image_folder=tmp_path, image_processor=CLIPImageProcessor())
+    arguments = DataArguments(image_folder=tmp_path, image_processor=clip_processor(224))
     with pytest.raises(ImageError, match="cannot identify the format"):
         LazySupervisedDataset(path, TOKENIZER, arguments)[0]
 
