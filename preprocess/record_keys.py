@@ -15,6 +15,8 @@ from preprocess.rejects import Reason, Rejected, shorten
 MEDIA_KEYS = frozenset(
     f"{medium}{plural}" for medium in ("image", "video", "audio", "speech", "point_cloud") for plural in ("", "s")
 )
+# What a list of images is called, besides the name that the config gives.
+IMAGES = "images"
 # Names beyond the bounds below are counted together under this one.
 OTHER_KEYS = "(other keys)"
 _MOST_NAMES = 100
@@ -61,7 +63,7 @@ class RecordKeys:
                 found_there = shorten(value) if type(value) is str else json_type(value)
                 raise Rejected(
                     Reason.UNSUPPORTED_MEDIA,
-                    f"{name!r} is {found_there}, but a row takes text and the image under {self.image!r} only",
+                    f"{name!r} is {found_there}, but a row takes text and the images under {self.image!r} only",
                 )
         return found.names
 
@@ -71,7 +73,7 @@ class RecordKeys:
         return {}
 
     def _split(self, keys: tuple[str, ...]) -> _Unused:
-        unused = [name for name in keys if name not in ("id", self.image, self.turns)]
+        unused = [name for name in keys if name not in ("id", self.image, IMAGES, self.turns)]
         names = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in unused[:_MOST_NAMES]]
         return _Unused(
             media=tuple(name for name in unused if name in MEDIA_KEYS),

@@ -18,17 +18,21 @@ class Reason(str, Enum):
     NO_TURNS = "no_turns"
     BAD_TURN = "bad_turn"
     UNKNOWN_ROLE = "unknown_role"
+    SYSTEM_NOT_FIRST = "system_not_first"
+    NO_PLACE_FOR_SYSTEM = "no_place_for_system"
     ROLE_ORDER = "role_order"
     ODD_TURNS = "odd_turns"
     EMPTY_QUESTION = "empty_question"
     EMPTY_ANSWER = "empty_answer"
     NOT_ONE_ROUND = "not_one_round"
-    # The image as the record names it.
+    # The images as the record names them.
     IMAGE_NOT_A_PATH = "image_not_a_path"
-    MORE_THAN_ONE_IMAGE = "more_than_one_image"
+    IMAGES_NAMED_TWICE = "images_named_twice"
+    TOO_MANY_IMAGES = "too_many_images"
     IMAGE_WITHOUT_TOKEN = "image_without_token"
     TOKEN_WITHOUT_IMAGE = "token_without_image"
     TOKEN_OUTSIDE_FIRST_TURN = "token_outside_first_turn"
+    TOKEN_OUTSIDE_HUMAN_TURN = "token_outside_human_turn"
     TEXT_ONLY_IN_PLAIN = "text_only_in_plain"
     # The image on disk.
     IMAGE_OUTSIDE = "image_outside"

@@ -18,6 +18,7 @@ STAGES = [
     "preprocess.config",
     "preprocess.records",
     "preprocess.record_keys",
+    "preprocess.record_images",
     "preprocess.conversation",
     "preprocess.image_files",
     "preprocess.images",

@@ -62,12 +62,15 @@ REJECTED_RECORDS: dict[Reason, Any] = {
     Reason.NO_TURNS: {"conversations": []},
     Reason.BAD_TURN: {"conversations": ["Q", "A"]},
     Reason.UNKNOWN_ROLE: {"conversations": [{"from": "user", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+    Reason.SYSTEM_NOT_FIRST: {"conversations": [*turn_pair("Q", "A"), {"from": "system", "value": "S"}]},
+    Reason.NO_PLACE_FOR_SYSTEM: {"conversations": [{"from": "system", "value": "S"}, *turn_pair("Q", "A")]},
     Reason.ROLE_ORDER: {"conversations": [{"from": "human", "value": "Q"}, {"from": "human", "value": "A"}]},
     Reason.ODD_TURNS: {"conversations": [*turn_pair("Q", "A"), {"from": "human", "value": "Q"}]},
     Reason.EMPTY_QUESTION: {"conversations": turn_pair("", "A")},
     Reason.EMPTY_ANSWER: {"conversations": turn_pair("Q", "")},
     Reason.IMAGE_NOT_A_PATH: {"image": 3, "conversations": turn_pair("<image>Q", "A")},
-    Reason.MORE_THAN_ONE_IMAGE: {"image": [IMAGE, IMAGE], "conversations": turn_pair("<image>Q", "A")},
+    Reason.TOO_MANY_IMAGES: {"image": [IMAGE, IMAGE], "conversations": turn_pair("<image>Q", "A")},
+    Reason.IMAGES_NAMED_TWICE: {"image": IMAGE, "images": [IMAGE], "conversations": turn_pair("<image>Q", "A")},
     Reason.IMAGE_WITHOUT_TOKEN: {"image": IMAGE, "conversations": turn_pair("Q", "A")},
     Reason.TOKEN_WITHOUT_IMAGE: {"conversations": turn_pair("<image>Q", "A")},
     Reason.TOKEN_OUTSIDE_FIRST_TURN: {"image": IMAGE, "conversations": turn_pair("<image>Q", "<image>")},
@@ -115,7 +118,8 @@ def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_pat
         file.truncate(LONGEST_LINE + 1)
     create(make_config(), overwrite=True)
     assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.LINE_TOO_LONG.value]
-    elsewhere = {Reason.SUPERVISED_AT_DUMMY_IMAGE, Reason.SKIPPED}  # in test_features and below
+    # In test_conversation, test_features and below.
+    elsewhere = {Reason.TOKEN_OUTSIDE_HUMAN_TURN, Reason.SUPERVISED_AT_DUMMY_IMAGE, Reason.SKIPPED}
     here = {Reason.TEXT_ONLY_IN_PLAIN, Reason.NOT_ONE_ROUND, Reason.NOTHING_SUPERVISED, Reason.LINE_TOO_LONG}
     assert set(Reason) == {*REJECTED_LINES, *REJECTED_RECORDS, *here, *elsewhere}
 

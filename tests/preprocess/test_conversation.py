@@ -13,6 +13,7 @@ from preprocess.rejects import Reason, Rejected
 KEYS = RecordKeys()
 HUMAN = {"from": "human", "value": "Q"}
 GPT = {"from": "gpt", "value": "A"}
+SYSTEM = {"from": "system", "value": "S"}
 
 
 def read(record: dict[str, Any], **options: Any) -> Conversation:
@@ -60,7 +61,9 @@ def test_a_line_that_is_no_json_object_is_rejected(line: bytes, reason: Reason) 
         ({"conversations": [HUMAN, GPT, HUMAN]}, Reason.ODD_TURNS),
         ({"conversations": [HUMAN, HUMAN]}, Reason.ROLE_ORDER),
         ({"conversations": [GPT, GPT, HUMAN]}, Reason.ROLE_ORDER),
-        ({"conversations": [{"from": "system", "value": "S"}, HUMAN, GPT]}, Reason.UNKNOWN_ROLE),
+        ({"conversations": [SYSTEM, HUMAN, GPT]}, Reason.NO_PLACE_FOR_SYSTEM),
+        ({"conversations": [HUMAN, SYSTEM, GPT]}, Reason.SYSTEM_NOT_FIRST),
+        ({"conversations": [{"from": "system", "value": 7}, HUMAN, GPT]}, Reason.BAD_TURN),
         ({"conversations": [{"value": "S"}, GPT]}, Reason.UNKNOWN_ROLE),
         ({"conversations": [{"from": ["human"], "value": "S"}, GPT]}, Reason.UNKNOWN_ROLE),
         ({"conversations": ["Q", "A"]}, Reason.BAD_TURN),
@@ -75,8 +78,14 @@ def test_a_line_that_is_no_json_object_is_rejected(line: bytes, reason: Reason) 
         ({"image": "a.png", "conversations": turn_pair("Q", "A")}, Reason.IMAGE_WITHOUT_TOKEN),
         ({"conversations": turn_pair("<image>\nQ", "A")}, Reason.TOKEN_WITHOUT_IMAGE),
         ({"conversations": turn_pair("Q", "see <image>")}, Reason.TOKEN_WITHOUT_IMAGE),
-        ({"image": ["a.png", "b.png"], "conversations": turn_pair("<image>", "A")}, Reason.MORE_THAN_ONE_IMAGE),
-        ({"image": [["a.png", "b.png"]], "conversations": turn_pair("<image>", "A")}, Reason.MORE_THAN_ONE_IMAGE),
+        ({"image": ["a.png", "b.png"], "conversations": turn_pair("<image>", "A")}, Reason.TOO_MANY_IMAGES),
+        ({"images": ["a.png", "b.png"], "conversations": turn_pair("<image>", "A")}, Reason.TOO_MANY_IMAGES),
+        (
+            {"image": "a.png", "images": ["a.png"], "conversations": turn_pair("<image>", "A")},
+            Reason.IMAGES_NAMED_TWICE,
+        ),
+        ({"image": [["a.png"]], "conversations": turn_pair("<image>", "A")}, Reason.IMAGE_NOT_A_PATH),
+        ({"images": [7], "conversations": turn_pair("<image>", "A")}, Reason.IMAGE_NOT_A_PATH),
         ({"image": "a.png", "conversations": turn_pair("<image>", "<image>")}, Reason.TOKEN_OUTSIDE_FIRST_TURN),
         (
             {"image": "a.png", "conversations": turn_pair("Q", "A") + turn_pair("<image>", "A")},
@@ -111,7 +120,85 @@ def test_an_absent_null_or_empty_image_makes_a_text_only_record(image: object) -
 
 
 def test_a_list_of_one_image_is_that_image() -> None:
-    assert read({"image": ["a.png"], "conversations": turn_pair("<image>", "A")}).images == ("a.png",)
+    for image in ({"image": ["a.png"]}, {"image": ["a.png", None]}, {"images": ["a.png"]}, {"images": "a.png"}):
+        found = read({**image, "conversations": turn_pair("<image>", "A")})
+        assert (found.images, found.image_token, found.unused_keys) == (("a.png",), "", ())
+
+
+def test_several_images_stand_where_their_tokens_do() -> None:
+    turns = [*turn_pair("<image>Q1", "A1"), *turn_pair("<image> or <image>?", "A2"), *turn_pair(" Q3", "A3")]
+    for image_in_front in (True, False):
+        found = read({"images": ["a", "b", "a"], "conversations": turns}, max_images=3, image_in_front=image_in_front)
+        assert found.rounds == [("<image>Q1", "A1"), ("<image> or <image>?", "A2"), (" Q3", "A3")]
+        assert (found.images, found.image_token, found.image_moved) == (("a", "b", "a"), "<image>", False)
+
+
+def test_a_token_alone_in_its_question_moves_to_its_front_with_the_templates_of_llava() -> None:
+    turns = [*turn_pair(" Q1 <image> end\n", "A1"), *turn_pair("\n<image>", "A2"), *turn_pair(" Q3", "A3")]
+    record = {"image": ["a", "b"], "conversations": turns}
+    found = read(record, max_images=2)
+    assert found.rounds == [("<image>\nQ1  end", "A1"), ("<image>", "A2"), (" Q3", "A3")]
+    assert found.image_moved
+    found = read(record, max_images=2, image_in_front=False)
+    assert found.rounds == [(" Q1 <image> end\n", "A1"), ("\n<image>", "A2"), (" Q3", "A3")]
+    assert not found.image_moved
+
+
+def test_one_image_stands_where_its_token_does_with_other_templates() -> None:
+    record = {"image": "a", "conversations": [*turn_pair("Q1", "A1"), *turn_pair("Q2 <image>\n", "A2")]}
+    found = read(record, image_in_front=False)
+    assert found.rounds == [("Q1", "A1"), ("Q2 <image>\n", "A2")]
+    assert (found.image_token, found.image_moved) == ("<image>", False)
+    assert read({"conversations": turn_pair("Q", "A")}, image_in_front=False).image_token == ""
+
+
+@pytest.mark.parametrize("image_in_front", [True, False])
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        (turn_pair("Q", "A"), Reason.IMAGE_WITHOUT_TOKEN),
+        (turn_pair("<image>", "A"), Reason.IMAGE_WITHOUT_TOKEN),
+        (turn_pair("<image><image><image>", "A"), Reason.TOKEN_WITHOUT_IMAGE),
+        (turn_pair("<image>", "<image>"), Reason.TOKEN_OUTSIDE_HUMAN_TURN),
+        ([{"from": "system", "value": "<image>"}, *turn_pair("<image>", "A")], Reason.TOKEN_OUTSIDE_HUMAN_TURN),
+    ],
+)
+def test_each_of_several_images_needs_its_token(turns: list[Any], reason: Reason, image_in_front: bool) -> None:
+    record = {"image": ["a", "b"], "conversations": turns}
+    assert reason_of(record, max_images=2, takes_system=True, image_in_front=image_in_front) is reason
+
+
+def test_the_tokens_of_one_image_are_counted_where_they_are_not_merged() -> None:
+    record = {"image": "a", "conversations": turn_pair("<image><image>", "A")}
+    assert read(record).image_moved
+    assert reason_of(record, image_in_front=False) is Reason.TOKEN_WITHOUT_IMAGE
+    assert reason_of({"conversations": turn_pair("Q", "<image>")}, image_in_front=False) is Reason.TOKEN_WITHOUT_IMAGE
+
+
+def test_a_thousand_images_are_read_or_rejected_by_their_number() -> None:
+    record = {"image": ["a"] * 1000, "conversations": turn_pair("<image>" * 1000, "A")}
+    assert len(read(record, max_images=1000).images) == 1000
+    assert reason_of(record, max_images=999) is Reason.TOO_MANY_IMAGES
+
+
+def test_plain_takes_one_image_whatever_the_limit() -> None:
+    record = {"image": ["a", "b"], "conversations": turn_pair("<image><image>", "A")}
+    assert reason_of(record, only_one_round=True, max_images=2) is Reason.TOO_MANY_IMAGES
+
+
+def test_the_system_text_is_that_of_the_first_turn() -> None:
+    found = read({"conversations": [SYSTEM, *turn_pair("Q", "A")]}, takes_system=True)
+    assert (found.system, found.rounds, found.first_turn_skipped) == ("S", [("Q", "A")], False)
+    found = read({"conversations": [SYSTEM, GPT, *turn_pair("Q", "A")]}, takes_system=True)
+    assert (found.system, found.rounds, found.first_turn_skipped) == ("S", [("Q", "A")], True)
+    assert reason_of({"conversations": [SYSTEM, SYSTEM, HUMAN, GPT]}, takes_system=True) is Reason.SYSTEM_NOT_FIRST
+    assert reason_of({"conversations": [SYSTEM]}, takes_system=True) is Reason.NO_TURNS
+
+
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_a_system_turn_without_text_is_none(text: str | None) -> None:
+    found = read({"conversations": [{"from": "system", "value": text}, HUMAN, GPT]})
+    assert (found.system, found.rounds) == (None, [("Q", "A")])
 
 
 @pytest.mark.parametrize(
@@ -163,6 +250,20 @@ def test_rounds_without_an_answer_are_left_out_and_the_image_goes_to_the_next() 
     found = read({"image": "a.png", "conversations": IMAGE_ROUNDS})
     assert (found.rounds, found.rounds_dropped, found.images) == ([("Q2", "A2"), ("Q5", "A5")], 3, ("a.png",))
     assert read({"conversations": turn_pair("Q", "A")}).rounds_dropped == 0
+
+
+def test_images_in_place_of_a_round_that_is_left_out_go_to_the_next() -> None:
+    turns = [*turn_pair("<image> Q1 <image>", ""), *turn_pair("Q2", "A2"), *turn_pair("<image>", "A3")]
+    found = read({"image": ["a", "b", "c"], "conversations": turns}, max_images=3)
+    assert found.rounds == [("<image>\n<image>\nQ2", "A2"), ("<image>", "A3")]
+    assert (found.images, found.rounds_dropped) == (("a", "b", "c"), 1)
+
+
+def test_images_in_place_of_a_last_round_without_an_answer_reject_the_record() -> None:
+    record = {"image": "a", "conversations": [*turn_pair("Q1", "A1"), *turn_pair("<image>", "")]}
+    assert reason_of(record, image_in_front=False) is Reason.EMPTY_ANSWER
+    kept = read(record, image_in_front=False, empty_answer="keep")
+    assert kept.rounds == [("Q1", "A1"), ("<image>", "")]
 
 
 def test_rounds_without_an_answer_can_be_kept_or_reject_the_record() -> None:

@@ -20,8 +20,6 @@ TURNS = {"conversations": turn_pair("Q", "A")}
         ({"videos": ["a.mp4"]}, KEYS),
         ({"audio": {"path": "a.wav"}}, KEYS),
         ({"audios": [None, "a.wav"]}, KEYS),
-        ({"images": ["x.jpg"]}, KEYS),
-        ({"image": "x.jpg", "images": ["x.jpg", "y.jpg"]}, KEYS),
         ({"image": "x.jpg"}, RecordKeys(image="images")),
     ],
 )
