@@ -6,11 +6,13 @@ import re
 import orjson
 import pytest
 import yaml
-from conftest import CHECKOUT
+from conftest import CHECKOUT, needs_shared, shared_folder
+from tokenizers import Tokenizer
 
 from converters.instruction_data.coco_files import dog, write_coco
 from converters.interruption import contents, killed_at
 from preprocess.converters.instruction_data import requests as requests_module
+from preprocess.converters.instruction_data.cost import tokens_of
 from preprocess.converters.instruction_data.kinds import Kind, parts_of
 from preprocess.converters.instruction_data.prompts import load_prompt
 
@@ -146,12 +148,22 @@ def test_the_cost_is_said_before_anything_is_sent(requests):
         int(number.replace(",", ""))
         for number in re.search(r"6 requests, about ([\d,]+) tokens sent and ([\d,]+) ret", result.out).groups()
     )
-    characters = sum(len(m["content"]) for line in sent(requests.out) for m in line["body"]["messages"])
-    assert characters / 6 < sent_tokens < characters / 3
     assert 0 < expected <= 600
     assert "(at most 600)" in result.out
     about = sent_tokens / 1000 + expected / 500
     assert f"about {about:,.2f}, at most {sent_tokens / 1000 + 1.2:,.2f}" in result.out
+
+
+@needs_shared("tokenizers")
+@needs_shared("conversations")
+@pytest.mark.parametrize("folder", ["llama3", "qwen2_5", "llama2-json"])
+def test_the_estimate_is_near_what_tokenizers_of_models_say(requests, folder):
+    known = shared_folder("conversations") / "llava_caps_boxes_80.jsonl"
+    requests([json.loads(line) for line in known.open("rb")])
+    tokenizer = Tokenizer.from_file(str(shared_folder("tokenizers") / folder / "tokenizer.json"))
+    texts = [message["content"] for line in sent(requests.out) for message in line["body"]["messages"]]
+    counted = sum(len(each.ids) for each in tokenizer.encode_batch(texts, add_special_tokens=False))
+    assert 0.8 < sum(map(tokens_of, texts)) / counted < 1.1
 
 
 def test_the_same_command_again_does_nothing_and_another_one_is_refused(requests):
