@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.converters.core.canonical import an_object, identifier, image_path, text
+from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.reasons import SourceReason
 from preprocess.converters.core.sources import SourceRecord, elements
 from preprocess.converters.instruction_data.contexts import Box, normalised
@@ -50,7 +51,7 @@ def read_annotations(captions: Path, instances: Path | None) -> Annotations:
     """Read both files, or the captions alone.
 
     Raises:
-        InputError: a file is not such JSON, with the byte.
+        InputError: a file is not such JSON, with the byte; or the two have no image in common.
     """
     found = Annotations()
     for source, entry in _entries(captions, "images", found):
@@ -64,12 +65,14 @@ def read_annotations(captions: Path, instances: Path | None) -> Annotations:
             found.photos[photo.id] = photo
     _attach(captions, found, _add_caption)
     if instances is not None:
-        _read_boxes(instances, found)
+        _read_boxes(instances, found, captions)
     return found
 
 
-def _read_boxes(path: Path, found: Annotations) -> None:
+def _read_boxes(path: Path, found: Annotations, captions: Path) -> None:
     sizes = {str(entry.get("id")): _size(entry) for _, entry in _entries(path, "images", found)}
+    if found.photos and not found.photos.keys() & sizes.keys():
+        raise InputError(f"{path} lists no image of {captions}; give both files of the same split")
     names = {str(entry.get("id")): entry.get("name") for _, entry in _entries(path, "categories", found)}
 
     def add(photo: Photo, entry: Mapping[str, Any]) -> None:
@@ -77,7 +80,7 @@ def _read_boxes(path: Path, found: Annotations) -> None:
 
     for photo in found.photos.values():
         if photo.id not in sizes:
-            detail = f"{path.name} does not list the image {photo.id}: are both files of the same split?"
+            detail = f"{path.name} does not list the image {photo.id}"
             photo.fault = photo.fault or Rejected(SourceReason.NO_IMAGE, detail)
     _attach(path, found, add)
 

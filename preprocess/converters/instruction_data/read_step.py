@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
         image_prefix=image_prefix(arguments.image_prefix),
         seed=arguments.seed,
     )
+    if asked_again := {path.resolve() for path in plan.results} & {path.resolve() for path in plan.requests}:
+        raise InputError(f"--results has {asked_again.pop()}, which holds requests; give the files of their answers")
     if not plan.requests or not plan.images.is_file():
         raise nothing_found("--requests_dir", asked, f"{layout.REQUESTS} with {layout.IMAGES}")
     files = FileSet(
@@ -91,7 +93,7 @@ def _report(outcome: ReadOutcome, written_to: Path) -> None:
         if report.requests:
             print(f"  {report.sentence(kind)}")
     if outcome.retries:
-        print(f"  {outcome.retries:,} requests have no record: {written_to / layout.RETRY} holds them, to send again")
+        print(f"  requests without a record: {outcome.retries:,}; {written_to / layout.RETRY} holds them")
 
 
 def _counted(counts: Counts, written_to: Path) -> str:

@@ -7,6 +7,7 @@ Says how many tokens they are likely to take, and with --price_per_million what 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the files; made if missing")
     names = [kind.value for kind in Kind]
     parser.add_argument("--kinds", nargs="+", choices=names, default=names, help="what to ask for (default: all)")
-    parser.add_argument("--model", required=True, help="the model's name at the endpoint")
+    parser.add_argument("--model", type=_name, required=True, help="the model's name at the endpoint")
     parser.add_argument("--prompts", type=Path, help="folder with your own conversation.yaml, detail.yaml, ...")
     parser.add_argument("--limit", type=_above_zero, help="take this many images, drawn by --seed and their ids")
     parser.add_argument("--seed", type=int, default=0, help="of the draw by --limit (default: 0)")
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--body", default="{}", help="further fields of each request, as JSON: '{\"temperature\": 0.7}'"
     )
     parser.add_argument(
-        "--price_per_million", type=float, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens"
+        "--price_per_million", type=_price, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens"
     )
     parser.add_argument("--overwrite", action="store_true", help="write the files again that are there already")
 
@@ -147,3 +148,16 @@ def _above_zero(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
+
+
+def _price(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no price")
+    return value
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text

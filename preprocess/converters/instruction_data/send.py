@@ -103,6 +103,7 @@ class _Sending:
             api_key=endpoint.key or "none",  # the client wants some text
             base_url=endpoint.base_url,
             max_retries=0,
+            timeout=None,  # that of the endpoint is for a whole answer
             default_headers={"Connection": "close"},
         )
         async with client:

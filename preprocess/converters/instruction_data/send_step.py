@@ -52,11 +52,19 @@ def run(arguments: argparse.Namespace) -> None:
     if find_spec("openai") is None:
         raise InputError("the openai package is missing; pip install 'llava-hdf5[openai]'")
     endpoint = Endpoint(arguments.base_url, _key(arguments), arguments.in_flight, arguments.timeout, arguments.retries)
+    if arguments.base_url is not None and not arguments.base_url.startswith(("http://", "https://")):
+        raise InputError(f"--base_url is {arguments.base_url}, expected an address such as http://localhost:8000/v1")
+    if arguments.results.is_dir():
+        raise InputError(f"--results is {arguments.results}, a folder; give a file, such as results.jsonl in it")
     paths = _request_files(arguments.requests)
     ids = _check(paths)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     with Journal(arguments.results) as journal:
         left = ids - journal.done
+        if not left:
+            again = "to ask again, give another --results"
+            print(f"{arguments.results}: {len(ids):,} requests, all answered earlier; {again}")
+            return
         sent = send_all((one for one in _requests(paths) if one["custom_id"] in left), len(left), journal, endpoint)
     print(
         f"{arguments.results}: {len(ids):,} requests = {len(ids) - len(left):,} answered earlier + "
@@ -100,6 +108,8 @@ def _check(paths: list[Path]) -> set[str]:
             if request["custom_id"] in seen:
                 raise InputError(f"{where}: its custom_id stands in an earlier line; send each request once")
             seen.add(request["custom_id"])
+    if not seen:
+        raise InputError(f"{paths[0]} holds no request; give files that `requests` wrote")
     return seen
 
 

@@ -220,6 +220,26 @@ def test_arguments_that_cannot_be_are_one_sentence(requests, arguments, message)
     assert not requests.out.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--price_per_million", "-1", "2"], "-1 is no price"), (["--model", " "], "it is empty")],
+)
+def test_values_that_cannot_be_are_a_usage_error(requests, arguments, message):
+    result = requests([dog()], *arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert not requests.out.exists()
+
+
+def test_files_of_two_splits_are_one_sentence(preprocess, tmp_path):
+    captions, _ = write_coco(tmp_path / "train", [dog(1)])
+    _, instances = write_coco(tmp_path / "val", [dog(2)])
+    command = ["instructions", "requests", "--captions", captions, "--instances", instances, "--model", "m"]
+    result = preprocess(*command, "--output_dir", tmp_path / "out", into=tmp_path / "out")
+    assert result.code == 2
+    assert "give both files of the same split" in result.err
+
+
 def test_boxes_are_asked_for_where_a_kind_needs_them(preprocess, tmp_path):
     captions, _ = write_coco(tmp_path, [dog()])
     command = ["instructions", "requests", "--captions", captions, "--output_dir", tmp_path / "out", "--model", "m"]

@@ -323,7 +323,7 @@ def test_the_command_sends_a_folder_and_says_what_became_of_it(
     assert run("--requests", tmp_path, "--results", out, "--base_url", server.url) == 0
     assert "20 requests = 0 answered earlier + 20 answered now (0 with an error) + 0 open" in capsys.readouterr().out
     assert run("--requests", tmp_path, "--results", out, "--base_url", server.url) == 0
-    assert "20 requests = 20 answered earlier + 0 answered now" in capsys.readouterr().out
+    assert "20 requests, all answered earlier" in capsys.readouterr().out
     assert sum(server.asked.values()) == 20
 
 
@@ -337,7 +337,10 @@ def test_the_command_sends_a_folder_and_says_what_became_of_it(
         ),
         ('{"custom_id": "a"}', [], "line 1: has no body with model and messages"),
         ("nonsense", [], "line 1: is not a request"),
+        ("", [], "requests.jsonl holds no request"),
         (REQUEST, ["--in_flight", "0"], "--in_flight is 0, expected at least 1"),
+        (REQUEST, ["--base_url", "localhost:8000/v1"], "--base_url is localhost:8000/v1, expected an address"),
+        (REQUEST, ["--results", "."], "--results is ., a folder"),
     ],
 )
 def test_wrong_requests_are_one_sentence_before_anything_is_sent(
