@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICKSTART
+from converters.instruction_data.coco_files import dog, write_coco
 
 pytestmark = pytest.mark.faults
 for needed in ("openai", "fastapi", "uvicorn", "torch"):
     pytest.importorskip(needed, reason=f"transformers serve and its client need {needed}")
 
-REQUESTS = 100
+REQUESTS = 200
+IN_FLIGHT = 4
+KILLS = ("client", "client", "server", "client", "server", "client", "client")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,10 @@ class Server:
             else:
                 return
 
+    def answered(self) -> int:
+        """Requests that were answered, by the server's own log."""
+        return self._log.read_text(encoding="utf-8").count('"POST /v1/chat/completions HTTP/1.1" 200')
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -72,33 +79,65 @@ def server(model: Path, tmp_path: Path) -> Iterator[Server]:
     made.kill()
 
 
+def command(step: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "preprocess.preprocess_dataset", "instructions", step, *map(str, arguments)]
+
+
+def instructions(step: str, *arguments: object) -> str:
+    return subprocess.run(command(step, *arguments), check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def test_killed_clients_and_servers_leave_one_answer_for_each_request(
     server: Server, model: Path, tmp_path: Path
 ) -> None:
-    requests, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
-    with requests.open("w", encoding="utf-8") as file:
-        for number in range(REQUESTS):
-            messages = [{"role": "user", "content": f"A dog.\n\ndog: [0.1, 0.2, 0.3, {number / 1000}]"}]
-            body = {"model": str(model), "max_tokens": 8, "messages": messages}
-            line = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-            file.write(json.dumps(line) + "\n")
-    arguments = ["--requests", requests, "--results", out, "--base_url", server.url, "--in_flight", 4, "--retries", 12]
-    command = [sys.executable, "-m", "preprocess.preprocess_dataset", "instructions", "send", *map(str, arguments)]
+    annotations = write_coco(tmp_path / "annotations", [dog(number) for number in range(1, 1 + REQUESTS // 2)])
+    prompts = tmp_path / "prompts"  # short ones, for the time it takes
+    prompts.mkdir()
+    for kind in ("conversation", "detail", "reasoning"):
+        questions = "questions: ['What is it?']\n" if kind == "detail" else ""
+        (prompts / f"{kind}.yaml").write_text(f"system: Write about it.\n{questions}", encoding="utf-8")
+    files = ["--captions", annotations[0], "--instances", annotations[1], "--prompts", prompts]
+    asking = ["--kinds", "conversation", "detail", "--model", model, "--max_tokens", 8]
+    instructions("requests", *files, *asking, "--output_dir", tmp_path / "asked")
+    out = tmp_path / "results.jsonl"
+    arguments = ["--requests", tmp_path / "asked", "--results", out, "--base_url", server.url]
+    sending = command("send", *arguments, "--in_flight", IN_FLIGHT, "--retries", 12)
+
+    def started() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(sending, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def answered() -> int:
         return out.read_bytes().count(b"\n") if out.exists() else 0
 
-    for least, victim in ((15, "client"), (30, "server"), (50, "client"), (65, "server"), (80, "client")):
-        client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while answered() < least:
-            assert client.poll() is None, "the client ended before all requests were answered"
-            time.sleep(0.01)
-        if victim == "server":
-            server.kill()
-            server.start()
+    client = started()
+    try:
+        for number, victim in enumerate(KILLS, start=1):
+            while answered() < number * REQUESTS // (len(KILLS) + 1):
+                assert client.poll() is None, "the client ended before all requests were answered"
+                time.sleep(0.01)
+            if victim == "server":  # the client stays, and waits for the server to come back
+                server.kill()
+                server.start()
+            else:
+                client.kill()
+                client.wait()
+                client = started()
+        assert client.wait(timeout=300) == 0
+    finally:
         client.kill()
         client.wait()
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
     lines = [json.loads(line) for line in out.read_bytes().splitlines()]
-    assert sorted(line["custom_id"] for line in lines) == sorted(f"r{number}" for number in range(REQUESTS))
+    asked = (line for path in (tmp_path / "asked").glob("requests-*.jsonl") for line in path.open("rb"))
+    assert sorted(line["custom_id"] for line in lines) == sorted(json.loads(line)["custom_id"] for line in asked)
+    assert len(lines) == REQUESTS
     assert {line["response"]["status_code"] for line in lines} == {200}
+    # Only what was in flight at a kill was asked twice.
+    assert server.answered() <= REQUESTS + IN_FLIGHT * len(KILLS)
+
+    read = ["--requests_dir", tmp_path / "asked", "--results", out, "--image_prefix", "train", "--prompts", prompts]
+    said = instructions("read", *read, "--output_dir", tmp_path / "read")
+    assert f"{REQUESTS} answers read = " in said
+    report = json.loads((tmp_path / "read" / "report.json").read_bytes())
+    # A random model writes on until it is cut off, unless its first words happen to end the answer.
+    assert sum(report["rejected"].values()) + sum(kind["records"] for kind in report["kinds"].values()) == REQUESTS
+    assert report["rejected"]["cut_off"] > REQUESTS / 2
