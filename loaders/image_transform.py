@@ -1,4 +1,4 @@
-"""An image file → the pixels that CLIP sees, equal bit for bit to the CLIP image processor of transformers with Pillow."""
+"""An image file → the pixels that CLIP sees, equal bit for bit to the Pillow processor of transformers."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_bfloat16_is_float32_rounded_once() -> None:
 
 @pytest.mark.parametrize("size", [224, 112, 333])
 def test_another_image_size(size: int) -> None:
-    processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    processor = clip_processor(size)
     for picture in PICTURES[:6]:
         expected = authors_pixels(IMAGES / picture, "pad", processor)
         assert torch.equal(read_image(IMAGES / picture, ImageTransform(size, "pad", torch.float32)), expected)
