@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import needs_shared, shared_folder
+from conftest import CHECKOUT, QUICKSTART, needs_shared, shared_folder
 
 from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.conversation import read_conversation
@@ -19,15 +20,24 @@ from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 IMAGE, IGNORED, PATCHES = -200, -100, 576
-GOLDEN_FILES = sorted(shared_folder("golden").glob("*.jsonl"))
-TOKENIZERS = ("llama2-json", "llama2-sentencepiece")
+EMBEDDED_RECORDS = 569
+EMBEDDED = sorted((CHECKOUT / "tests" / "golden" / "embedded").glob("*.jsonl"))
+EMBEDDED_TOKENIZERS = [QUICKSTART / "tokenizer_sentencepiece", QUICKSTART / "tokenizer"]
+SHARED = sorted(shared_folder("golden").glob("*.jsonl"))
+SHARED_TOKENIZERS = [shared_folder("tokenizers") / name for name in ("llama2-json", "llama2-sentencepiece")]
 
-pytestmark = [needs_shared("golden"), needs_shared("tokenizers")]
+
+@functools.cache
+def encoder_of(tokenizer: Path) -> Encoder:
+    return Encoder(load_tokenizer(str(tokenizer)))
 
 
-@pytest.fixture(scope="module", params=TOKENIZERS)
-def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return Encoder(load_tokenizer(str(shared_folder("tokenizers") / request.param)))
+def named(path: Path) -> str:
+    return path.stem
+
+
+def style_of(path: Path) -> str:
+    return path.stem.split(".")[-1]
 
 
 def golden_templates() -> dict[str, Any]:
@@ -39,11 +49,36 @@ def image_start_idx(encoder: Encoder, style: str) -> int:
     return len(encoder.encode(Renderer(TEMPLATES[style]).before_image()).ids)
 
 
-@pytest.mark.parametrize("style", sorted(TEMPLATES))
-def test_image_start_idx_is_the_authors(encoder: Encoder, style: str) -> None:
-    assert image_start_idx(encoder, style) == golden_templates()[style]["image_start_idx_llama2"]
+def test_the_embedded_goldens_are_complete() -> None:
+    assert {style_of(path) for path in EMBEDDED} == {
+        *("plain", "vicuna_v1", "llava_v1", "v1_mmtag", "llama_2", "llava_llama_2", "mistral_instruct")
+    }
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in EMBEDDED) == EMBEDDED_RECORDS
 
 
+@pytest.mark.parametrize("tokenizer", EMBEDDED_TOKENIZERS, ids=named)
+@pytest.mark.parametrize("path", EMBEDDED, ids=named)
+def test_rows_equal_the_embedded_goldens(tokenizer: Path, path: Path) -> None:
+    assert different_rows(encoder_of(tokenizer), path) == []
+
+
+@needs_shared("golden")
+@needs_shared("tokenizers")
+@pytest.mark.parametrize("tokenizer", SHARED_TOKENIZERS, ids=named)
+@pytest.mark.parametrize("path", SHARED, ids=named)
+def test_rows_equal_the_goldens_of_llama_2(tokenizer: Path, path: Path) -> None:
+    assert different_rows(encoder_of(tokenizer), path) == []
+
+
+@needs_shared("golden")
+@needs_shared("tokenizers")
+@pytest.mark.parametrize("tokenizer", SHARED_TOKENIZERS, ids=named)
+def test_image_start_idx_is_the_authors(tokenizer: Path) -> None:
+    for style, golden in golden_templates().items():
+        assert image_start_idx(encoder_of(tokenizer), style) == golden["image_start_idx_llama2"], style
+
+
+@needs_shared("golden")
 def test_templates_are_the_authors() -> None:
     for style, golden in golden_templates().items():
         template = TEMPLATES[style]
@@ -53,12 +88,11 @@ def test_templates_are_the_authors() -> None:
         assert [template.answer, *(["EOS"] if template.answer_ends_with_eos else [])] == golden["supervised"]
         if style != "plain":
             assert (template.first_prompt, template.later_prompt) == (golden["first_prompt"], golden["later_prompt"])
-    assert set(golden_templates()) == set(TEMPLATES)
 
 
-@pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: path.stem)
-def test_rows_equal_the_goldens(encoder: Encoder, path: Path) -> None:
-    style = path.name.split(".")[-2]
+def different_rows(encoder: Encoder, path: Path) -> list[int]:
+    """Line numbers of the goldens that the rows do not equal."""
+    style = style_of(path)
     renderer = Renderer(TEMPLATES[style])
     start = image_start_idx(encoder, style)
     layout = RowLayout(4096, PATCHES, start, encoder.tokenizer.pad_id, truncate=True)
@@ -73,12 +107,11 @@ def test_rows_equal_the_goldens(encoder: Encoder, path: Path) -> None:
     assert not unfit
     rows = empty_rows(len(goldens), layout)
     write_rows(batch, facts, layout, rows)
-    different = [
+    return [
         number + 1
         for number, (golden, conversation) in enumerate(zip(goldens, conversations, strict=True))
         if not row_is_golden(rows.part(number, number + 1), golden, layout, not conversation.images)
     ]
-    assert different == []
 
 
 def row_is_golden(rows: Any, golden: dict[str, Any], layout: RowLayout, text_only: bool) -> bool:
