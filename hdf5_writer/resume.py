@@ -23,7 +23,8 @@ from hdf5_writer.publish import DamagedError, publish, seal, unseal
 from hdf5_writer.receipts import unfinished_tasks
 from hdf5_writer.stages import Stages, row_layout
 from preprocess.config import ConfigError
-from preprocess.tokenize.tokenizer import load_tokenizer, tokenizer_digest
+from preprocess.tokenize.folder import tokenizer_digest
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 
 def make_folders(layout: OutputLayout) -> None:

@@ -8,34 +8,11 @@ and what `preprocess_plain`, `preprocess_v1` and `preprocess_llama_2` in llava/t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-from typing import NamedTuple
 
 from preprocess.config import ConfigError, DatasetConfig
 from preprocess.conversation import Conversation
+from preprocess.segments import Mark, Segment, Text
 from preprocess.settings import did_you_mean
-
-
-class Text(NamedTuple):
-    """A piece of text. Neighbouring texts are one text for the tokenizer.
-
-    `constant` texts are the template's own, the same in every record.
-    """
-
-    text: str
-    supervised: bool
-    constant: bool = False
-
-
-class Mark(Enum):
-    """What is not text: special tokens, which are inserted by id, and the place of the image slots."""
-
-    BOS = "bos"
-    EOS = "eos"  # always the end of an answer, hence supervised
-    IMAGE = "image"
-
-
-Segment = Text | Mark
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ PACKAGES = ("preprocess", "hdf5_writer", "loaders", "trainer")
 STAGES = [
     "preprocess.rejects",
     "preprocess.samples",
+    "preprocess.segments",
     "preprocess.settings",
     "preprocess.config",
     "preprocess.records",
@@ -22,9 +23,10 @@ STAGES = [
     "preprocess.conversation",
     "preprocess.image_files",
     "preprocess.images",
-    "preprocess.templates",
     "preprocess.tokenize.backends",
+    "preprocess.tokenize.folder",
     "preprocess.tokenize.tokenizer",
+    "preprocess.templates",
     "preprocess.tokenize.encoder",
     "preprocess.tokenize.word_table",
     "preprocess.tokenize.batches",
@@ -42,7 +44,13 @@ LEAVES = [
     "hdf5_writer.data_params",
 ]
 # The rule by which rows get their ids, which prompts must follow; files that are whole or absent.
-FOR_TRAINER = {"preprocess.settings", "preprocess.config", "preprocess.tokenize.tokenizer", "hdf5_writer.publish"}
+FOR_TRAINER = {
+    "preprocess.settings",
+    "preprocess.config",
+    "preprocess.tokenize.folder",
+    "preprocess.tokenize.tokenizer",
+    "hdf5_writer.publish",
+}
 NEVER_TORCH = ("preprocess", "hdf5_writer")
 
 

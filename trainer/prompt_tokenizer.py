@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from preprocess.config import ConfigError
-from preprocess.tokenize.tokenizer import BLANK, START_OF_TEXT, resolve_folder
+from preprocess.tokenize.folder import resolve_folder
+from preprocess.tokenize.tokenizer import BLANK, START_OF_TEXT
 from preprocess.tokenize.tokenizer import load_tokenizer as load_row_tokenizer
 from trainer.params_file import ParamsError
 from trainer.pretrained import load_tokenizer

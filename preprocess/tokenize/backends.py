@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Protocol
 
 # Not in any vocabulary, hence encoded as bytes, which nothing merges with.
@@ -80,15 +81,15 @@ class JsonModelBackend:
 
 
 class JsonPipelineBackend(JsonModelBackend):
-    """The whole pipeline of a `tokenizers.Tokenizer`, with special tokens in a text read as text."""
+    """The whole pipeline of a `tokenizers.Tokenizer` but for its added tokens, which are text in a text.
+
+    Its `encode_special_tokens` would not do: it leaves those that are added without being special.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer)
-        tokenizer.encode_special_tokens = True
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._tokenizer.encode_special_tokens = True  # the library leaves it out of a pickle
+        spec = json.loads(tokenizer.to_str())
+        spec["added_tokens"] = []
+        super().__init__(tokenizer.from_str(json.dumps(spec)))
 
     def encode(self, piece: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(piece, add_special_tokens=False).ids

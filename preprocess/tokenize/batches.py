@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.samples import SampleBatch, batch_of, empty_batch, join_batches
-from preprocess.templates import Mark, Segment, Text
+from preprocess.segments import Mark, Segment, Special, Text
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import BLANK
 from preprocess.tokenize.word_table import AFTER_BLANK, BARE, CONSTANT, WordTable, cut
 
 # An enum's member is slower to look up than a name of the module.
-_BOS, _EOS, _IMAGE = Mark.BOS, Mark.EOS, Mark.IMAGE
+_BOS, _EOS, _IMAGE, _IMAGE_TOKEN = Mark.BOS, Mark.EOS, Mark.IMAGE, Mark.IMAGE_TOKEN
 # The arrays of a batch need some hundred bytes for each word of it.
 _LARGEST_RECORD = 1 << 20
 _Ints = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ class BatchEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._table = WordTable()
-        self._constants: dict[Mark | tuple[str, bool], str] = {}
+        self._constants: dict[Mark | Special | tuple[str, bool], str] = {}
         self._constant_ids: list[bytes] = []
         self._bos, self._eos = self._constant(_BOS), self._constant(_EOS)
 
@@ -64,7 +64,9 @@ class BatchEncoder:
     def _collect(self, segments: Sequence[Segment], items: _Items) -> bool:
         """Note the items of a record; False where neighbouring texts cannot be cut apart, and for a huge record."""
         texts, kinds, supervised = items.texts, items.kinds, items.supervised
-        start_kind = AFTER_BLANK if self._encoder.tokenizer.dummy_prefix else BARE
+        tokenizer = self._encoder.tokenizer
+        start_kind = AFTER_BLANK if tokenizer.dummy_prefix else BARE
+        prefix_after_special = tokenizer.prefix_after_special
         starts_text, before, size = True, None, 0
         for position, segment in enumerate(segments):
             if type(segment) is Text:
@@ -84,9 +86,14 @@ class BatchEncoder:
                 starts_text = False
                 continue
             before = None
-            if segment is _IMAGE:
+            if type(segment) is Special:
+                starts_text = segment.starts_text
+                texts.append(self._constant(segment))
+                kinds.append(CONSTANT)
+                supervised.append(segment.supervised)
+            elif segment is _IMAGE or segment is _IMAGE_TOKEN:
                 items.image_before.append(len(texts))
-                starts_text = True
+                starts_text = segment is _IMAGE or prefix_after_special
             else:
                 starts_text = segment is _BOS and position == 0
                 texts.append(self._bos if segment is _BOS else self._eos)
@@ -94,8 +101,8 @@ class BatchEncoder:
                 supervised.append(segment is _EOS)
         return size <= _LARGEST_RECORD
 
-    def _constant(self, key: Mark | tuple[str, bool]) -> str:
-        """The number, in words of the table, of a mark or of a template's own (text, whether it starts a text)."""
+    def _constant(self, key: Mark | Special | tuple[str, bool]) -> str:
+        """The number, in words of the table, of what is the same in many records; see `Encoder.encode_constant`."""
         number = self._constants.get(key)
         if number is None:
             number = self._constants[key] = str(len(self._constants))

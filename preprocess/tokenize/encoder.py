@@ -16,7 +16,7 @@ import numpy as np
 
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample
-from preprocess.templates import Mark, Segment, Text
+from preprocess.segments import Mark, Segment, Special, Text
 from preprocess.tokenize.tokenizer import BLANK, Tokenizer
 
 # A run of blanks with what follows it. `[^ ]` matches newlines too.
@@ -39,14 +39,15 @@ class Encoder:
         self._bare.inner = self._after_blank.inner = self._bare
         self._bos = b"" if tokenizer.bos_id is None else _to_bytes([tokenizer.bos_id])
         self._eos = _to_bytes([tokenizer.eos_id])
-        self._constants: dict[Mark | tuple[str, bool], bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
+        self._constants: dict[Mark | Special | tuple[str, bool], bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
 
     def encode(self, segments: Sequence[Segment]) -> Sample:
         """Ids and supervised spans of a rendered conversation.
 
         A token is supervised when it starts inside a supervised text; EOS always is. A text is encoded as the
         start of a text (with the dummy prefix) at the beginning of the sample and after an image, and as the
-        continuation of one after EOS and after a later BOS.
+        continuation of one after EOS and after a later BOS. What it is after a special token and after an
+        image token is the tokenizer's.
         """
         chunks: list[bytes] = []
         spans: list[tuple[int, int]] = []
@@ -77,9 +78,15 @@ class Encoder:
                         _add_span(spans, count, end)
                     count = end
                 starts_text = False
-            elif segment is Mark.IMAGE:
+            elif isinstance(segment, Special):
+                chunks.append(self.encode_constant(segment))
+                if segment.supervised:
+                    _add_span(spans, count, count + 1)
+                starts_text = segment.starts_text
+                count += 1
+            elif segment is Mark.IMAGE or segment is Mark.IMAGE_TOKEN:
                 image_at.append(count)
-                starts_text = True
+                starts_text = segment is Mark.IMAGE or self.tokenizer.prefix_after_special
             elif segment is Mark.BOS:
                 chunks.append(self._bos)
                 starts_text = position == 1
@@ -91,11 +98,13 @@ class Encoder:
                 count += 1
         return Sample(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, tuple(image_at))
 
-    def encode_constant(self, constant: Mark | tuple[str, bool]) -> bytes:
-        """Ids, as int32, of a mark or of a template's own text with whether it starts a text. Kept."""
+    def encode_constant(self, constant: Mark | Special | tuple[str, bool]) -> bytes:
+        """Ids, as int32, of a mark, a special token or a template's own text with whether it starts a text. Kept."""
         if constant not in self._constants:
             assert not isinstance(constant, Mark)
-            self._constants[constant] = self.encode_text(*constant)
+            self._constants[constant] = (
+                _to_bytes([constant.id]) if isinstance(constant, Special) else self.encode_text(*constant)
+            )
         return self._constants[constant]
 
     def encode_word(self, word: str, *, after_blank: bool) -> bytes:

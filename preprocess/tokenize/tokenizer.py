@@ -8,27 +8,48 @@ the model of `tokenizers` for a `tokenizer.json`.
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from preprocess.config import ConfigError
+from preprocess.settings import did_you_mean
 from preprocess.tokenize.backends import Backend, JsonModelBackend, JsonPipelineBackend, SentencePieceBackend
+from preprocess.tokenize.folder import (
+    SPECIAL_KINDS,
+    content_of,
+    digest_of_files,
+    read_config,
+    read_model_files,
+    resolve_folder,
+)
 
 BLANK = "▁"
 # How a normaliser begins that puts the dummy prefix in front of texts alone, as in the folders that `trainer` saves.
 START_OF_TEXT = r"\A"
-_MODEL_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-_CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # Fewer pieces than bytes: no real vocabulary. transformers 5 makes such ones of a folder that has a config alone.
 _SMALLEST_VOCABULARY = 256
-_SPECIAL = ("bos", "eos", "unk", "pad")
 _PUNCTUATION = set(".,?!:;)\"'")
 _AFTER_A_WORD = re.compile("[A-Za-z0-9]([.,?!:;)\"'])")
+
+
+class AddedToken(NamedTuple):
+    """A token that stands beside the vocabulary's pieces; no text is made of it.
+
+    Attributes:
+        id: its id.
+        takes_blanks_before, takes_blanks_behind: in a template, the blanks there belong to it and have no ids.
+        starts_text: with the SentencePiece rule, the text behind it begins with the dummy prefix.
+    """
+
+    id: int
+    takes_blanks_before: bool = False
+    takes_blanks_behind: bool = False
+    starts_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,10 +64,12 @@ class Tokenizer:
         pad_id: the pad token, else unk (as LLaVA sets it), else EOS.
         sentencepiece_rule: blanks are `▁` inside pieces; otherwise the library's own call is the rule.
         dummy_prefix: with the SentencePiece rule, a text begins with one more `▁`.
+        prefix_after_special: so does the text behind a token that is added to it, such as `<image>`.
         cuts_at_blanks: no piece has `▁` after another character, so no merge crosses the start of a run of `▁`.
         newline_is_isolated: no piece joins a newline with anything, so no merge crosses a newline.
         ends_words: punctuation that no piece joins to an ASCII letter or digit before it.
         tokens: the piece or added token of each id, as it is spelled.
+        added: the added tokens and control pieces, by how they are spelled.
     """
 
     name: str
@@ -57,11 +80,28 @@ class Tokenizer:
     pad_id: int
     sentencepiece_rule: bool
     dummy_prefix: bool
+    prefix_after_special: bool
     cuts_at_blanks: bool
     newline_is_isolated: bool
     ends_words: frozenset[str]
     tokens: tuple[str, ...] = field(repr=False)
+    added: Mapping[str, AddedToken] = field(repr=False)
     backend: Backend = field(repr=False)
+
+    def require_token(self, token: str, needed_by: str) -> AddedToken:
+        """The added token that is spelled so.
+
+        Raises:
+            ConfigError: there is none; `needed_by` says what needs it.
+        """
+        found = self.added.get(token)
+        if found is None:
+            raise ConfigError(
+                f"processor.tokenizer_type {self.name}: has no special token {token!r}"
+                f"{did_you_mean(token, self.added)}, which {needed_by} needs; give the tokenizer of a model that was "
+                "trained with it, or another template"
+            )
+        return found
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -82,23 +122,25 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 def _load(name: str) -> Tokenizer:
     folder = resolve_folder(name)
-    model_bytes, config = _read_model_files(folder), _read_config(folder)
-    digest = _digest(model_bytes, config)
+    model_bytes, config = read_model_files(folder), read_config(folder)
+    digest = digest_of_files(model_bytes, config)
     if "tokenizer.json" in model_bytes:
-        backend, rule, dummy_prefix, added = _load_json(folder, model_bytes["tokenizer.json"], config)
+        loaded = _load_json(folder, model_bytes["tokenizer.json"], config)
     elif "tokenizer.model" in model_bytes:
-        backend, rule, dummy_prefix, added = _load_sentencepiece(folder, model_bytes["tokenizer.model"], config)
+        loaded = _load_sentencepiece(folder, model_bytes["tokenizer.model"], config)
     else:
-        backend, rule, dummy_prefix, added = _load_with_transformers(folder, config)
+        loaded = _load_with_transformers(folder, config)
+    backend, prefix, added = loaded
+    rule = prefix is not None
     pieces = backend.pieces()
     if len(pieces) < _SMALLEST_VOCABULARY:
         raise ConfigError(
             f"processor.tokenizer_type {name}: the vocabulary has {len(pieces)} pieces, too few for any real model; "
             "give a folder with a whole tokenizer.json or tokenizer.model"
         )
-    tokens = dict(enumerate(pieces)) | {id_: content for content, id_ in added.items()}
+    tokens = dict(enumerate(pieces)) | {token.id: content for content, token in added.items()}
     by_content = {content: id_ for id_, content in tokens.items()}
-    special = {kind: _special_id(name, kind, config, by_content) for kind in _SPECIAL}
+    special = {kind: _special_id(name, kind, config, by_content) for kind in SPECIAL_KINDS}
     eos = special["eos"]
     if eos is None:
         raise ConfigError(
@@ -115,84 +157,19 @@ def _load(name: str) -> Tokenizer:
         eos_id=eos,
         pad_id=pad,
         sentencepiece_rule=rule,
-        dummy_prefix=dummy_prefix,
+        dummy_prefix=prefix is not None and prefix.at_start,
+        prefix_after_special=prefix is not None and prefix.after_special,
         cuts_at_blanks=rule and not any(BLANK in piece.lstrip(BLANK) for piece in joined),
         newline_is_isolated=rule and not any("\n" in piece for piece in joined),
         ends_words=frozenset(_PUNCTUATION.difference(_AFTER_A_WORD.findall("\n".join(joined))) if rule else ()),
         tokens=tuple(tokens.get(id_, "") for id_ in range(max(tokens) + 1)),
+        added=added,
         backend=backend,
     )
 
 
-def tokenizer_digest(name: str) -> str:
-    """`Tokenizer.digest` without loading the vocabulary.
-
-    Raises:
-        ConfigError: nothing there.
-    """
-    folder = resolve_folder(name)
-    return _digest(_read_model_files(folder), _read_config(folder))
-
-
-def resolve_folder(name: str) -> Path:
-    """The local folder of a tokenizer, fetched through the hub's cache where the name is one of the hub's."""
-    try:
-        folder = Path(name).expanduser()
-    except RuntimeError:  # no such home
-        folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise ConfigError(f"processor.tokenizer_type {name}: is a file, expected the folder it is in")
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise ConfigError(f"processor.tokenizer_type {name}: no such folder; give a folder or a Hugging Face name")
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_MODEL_FILES, *_CONFIG_FILES]))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"processor.tokenizer_type {name}: is no local folder, and the Hugging Face hub did not give it "
-            f"({type(error).__name__}); check the name and the network, or give a local folder"
-        ) from None
-
-
-def _read_model_files(folder: Path) -> dict[str, bytes]:
-    """The bytes of the file, or pair of files, that holds the vocabulary."""
-    for names in (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt")):
-        if all((folder / name).is_file() for name in names):
-            return {name: (folder / name).read_bytes() for name in names}
-    raise ConfigError(
-        f"processor.tokenizer_type {folder}: the folder has no tokenizer.json and no tokenizer.model; "
-        "download the whole tokenizer"
-    )
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = {}
-    for name in _CONFIG_FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            values = orjson.loads(path.read_bytes())
-        except orjson.JSONDecodeError as error:
-            raise ConfigError(f"{path}: is not valid JSON ({error.msg}); download it again") from None
-        if name == "added_tokens.json":
-            config["added_tokens"] = values
-        else:
-            config = {**values, **{key: value for key, value in config.items() if value is not None}}
-    return config
-
-
-def _content(config: dict[str, Any], kind: str) -> str | None:
-    value = config.get(f"{kind}_token")
-    return value.get("content") if isinstance(value, dict) else value
-
-
 def _special_id(name: str, kind: str, config: dict[str, Any], by_content: dict[str, int]) -> int | None:
-    content = _content(config, kind)
+    content = content_of(config, kind)
     if content is None:
         return None
     if content not in by_content:
@@ -203,17 +180,6 @@ def _special_id(name: str, kind: str, config: dict[str, Any], by_content: dict[s
     return by_content[content]
 
 
-def _digest(model_bytes: dict[str, bytes], config: dict[str, Any]) -> str:
-    """sha256 over what decides ids. Needs no vocabulary, so that a finished output is recognised at once."""
-    digest = hashlib.sha256()
-    for name in sorted(model_bytes):
-        digest.update(hashlib.sha256(model_bytes[name]).digest())
-    deciding = {f"{kind}_token": _content(config, kind) for kind in _SPECIAL}
-    deciding |= {key: config.get(key) for key in ("add_prefix_space", "added_tokens", "added_tokens_decoder")}
-    digest.update(orjson.dumps(deciding, option=orjson.OPT_SORT_KEYS))
-    return digest.hexdigest()
-
-
 def _what_it_is_instead(data: bytes) -> str:
     if data.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer; run `git lfs pull`"
@@ -222,7 +188,32 @@ def _what_it_is_instead(data: bytes) -> str:
     return f"it has {len(data)} bytes; download it again"
 
 
-_Loaded = tuple[Backend, bool, bool, dict[str, int]]
+class _DummyPrefix(NamedTuple):
+    """Where a tokenizer of the SentencePiece rule begins a text with one more `▁`."""
+
+    at_start: bool
+    after_special: bool
+
+
+# None: another rule.
+_Loaded = tuple[Backend, _DummyPrefix | None, dict[str, AddedToken]]
+
+
+def _added(tokens: Iterable[dict[str, Any]], prefix: _DummyPrefix | None) -> dict[str, AddedToken]:
+    """The tokens of `added_tokens` or `added_tokens_decoder`.
+
+    The library cuts a prompt at those that are not `normalized` and normalises what is between them, so only behind
+    such a token a text begins.
+    """
+    return {
+        token["content"]: AddedToken(
+            token["id"],
+            bool(token.get("lstrip")),
+            bool(token.get("rstrip")),
+            prefix is not None and prefix.after_special and not token.get("normalized"),
+        )
+        for token in tokens
+    }
 
 
 def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
@@ -240,35 +231,36 @@ def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    added = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
-    dummy_prefix = _dummy_prefix_of(spec)
-    if dummy_prefix is None:
-        return JsonPipelineBackend(tokenizer), False, False, added
-    return JsonModelBackend(tokenizer), True, dummy_prefix and config.get("add_prefix_space") is not False, added
+    prefix = _dummy_prefix_of(spec)
+    if prefix is not None and config.get("add_prefix_space") is False:
+        prefix = _DummyPrefix(False, False)
+    added = _added(spec.get("added_tokens") or [], prefix)
+    return JsonPipelineBackend(tokenizer) if prefix is None else JsonModelBackend(tokenizer), prefix, added
 
 
-def _dummy_prefix_of(spec: dict[str, Any]) -> bool | None:
-    """Whether a `tokenizer.json` of the SentencePiece-BPE family adds a dummy prefix; None for other families."""
+def _dummy_prefix_of(spec: dict[str, Any]) -> _DummyPrefix | None:
+    """Where a `tokenizer.json` of the SentencePiece-BPE family adds a dummy prefix; None for other families."""
     if spec["model"].get("type") != "BPE" or not spec["model"].get("byte_fallback"):
         return None
     steps: list[dict[str, Any]] = []
     for step in (spec.get("normalizer"), spec.get("pre_tokenizer")):
         if step:
             steps += step.get("normalizers") or step.get("pretokenizers") or [step]
-    prefix = marks_blanks = False
+    prefix = after_special = marks_blanks = False
     for step in steps:
         if step["type"] == "Prepend" and step["prepend"] == BLANK:
-            prefix = True
+            prefix = after_special = True
         elif step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == BLANK:
             marks_blanks = True
         elif step["type"] == "Replace" and _is_start(step["pattern"]) and step["content"] == BLANK:
-            prefix = True
+            prefix = after_special = True
         elif step["type"] == "Metaspace" and step["replacement"] == BLANK:
             marks_blanks = True
-            prefix = prefix or step.get("prepend_scheme", "always") != "never"
+            scheme = step.get("prepend_scheme", "always")
+            prefix, after_special = prefix or scheme != "never", after_special or scheme == "always"
         else:
             return None
-    return prefix if marks_blanks else None
+    return _DummyPrefix(prefix, after_special) if marks_blanks else None
 
 
 def _is_start(pattern: dict[str, str]) -> bool:
@@ -287,9 +279,6 @@ def _load_sentencepiece(folder: Path, data: bytes, config: dict[str, Any]) -> _L
         size = 0
     if not size:
         raise ConfigError(f"{path}: is no SentencePiece model: {_what_it_is_instead(data)}")
-    added: dict[str, int] = dict(config.get("added_tokens") or {})
-    for id_, token in (config.get("added_tokens_decoder") or {}).items():
-        added[token["content"]] = int(id_)
     probe = "a\n\tﬁ Ａ  b"
     normalized = processor.Normalize(probe)
     if normalized.removeprefix(BLANK) != probe.replace(" ", BLANK) or not any(map(processor.IsByte, range(size))):
@@ -297,7 +286,13 @@ def _load_sentencepiece(folder: Path, data: bytes, config: dict[str, Any]) -> _L
             f"{path}: normalises text or has no byte fallback, so it is not of the Llama family; "
             "give a folder with its tokenizer.json"
         )
-    return SentencePieceBackend(processor), True, normalized.startswith(BLANK), added
+    starts = normalized.startswith(BLANK)
+    # transformers reads `legacy: false` as: only the start of a prompt has it.
+    prefix = _DummyPrefix(starts, starts and config.get("legacy") is not False)
+    control = [{"content": processor.IdToPiece(id_), "id": id_} for id_ in range(size) if processor.IsControl(id_)]
+    named = [{"content": content, "id": id_} for content, id_ in (config.get("added_tokens") or {}).items()]
+    described = [token | {"id": int(id_)} for id_, token in (config.get("added_tokens_decoder") or {}).items()]
+    return SentencePieceBackend(processor), prefix, _added([*control, *named, *described], prefix)
 
 
 def _load_with_transformers(folder: Path, config: dict[str, Any]) -> _Loaded:
@@ -312,6 +307,6 @@ def _load_with_transformers(folder: Path, config: dict[str, Any]) -> _Loaded:
             f"processor.tokenizer_type {folder}: transformers cannot load it ({' '.join(str(error).split())}); "
             "give a folder with a tokenizer.json"
         ) from None
-    for kind in _SPECIAL:
+    for kind in SPECIAL_KINDS:
         config.setdefault(f"{kind}_token", getattr(loaded, f"{kind}_token"))
     return _load_json(folder, data.encode(), config)

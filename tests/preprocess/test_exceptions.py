@@ -11,7 +11,8 @@ from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.conversation import read_conversation
 from preprocess.record_keys import RecordKeys
 from preprocess.samples import Sample, batch_of
-from preprocess.templates import TEMPLATES, Mark, Renderer
+from preprocess.segments import Mark
+from preprocess.templates import TEMPLATES, Renderer
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 

@@ -13,7 +13,8 @@ from test_tokens import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 from preprocess.conversation import Conversation
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import SampleBatch, batch_of, join_batches
-from preprocess.templates import TEMPLATES, Mark, Renderer, Segment, Text
+from preprocess.segments import Mark, Segment, Text
+from preprocess.templates import TEMPLATES, Renderer
 from preprocess.tokenize import word_table
 from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder

@@ -8,7 +8,8 @@ import pytest
 from conftest import QUICKSTART, needs_shared, shared_folder
 
 from preprocess.config import ConfigError
-from preprocess.tokenize.tokenizer import load_tokenizer, tokenizer_digest
+from preprocess.tokenize.folder import tokenizer_digest
+from preprocess.tokenize.tokenizer import load_tokenizer
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocess.conversation import Conversation
-from preprocess.templates import TEMPLATES, Mark, Renderer, Text
+from preprocess.segments import Mark, Text
+from preprocess.templates import TEMPLATES, Renderer
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 

@@ -21,7 +21,8 @@ from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConf
 from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows  # noqa: E402
 from preprocess.conversation import read_conversation  # noqa: E402
 from preprocess.record_keys import RecordKeys  # noqa: E402
-from preprocess.templates import TEMPLATES, Mark, Renderer, Segment, Text  # noqa: E402
+from preprocess.segments import Mark, Segment, Text  # noqa: E402
+from preprocess.templates import TEMPLATES, Renderer  # noqa: E402
 from preprocess.tokenize.batches import BatchEncoder  # noqa: E402
 from preprocess.tokenize.encoder import Encoder  # noqa: E402
 from preprocess.tokenize.tokenizer import load_tokenizer  # noqa: E402
