@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +35,13 @@ def attention_of_given_lengths(
     bounds = options["cu_seq_lens_q"].tolist()
     assert bounds == options["cu_seq_lens_k"].tolist()
     assert bounds[-1] == query.shape[2], "every position belongs to one of them"
-    lengths = [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
+    lengths = [stop - start for start, stop in itertools.pairwise(bounds)]
     assert min(lengths) > 0
     assert max(lengths) == options["max_length_q"] == options["max_length_k"]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     parts = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         q, k, v = (tensor[:, :, start:stop] for tensor in (query, key, value))
         scores = q @ k.transpose(2, 3) * options["scaling"]
         later = torch.ones(stop - start, stop - start, dtype=torch.bool).triu(1)
