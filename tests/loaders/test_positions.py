@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="the loaders need torch")
 
-from loaders.positions import position_ids, runs_of, segment_ids, sequence_bounds  # noqa: E402
+from loaders.positions import position_ids, runs_of, segment_ids, sequence_bounds
 
 rows_of_samples = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=6)
 
