@@ -141,17 +141,27 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
 
 
 def reject_lines(plan: Plan, receipts: Iterator[Receipt]) -> Iterator[bytes]:
-    """The lines of `rejects.jsonl`, sorted by file and line; memory grows by 32 bytes a reject only."""
+    """The lines of `rejects.jsonl`, sorted by file and line; memory grows by 32 bytes a reject only.
+
+    Raises:
+        OSError: the folder for temporary files, which it names, is full.
+    """
     numbers = {file.path: number for number, file in enumerate(plan.inputs)}
     files, lines, ends = array("q"), array("q"), array("q", [0])
     with tempfile.TemporaryFile() as spool:
-        for receipt in receipts:
-            for reject in receipt["rejects"]:
-                data = orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE)
-                spool.write(data)
-                files.append(numbers[reject["file"]])
-                lines.append(reject["line"])
-                ends.append(ends[-1] + len(data))
+        try:
+            for receipt in receipts:
+                for reject in receipt["rejects"]:
+                    data = orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE)
+                    spool.write(data)
+                    files.append(numbers[reject["file"]])
+                    lines.append(reject["line"])
+                    ends.append(ends[-1] + len(data))
+            spool.flush()
+        except OSError as error:
+            if error.filename is None:
+                error.filename = tempfile.gettempdir()
+            raise
         for i in np.lexsort((lines, files)).tolist():
             spool.seek(ends[i])
             yield spool.read(ends[i + 1] - ends[i])

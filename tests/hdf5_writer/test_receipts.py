@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import ConfigMaker, create, turn_pair, write_jsonl
 
 from hdf5_writer.verify import verify_dataset
@@ -42,3 +46,19 @@ def test_text_only_rows_that_the_dummy_slots_cut_are_counted(make_config: Config
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
     counts = create(make_config()).params["counts"]
     assert (counts["truncated"], counts["text_only_cut"]) == (2, 1)
+
+
+def test_a_full_folder_for_temporary_files_is_named(
+    make_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: Any, /) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_jsonl(tmp_path / "in" / "a.jsonl", [text_record("Rejected?", video="a.mp4")])
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", Full)
+        with pytest.raises(OSError, match="No space left") as raised:
+            create(make_config())
+    assert raised.value.filename == tempfile.gettempdir()
+    assert create(make_config()).params["counts"]["rejected"] == 1
