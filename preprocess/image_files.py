@@ -40,7 +40,13 @@ def looks_like_an_image(start: bytes) -> bool:
 def decode_rgb(file: BinaryIO) -> PillowImage:
     """Decode a whole image as training will, to RGB; of an animation, the first frame. See `opened_image`."""
     with opened_image(file) as image:
-        return image.convert("RGB")
+        return to_rgb(image)
+
+
+def to_rgb(image: PillowImage) -> PillowImage:
+    """As `convert("RGB")`, which copies an image that is RGB already: a tenth of the time of decoding and resizing."""
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ LEAVES = [
     "preprocess.atomic_files",
     "preprocess.image_files",
     "preprocess.square_images",
+    "preprocess.model_pixels",
     "hdf5_writer.schema",
     "hdf5_writer.layout",
     "hdf5_writer.publish",

@@ -68,11 +68,14 @@ def make_image_processor(settings: Mapping[str, Any], *, image_size: int, pad: b
         pad: as the data was made (`image_aspect_ratio: pad`).
     """
     # Here, since transformers remarks on a missing torchvision when they are imported, before it can be told not to.
-    from transformers import CLIPImageProcessor, LlavaImageProcessor
+    import transformers
 
     kept = {
         "size": {"shortest_edge": image_size},
         "crop_size": {"height": image_size, "width": image_size},
         **{name: settings[name] for name in _IMAGE_SETTINGS if settings.get(name) is not None},
     }
-    return LlavaImageProcessor(do_pad=True, **kept) if pad else CLIPImageProcessor(**kept)
+    kind = "LlavaImageProcessor" if pad else "CLIPImageProcessor"
+    # On Pillow, as the pixels of training are: with torchvision, transformers 5 resizes otherwise.
+    make = getattr(transformers, f"{kind}Pil", None) or getattr(transformers, kind)
+    return make(**kept, **({"do_pad": True} if pad else {}))

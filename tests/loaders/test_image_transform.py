@@ -8,8 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import needs_shared, shared_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the loaders need torch")
@@ -19,7 +22,9 @@ from written import IMAGES, PICTURES  # noqa: E402
 
 from loaders.image_transform import ImageError, ImageTransform, read_image  # noqa: E402
 from preprocess.images import ImageChecker  # noqa: E402
+from preprocess.model_pixels import ModelPixels  # noqa: E402
 from preprocess.rejects import Rejected  # noqa: E402
+from preprocess.square_images import pad_to_square  # noqa: E402
 
 SIZE = 336
 
@@ -164,6 +169,22 @@ def test_odd_sizes_and_modes_are_bit_equal(
     image.save(path)
     expected = authors_pixels(path, aspect_ratio, processor)
     assert torch.equal(read_image(path, ImageTransform(SIZE, aspect_ratio, torch.float32)), expected)
+
+
+@settings(max_examples=80, deadline=None)
+@given(width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(1, 40), seed=st.integers(0, 9))
+def test_resizing_in_two_passes_changes_no_byte(width: int, height: int, size: int, seed: int) -> None:
+    """Of any image and size: against resizing the whole image with its bars, or resizing and then cropping it."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    short = min(width, height)
+    wide, tall = (size if edge == short else int(size * edge / short) for edge in (width, height))
+    left, top = (wide - size) // 2, (tall - size) // 2
+    cropped = image.resize((wide, tall), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    padded = pad_to_square(image).resize((size, size), Image.Resampling.BICUBIC)
+    for aspect_ratio, whole in (("square", cropped), ("pad", padded)):
+        pixels = ModelPixels(size, aspect_ratio)(image)  # type: ignore[arg-type]
+        assert np.array_equal(pixels, np.asarray(whole).transpose(2, 0, 1)), aspect_ratio
 
 
 def test_bfloat16_is_float32_rounded_once() -> None:
