@@ -40,6 +40,8 @@ class Journal:
             raise InputError(f"{path} is in use by another `send`; wait for it, or give another --results") from None
         try:
             self._file.truncate(self._read())
+            if not self._ended:
+                self._file.write(b"\n")
         except BaseException:
             self._file.close()
             raise
@@ -62,8 +64,9 @@ class Journal:
         os.fsync(self._file)
 
     def _read(self) -> int:
-        """Collect the ids; the size of the whole lines in bytes."""
+        """Collect the ids; the size of the whole results in bytes."""
         whole = 0
+        self._ended = True
         with open(self._path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n") and line.startswith(_START[: len(line)]) and not _is_json(line):
@@ -74,9 +77,9 @@ class Journal:
                 except (orjson.JSONDecodeError, TypeError, KeyError):
                     where = f"{self._path}, line {number}"
                     raise InputError(f"{where}: is not a result with a response; give another --results") from None
-                if line.endswith(b"\n"):
-                    self.done.add(str(done))
-                    whole += len(line)
+                self.done.add(str(done))
+                self._ended = line.endswith(b"\n")
+                whole += len(line)
         return whole
 
 

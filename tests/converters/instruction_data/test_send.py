@@ -277,6 +277,15 @@ def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"custom_id":"a","response":{}}\n{"custom_id":"c","response":{}}\n'
 
 
+def test_a_whole_result_without_its_line_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"custom_id":"a","response":{}}')
+    with Journal(path) as journal:
+        assert journal.done == {"a"}
+        journal.append([b'{"custom_id":"b","response":{}}'])
+    assert path.read_bytes() == b'{"custom_id":"a","response":{}}\n{"custom_id":"b","response":{}}\n'
+
+
 @pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize("content", [json.dumps(request("a ok")), "[1, 2]", "some text"])
 def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, content: str, end: str) -> None:
