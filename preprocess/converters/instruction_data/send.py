@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _RETRIED = {408, 409, 429}  # and 500 to 599
 # The key or the address is wrong, and no request will fare better.
 _HOPELESS = {401, 403, 404}
+# So many requests without an answer, and none with one, end the run; and not fewer than are in flight.
+_HOPELESS_START = 8
 _LONGEST_WAIT = 60.0
 _LONGEST_ASKED = 3600.0
 
@@ -143,7 +145,7 @@ class _Sending:
                 break
             else:
                 self._sent.open += 1
-                if self._sent.open >= self._endpoint.in_flight and not self._sent.answered:
+                if self._sent.open >= max(_HOPELESS_START, self._endpoint.in_flight) and not self._sent.answered:
                     raise UnfinishedError(f"nothing was answered, the last problem was: {self._sent.last_problem}")
 
     async def _ask(self, client: AsyncOpenAI, request: dict[str, Any]) -> bytes:

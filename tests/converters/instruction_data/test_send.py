@@ -257,6 +257,12 @@ def test_a_server_that_answers_nothing_ends_the_run(
     assert sum(server.asked.values()) <= 40
 
 
+def test_one_request_that_is_never_answered_does_not_hold_up_the_others(server: Server, tmp_path: Path) -> None:
+    with Journal(tmp_path / "r.jsonl") as journal:
+        sent = send_all(map(request, ["a 500", "b ok"]), 2, journal, endpoint(server, in_flight=1, retries=0))
+    assert (sent.answered, sent.open) == (1, 1)
+
+
 def test_a_full_disk_ends_the_run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(journal: Journal, lines: object) -> None:
         raise OSError(28, "No space left on device")
