@@ -109,9 +109,13 @@ TEXT = st.lists(PIECES, min_size=1, max_size=8).map("".join).filter(str.strip) |
 HEADERS = ("===", "Question:", "Answer:")
 
 
+def as_answer(pairs):
+    return "\n===\n".join(f"Question:\n{question}\n===\nAnswer:\n{answer}" for question, answer in pairs)
+
+
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), st.sampled_from([C, R]))
 def test_rounds_with_separators_headers_or_image_tokens_inside_come_back_as_they_were_or_not_at_all(pairs, kind):
-    laid_out = "\n===\n".join(f"Question:\n{question}\n===\nAnswer:\n{answer}" for question, answer in pairs)
+    laid_out = as_answer(pairs)
     whole = tuple(Round(question.strip(), answer.strip()) for question, answer in pairs)
     texts = [text for pair in pairs for text in pair]
     ambiguous = any(line.strip().startswith(HEADERS) for text in texts for line in text.split("\n"))
@@ -122,6 +126,8 @@ def test_rounds_with_separators_headers_or_image_tokens_inside_come_back_as_they
     else:
         # A text that is laid out as rounds itself cannot be told from rounds; nothing of it is lost.
         assert found == whole or ambiguous
+        rebuilt = as_answer([(each.question, each.answer) for each in found])
+        assert "".join(rebuilt.split()) == "".join(laid_out.split())
         assert not any("<image>" in text for each in found for text in (each.question, each.answer))
 
 

@@ -75,6 +75,16 @@ def test_request_lines_parse_as_the_types_of_the_openai_package(requests):
         assert [set(message) for message in parsed["messages"]] == [{"content", "role"}] * 6
 
 
+def test_request_lines_parse_as_the_types_of_the_batch_runner_of_vllm(requests):
+    run_batch = pytest.importorskip("vllm.entrypoints.launchers.run_batch", reason="needs vllm; read with 0.33.0")
+    requests([dog()], "--body", '{"temperature": 0.7, "seed": 1}')
+    for line in sent(requests.out):
+        parsed = run_batch.BatchRequestInput.model_validate(line)
+        assert not parsed.model_extra
+        assert not parsed.body.model_extra
+        assert parsed.body.model_dump(include=set(line["body"])) == line["body"]
+
+
 def test_files_are_split_at_the_limits_of_the_batch_api(requests, monkeypatch):
     assert (requests_module.MOST_LINES, requests_module.MOST_BYTES) == (50_000, 200_000_000)
     monkeypatch.setattr(requests_module, "MOST_LINES", 4)
