@@ -28,9 +28,13 @@ def custom_id(kind: Kind, image_id: str) -> str:
     return f"{kind.value}_{image_id}"
 
 
-def parts_of(request_id: str) -> tuple[Kind, str] | None:
-    """Kind and image id of a request; None if no request has such an id."""
+def parts_of(request_id: str) -> tuple[Kind, str]:
+    """Kind and image id of a request.
+
+    Raises:
+        ValueError: no request has such an id.
+    """
     name, _, image_id = request_id.partition("_")
-    if name not in {kind.value for kind in Kind} or not image_id:
-        return None
+    if not image_id:
+        raise ValueError(request_id)
     return Kind(name), image_id

@@ -76,7 +76,7 @@ class _Reading:
         for request_id, _ in _requests(self._plan.requests):
             if request_id in self._written:
                 raise InputError(f"the requests hold {request_id!r} twice; write them again with --overwrite")
-            kind, image_id = _parts(request_id)
+            kind, image_id = parts_of(request_id)
             if image_id not in self._images:
                 raise InputError(
                     f"{self._plan.images} lists no image {image_id!r}; write the requests again with --overwrite"
@@ -108,7 +108,7 @@ class _Reading:
                     if self._written[request_id]:
                         raise Rejected(SourceReason.DUPLICATE_ID, "an answer before it is in the records")
                     self._written[request_id] = False
-                    kind, image_id = _parts(request_id)
+                    kind, image_id = parts_of(request_id)
                     rounds = rounds_of(answer_of(entry), kind)
                 except Rejected as rejected:
                     self._reject(source.file, source.position, request_id, rejected)
@@ -158,20 +158,13 @@ def _requests(paths: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
         for number, line in lines(path):
             try:
                 request_id = orjson.loads(line)["custom_id"]
-                _parts(request_id)
+                parts_of(request_id)
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
                 raise InputError(
                     f"{path}, line {number}: expected a request as `instructions requests` writes it; "
                     "write the requests again with --overwrite"
                 ) from None
             yield request_id, line
-
-
-def _parts(request_id: str) -> tuple[Kind, str]:
-    parts = parts_of(request_id)
-    if parts is None:
-        raise ValueError(request_id)
-    return parts
 
 
 def _images(path: Path) -> dict[str, str]:
