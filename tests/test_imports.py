@@ -152,3 +152,20 @@ def test_modules_stay_short_and_have_names_that_say_something() -> None:
     for path in modules():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 370, f"{path}: look for the second thing it does"
         assert path.stem not in ("utils", "util", "common", "helpers", "helper", "misc")
+
+
+def test_no_test_imports_from_another_test() -> None:
+    """What several tests need stands in tests/tools, or in a conftest.py as a fixture."""
+    for path in sorted((CHECKOUT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            wrong = [name for name in found if name.rpartition(".")[2].startswith("test_")]
+            assert wrong == [], f"{path}: imports {wrong}"
+
+
+def test_helpers_of_tests_stand_in_one_folder() -> None:
+    tests = CHECKOUT / "tests"
+    helpers = [path for path in tests.rglob("*.py") if not path.name.startswith(("test_", "conftest", "__init__"))]
+    assert helpers
+    assert [path for path in helpers if not path.is_relative_to(tests / "tools")] == []

@@ -2,10 +2,9 @@ import json
 from collections import Counter
 
 import pytest
+from real_excerpts import SHARED, with_real_excerpts
 
 from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION, choose
-
-from .real_excerpts import SHARED, with_real_excerpts
 
 
 @pytest.fixture

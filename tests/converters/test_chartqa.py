@@ -1,6 +1,6 @@
 import json
 
-from .real_excerpts import SHARED, with_real_excerpts
+from real_excerpts import SHARED, with_real_excerpts
 
 PROMPT = "\nAnswer the question using a single word or phrase."
 

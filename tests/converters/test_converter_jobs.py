@@ -4,11 +4,10 @@ import re
 import shutil
 
 import pytest
+from interruption import contents, killed_at
 
 from preprocess.converters.core import job
 from preprocess.preprocess_dataset import main
-
-from .interruption import contents, killed_at
 
 ENTRIES = [{"question_id": i, "question": "q", "answer": "a" if i % 3 else "", "image": "x.png"} for i in range(100)]
 

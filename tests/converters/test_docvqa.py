@@ -1,8 +1,7 @@
 import json
 
 import pytest
-
-from .real_excerpts import SHARED, with_real_excerpts
+from real_excerpts import SHARED, with_real_excerpts
 
 
 def document(**changes):

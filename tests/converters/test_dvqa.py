@@ -1,6 +1,6 @@
 import tracemalloc
 
-from .real_excerpts import SHARED, with_real_excerpts
+from real_excerpts import SHARED, with_real_excerpts
 
 
 def test_both_namings_of_the_fields_and_a_folder_per_split(preprocess, tmp_path, write_json):

@@ -1,6 +1,5 @@
 """`preprocess_dataset parquet` on files of each published layout."""
 
-import hashlib
 import json
 import random
 import shutil
@@ -8,9 +7,9 @@ from io import BytesIO
 
 import pytest
 from conftest import create
-
-from .interruption import contents, killed_at
-from .real_excerpts import SHARED, with_real_excerpts
+from dialogues import said, stored, values
+from interruption import contents, killed_at
+from real_excerpts import SHARED, with_real_excerpts
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402
@@ -74,15 +73,6 @@ def run(preprocess, tmp_path):
         return preprocess("parquet", *arguments, *more, into=out)
 
     return convert
-
-
-def stored(data, suffix):
-    digest = hashlib.sha256(data).hexdigest()
-    return f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}"
-
-
-def values(record):
-    return [(turn["from"], turn["value"]) for turn in record["conversations"]]
 
 
 def struct(data, path=None):
@@ -164,10 +154,6 @@ def test_the_cauldron(run, tmp_path, image_bytes):
     assert values(result.records[0]) == [("human", "<image>\nQ\nA. x"), ("gpt", "A")]
     assert result.records[0]["image"] == f"cauldron/images/{stored(image_bytes('red'), '.jpg')}"
     assert "layout cauldron" in result.out
-
-
-def said(*turns):
-    return [{"from": role, "value": value} for role, value in turns]
 
 
 def test_llava_onevision_keeps_tokens_turns_and_ids_as_they_are(run, tmp_path, image_bytes):

@@ -4,10 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from real_excerpts import SHARED, with_real_excerpts
 
 from preprocess.preprocess_dataset import convert_json2jsonl_main
-
-from .real_excerpts import SHARED, with_real_excerpts
 
 RECORD = '{"id": 1.50, "b": "\\u00e9é", "a": [1, 2 ], "a": 1e5}'
 

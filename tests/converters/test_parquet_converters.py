@@ -4,13 +4,12 @@ import shutil
 from collections import Counter
 
 import pytest
+from interruption import contents, killed_at
+from real_excerpts import SHARED, with_real_excerpts
 
 from preprocess.converters.core.brief_instructions import BRIEF_DESCRIPTION
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.parquet import rows
-
-from .interruption import contents, killed_at
-from .real_excerpts import SHARED, with_real_excerpts
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402

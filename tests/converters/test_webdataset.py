@@ -6,9 +6,8 @@ import random
 import tarfile
 
 import pytest
-
-from .interruption import contents, killed_at
-from .test_hub_parquet import said, stored, values
+from dialogues import said, stored, values
+from interruption import contents, killed_at
 
 
 def write_tar(path, members):

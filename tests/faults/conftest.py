@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import QUICKSTART, output_digests, turn_pair, write_jsonl
+from conftest import CHECKOUT, QUICKSTART, output_digests, turn_pair, write_jsonl
 
-SABOTEUR = Path(__file__).parent / "saboteur"
+SABOTEUR = CHECKOUT / "tests" / "tools" / "saboteur"
 
 
 @pytest.fixture

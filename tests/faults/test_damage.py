@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ConfigMaker
+from damage import finished_folder, harmed, output_files
 
-from faults.damage import finished_folder, harmed, output_files
 from hdf5_writer.verify import verify_dataset
 
 pytestmark = pytest.mark.faults

@@ -12,7 +12,8 @@ from conftest import ConfigMaker
 
 pytest.importorskip("torch", reason="the loaders need torch")
 
-from faults.damage import finished_folder, harmed, output_files
+from damage import finished_folder, harmed, output_files
+
 from loaders import DataDirError, ShardError, create_dataloader
 from loaders.shard_reader import ShardReader
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from coco_files import dog, write_coco
 from conftest import QUICKSTART
-from converters.instruction_data.coco_files import dog, write_coco
 
 pytestmark = pytest.mark.faults
 for needed in ("openai", "fastapi", "uvicorn", "torch"):

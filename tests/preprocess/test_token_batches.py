@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tokens import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
+from small_tokenizers import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 
 from preprocess.conversation import Conversation
 from preprocess.rejects import Reason, Rejected

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sentencepiece
 import tokenizers
-from conftest import QUICKSTART, shared_folder
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from small_tokenizers import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 
 from preprocess.conversation import Conversation
 from preprocess.segments import Mark, Text
 from preprocess.templates import TEMPLATES, Renderer
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
-
-# What a text is made of in the wild: words, runs of blanks, newlines, specials as text, other scripts, bytes.
-_PARTS = st.sampled_from(
-    [
-        *("the", "red circle", "USER:", "ASSISTANT:", "[INST]", "123", "a.b,c", "def f():"),
-        *("the.", "circle,", "1?", "it's", "a.", "_.", "é.", ".", ",", "'"),
-        *(" ", "  ", "     ", "\n", "\n\n", "\t", "\r\n", "▁", "▁▁"),
-        *("</s>", "<s>", "<unk>", "<0x0A>", "<image>", "你好", "é", "🙂", "\x00", "\x7f", "\ue000"),
-    ]
-)
-TEXTS = st.one_of(
-    st.lists(_PARTS, max_size=12).map("".join),
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
-)
-FOLDERS = [QUICKSTART / "tokenizer", QUICKSTART / "tokenizer_sentencepiece"] + [
-    shared_folder("tokenizers") / name
-    for name in ("llama2-json", "llama2-sentencepiece")
-    if shared_folder("tokenizers").is_dir()
-]
-SLOW = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 Library = Callable[[str], list[int]]
 
@@ -156,21 +135,6 @@ def test_special_tokens_typed_by_a_user_are_text(encoder: Encoder) -> None:
     assert found.ids.tolist().count(tokenizer.eos_id) == 1
     assert found.ids.tolist().count(1) == 1
     assert 0 not in found.ids.tolist()
-
-
-def bpe(vocabulary: list[str], merges: list[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
-    model = tokenizers.models.BPE({p: i for i, p in enumerate(vocabulary)}, merges, unk_token="<unk>", **options)
-    return tokenizers.Tokenizer(model)
-
-
-def saved(tmp_path: Path, tokenizer: tokenizers.Tokenizer, bos: str | None) -> str:
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    bos_line = f'"bos_token": "{bos}", ' if bos else ""
-    (tmp_path / "tokenizer_config.json").write_text(f'{{{bos_line}"eos_token": "</s>", "unk_token": "<unk>"}}')
-    return str(tmp_path)
-
-
-BYTES = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)]
 
 
 def test_a_vocabulary_that_joins_over_blanks_falls_back_to_whole_texts(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from conftest import CHECKOUT  # noqa: E402
 from recorded_run import recorded  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from small import IMAGES, dataset, logged, run_python, write_params  # noqa: E402
@@ -133,7 +134,7 @@ def test_killed_in_the_middle_and_resumed_it_sees_the_same_batches_and_ends_with
     assert len(expected) == 16
     assert len(set(expected[:12])) == 12, "all batches of the epoch are different"
     killed = run_python(
-        *(str(Path(__file__).parent / "recorded_run.py"), str(tmp_path / "log"), "10"),
+        *(str(CHECKOUT / "tests" / "tools" / "recorded_run.py"), str(tmp_path / "log"), "10"),
         *("--params", str(params), "--model_dir", str(broken)),
     )
     assert killed.returncode == -9, killed.stderr

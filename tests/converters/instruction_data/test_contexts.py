@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from coco_files import dog, write_coco
 from conftest import needs_shared, shared_folder
 
-from converters.instruction_data.coco_files import dog, write_coco
 from preprocess.converters.instruction_data.coco import read_annotations
 from preprocess.converters.instruction_data.contexts import Box, context, normalised
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from coco_files import dog, write_coco
 from conftest import InlineExecutor, SilentProgress, needs_shared, shared_folder
+from interruption import contents, killed_at
 
-from converters.instruction_data.coco_files import dog, write_coco
-from converters.interruption import contents, killed_at
 from hdf5_writer.run import create_dataset
 
 ROUNDS = "Question:\nWhat is it?\n===\nAnswer:\nA dog.\n===\nQuestion:\nWhere?\n===\nAnswer:\nOn grass."

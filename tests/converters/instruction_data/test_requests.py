@@ -6,11 +6,11 @@ import re
 import orjson
 import pytest
 import yaml
+from coco_files import dog, write_coco
 from conftest import CHECKOUT, needs_shared, shared_folder
+from interruption import contents, killed_at
 from tokenizers import Tokenizer
 
-from converters.instruction_data.coco_files import dog, write_coco
-from converters.interruption import contents, killed_at
 from preprocess.converters.instruction_data import requests as requests_module
 from preprocess.converters.instruction_data.cost import tokens_of
 from preprocess.converters.instruction_data.kinds import Kind, parts_of

@@ -1,24 +1,17 @@
-"""Make the embedded example: pictures, captions, conversations and a tokenizer, all of our own.
+"""The embedded example: pictures, captions, conversations and a tokenizer, all of our own."""
 
-    python tests/quickstart/make_quickstart.py [--out DIR]
-
-writes to `configs/quickstart` unless told otherwise. Nothing is downloaded and nothing is random: run it again after a
-change to a picture or a text, and commit what changed.
-"""
-
-import argparse
 import json
 from pathlib import Path
 
-from charts import chart_pictures
-from picture import Picture, Round
-from scenes import scene_pictures
-from shapes import shape_pictures
-from text_conversations import TEXT_CONVERSATIONS
-from tokenizer_corpus import ASCII, PROSE, SYSTEM_PROMPTS
-from train_tokenizer import train, write_tokenizer
+from .charts import chart_pictures
+from .picture import Picture, Round
+from .scenes import scene_pictures
+from .shapes import shape_pictures
+from .text_conversations import TEXT_CONVERSATIONS
+from .tokenizer_corpus import ASCII, PROSE, SYSTEM_PROMPTS
+from .train_tokenizer import train, write_tokenizer
 
-DEFAULT_OUT = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
+DEFAULT_OUT = Path(__file__).resolve().parents[3] / "configs" / "quickstart"
 
 CAPTION_REQUESTS = [
     "Say in one sentence what this picture shows.",
@@ -105,13 +98,3 @@ def make_quickstart(out: Path) -> None:
 
     model = train([*SYSTEM_PROMPTS, ASCII, PROSE, *texts_of(phase_1), *texts_of(phase_2)])
     write_tokenizer(model, out / "tokenizer", out / "tokenizer_sentencepiece")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the embedded example below configs/quickstart.")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write to (default: %(default)s)")
-    make_quickstart(parser.parse_args().out)
-
-
-if __name__ == "__main__":
-    main()

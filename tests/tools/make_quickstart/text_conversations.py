@@ -4,7 +4,7 @@ They carry what pictures do not: several languages, emoji, code with its indenta
 name of a special token typed as ordinary text.
 """
 
-from picture import Round
+from .picture import Round
 
 CODE = '''\
 ```python

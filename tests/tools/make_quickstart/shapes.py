@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from canvas import Canvas
-from picture import NUMBER_WORDS, Picture, Round, counted, listed, plural, sentence, there_are, with_article
 from PIL import Image
+
+from .canvas import Canvas
+from .picture import NUMBER_WORDS, Picture, Round, counted, listed, plural, sentence, there_are, with_article
 
 COLOR_CODES = {
     "r": "red",

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from canvas import Canvas
-from picture import with_article
 from PIL import Image
+
+from .canvas import Canvas
+from .picture import with_article
 
 HORIZON = 0.62
 SKY_COLORS = {"day": "light blue", "evening": "pink", "night": "black"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import sentencepiece
 import yaml
-from canvas import COLORS
-from make_quickstart import DEFAULT_OUT, make_quickstart
+from make_quickstart.canvas import COLORS
+from make_quickstart.example import DEFAULT_OUT, make_quickstart
 from PIL import Image
 from tokenizers import Tokenizer
 

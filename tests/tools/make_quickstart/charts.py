@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from canvas import Canvas, text_width
-from picture import NUMBER_WORDS, Picture, Round, listed, plural, sentence
 from PIL import Image
+
+from .canvas import Canvas, text_width
+from .picture import NUMBER_WORDS, Picture, Round, listed, plural, sentence
 
 MARGIN = 10
 TITLE_HEIGHT = 26

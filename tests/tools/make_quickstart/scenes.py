@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
-from picture import NUMBER_WORDS, Picture, Round, counted, listed, plural, sentence, there_are, with_article
-from scenery import GROUND_WORDS, IN_THE_SKY, SKY_WORDS, Scene, Thing
+from .picture import NUMBER_WORDS, Picture, Round, counted, listed, plural, sentence, there_are, with_article
+from .scenery import GROUND_WORDS, IN_THE_SKY, SKY_WORDS, Scene, Thing
 
 
 def caption(scene: Scene) -> str:

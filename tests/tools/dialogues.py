@@ -1,0 +1,16 @@
+"""Turns and images of published datasets, as they stand before and after conversion."""
+
+import hashlib
+
+
+def stored(data, suffix):
+    digest = hashlib.sha256(data).hexdigest()
+    return f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}"
+
+
+def said(*turns):
+    return [{"from": role, "value": value} for role, value in turns]
+
+
+def values(record):
+    return [(turn["from"], turn["value"]) for turn in record["conversations"]]
