@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tokens import BYTES, SLOW, bpe, saved
+from small_tokenizers import BYTES, SLOW, bpe, saved
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
 
 from preprocess.config import ConfigError
