@@ -12,6 +12,8 @@ from torch import Tensor
 from loaders import LlavaDataLoader
 
 MicroBatch = dict[str, Tensor]
+# Of a free batch, these have an entry for each image and not for each row.
+_OF_IMAGES = ("image_data", "image_rows", "image_starts", "image_slots")
 
 
 class BatchStream:
@@ -34,7 +36,8 @@ class BatchStream:
             loader: its batches are one process's share of an optimizer step.
             micro_batch_size: rows in a micro-batch, a divisor of the loader's batch size; None takes all of them.
             trim_to: cut each micro-batch to its longest row, rounded up to a multiple of this; None keeps all.
-            image_end: the position behind the last image slot, which is never cut.
+            image_end: of fixed rows, the position behind the last image slot, which is never cut; 0 for free ones,
+                whose images are parts of their samples.
         """
         self.loader = loader
         self.waited = 0.0
@@ -49,8 +52,7 @@ class BatchStream:
                 rows = len(batch["text_input_ids"])
                 size = self._micro_batch_size or rows
                 for start in range(0, rows, size):
-                    micro = {name: values[start : start + size] for name, values in batch.items()}
-                    yield self._trim(micro)
+                    yield self._trim(rows_of(batch, start, start + size))
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the loader: right between optimizer steps, when all micro-batches of a batch are taken."""
@@ -70,9 +72,20 @@ class BatchStream:
         """Cut what no row attends to. The loader could, but only to the longest row of the whole step."""
         if self._trim_to is None:
             return batch
-        attended = (batch["key_padding_mask"] == 0).any(dim=0)
-        longest = max(int(torch.nonzero(attended).max()) + 1, self._image_end)
+        # The slots of an image that failed are not attended to, but belong to their sample.
+        used = batch["segment_ids"] > 0 if "segment_ids" in batch else batch["key_padding_mask"] == 0
+        longest = max(int(torch.nonzero(used.any(dim=0)).max()) + 1, self._image_end)
         length = -(-longest // self._trim_to) * self._trim_to
-        # Only the sequences have the length of the mask as their second axis.
-        full = attended.shape[0]
+        # Only the sequences have the length of a row as their second axis.
+        full = used.shape[1]
         return {name: v[:, :length] if v.ndim == 2 and v.shape[1] == full else v for name, v in batch.items()}
+
+
+def rows_of(batch: MicroBatch, start: int, stop: int) -> MicroBatch:
+    """Rows `start` … `stop`-1 of a batch, fixed or free, with their images."""
+    if "image_rows" not in batch:
+        return {name: values[start:stop] for name, values in batch.items()}
+    mine = (batch["image_rows"] >= start) & (batch["image_rows"] < stop)
+    part = {name: values[mine] if name in _OF_IMAGES else values[start:stop] for name, values in batch.items()}
+    part["image_rows"] = part["image_rows"] - start
+    return part

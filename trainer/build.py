@@ -22,6 +22,7 @@ from trainer.model import LlavaForRows
 from trainer.params import ModelParams
 from trainer.params_file import ParamsError
 from trainer.pretrained import load_image_model, load_text_model, load_whole
+from trainer.segment_attention import is_flattened
 
 # The number of rows of the embedding becomes a multiple of it, as in the models of llava-hf.
 _ROWS_MULTIPLE = 64
@@ -174,6 +175,25 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
         raise ParamsError(
             f"the rows have {shape.max_sequence_length} positions, but the text model was made for "
             f"{text.max_position_embeddings}; write the dataset with a smaller processor.max_sequence_length"
+        )
+    if shape.image_start_idx is None and not is_flattened(params.attention):
+        _refuse_other_attention(text, shape)
+
+
+def _refuse_other_attention(text: Any, shape: RowShape) -> None:
+    """The mask that keeps samples apart takes the place of the model's own, with all that it would leave out."""
+    kinds = set(getattr(text, "layer_types", None) or ["sliding_attention"])
+    window = getattr(text, "sliding_window", None)
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        raise ParamsError(
+            f"the text model has layers of {sorted(unknown)[0]}, which the samples of a packed row would leak through; "
+            "take another text model, or write the dataset with processor.packing none"
+        )
+    if "sliding_attention" in kinds and window is not None and window < shape.max_sequence_length:
+        raise ParamsError(
+            f"the text model attends to {window} positions at most, but packed rows have {shape.max_sequence_length} "
+            "and their mask no such limit; give model.attention flash_attention_2, or write the dataset with a "
+            f"processor.max_sequence_length of at most {window}"
         )
 
 

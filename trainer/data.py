@@ -17,18 +17,23 @@ class RowShape:
     """What the rows ask of a model.
 
     Attributes:
-        image_start_idx: position of the first image slot.
-        num_patches: image slots.
+        image_start_idx: position of the first image slot; None where rows are free (packed, or of several images).
+        num_patches: image slots of an image.
         image_size: edge of an image in pixels.
         max_sequence_length: positions in a row.
         vocab_size: ids are below it.
     """
 
-    image_start_idx: int
+    image_start_idx: int | None
     num_patches: int
     image_size: int
     max_sequence_length: int
     vocab_size: int
+
+    @property
+    def image_end(self) -> int:
+        """Of fixed rows the position behind the last image slot, else 0."""
+        return 0 if self.image_start_idx is None else self.image_start_idx + self.num_patches
 
 
 def read_row_shape(params: Params, folders: list[str]) -> RowShape:
@@ -52,6 +57,11 @@ def read_row_shape(params: Params, folders: list[str]) -> RowShape:
 
 
 def _refuse_other(model: ModelParams, train_input: TrainInputParams, data: DataDir) -> None:
+    if model.image_start_idx is not None and data.image_start_idx is None:
+        raise ParamsError(
+            f"model.image_start_idx is {model.image_start_idx}, but the rows of {data.root} say themselves where each "
+            "image stands, since they are packed or hold several images; leave it out"
+        )
     for key, given, found in (
         ("model.image_start_idx", model.image_start_idx, data.image_start_idx),
         ("train_input.image_size", train_input.image_size, data.image_size),

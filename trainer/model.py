@@ -24,13 +24,13 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
 
     Attributes:
         image_start_idx: of fixed rows, the position of the first image slot; there are as many slots as the vision
-            model makes patches.
+            model makes patches. Free batches do not need it.
     """
 
     # For the Hugging Face Trainer: `forward` divides by the number of labels it is told, so that the gradients of
     # micro-batches and processes add up to those of the whole batch.
     accepts_loss_kwargs = True
-    image_start_idx = 0
+    image_start_idx: int | None = 0
 
     def forward(
         self,
@@ -104,7 +104,10 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         """Last hidden states of the language model: (B, T, hidden size)."""
         embeds = self.get_input_embeddings()(text_input_ids.long())
         features = self._image_features(image_data).to(embeds.dtype)
-        start, stop = self.image_start_idx, self.image_start_idx + features.shape[1]
+        start = self.image_start_idx
+        if start is None:
+            raise ValueError("image_start_idx is None, which fixed rows need: set it to that of their data_params.json")
+        stop = start + features.shape[1]
         # The tower runs on text-only rows too: a step in which a process has no image must still use the projector,
         # or DDP waits for its gradients. `where` keeps what it makes of them out, and gives back gradients of 0.
         slots = torch.where(has_image[:, None, None], features, embeds[:, start:stop])

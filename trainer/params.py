@@ -204,3 +204,12 @@ class Params(_Section):
         if self.runconfig.eval_steps is not None and self.eval_input is None:
             raise ValueError("runconfig.eval_steps needs the section eval_input, with the data_dir to evaluate on")
         return self
+
+    @model_validator(mode="after")
+    def _attention_can_compute(self) -> Params:
+        if self.model.attention == "flash_attention_2" and self.runconfig.precision == "fp32":
+            raise ValueError(
+                "model.attention flash_attention_2 computes in half precision only; give runconfig.precision bf16 or "
+                "fp16, or model.attention sdpa"
+            )
+        return self

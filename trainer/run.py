@@ -123,7 +123,7 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
         loader,
         micro_batch_size=params.train_input.micro_batch_size,
         trim_to=params.train_input.trim_to,
-        image_end=shape.image_start_idx + shape.num_patches,
+        image_end=shape.image_end,
     )
     if resume is not None:
         try:
@@ -132,7 +132,8 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
             raise ParamsError(f"{resume}: {error}") from None
     eval_loader = None
     if params.runconfig.eval_steps is not None:
-        read_row_shape(params, eval_folders(params))
+        eval_shape = read_row_shape(params, eval_folders(params))
+        _place_images(model, eval_shape)
         eval_loader = make_eval_loader(params, arguments.process_index, arguments.world_size)
     trainer = LlavaTrainer(
         model=model,
@@ -273,6 +274,18 @@ def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaFo
     )
     processor = make_processor(tokenizer, images, patch_size=vision.patch_size)
     return model, processor
+
+
+def _place_images(model: LlavaForRows, shape: RowShape) -> None:
+    """Tell the model where the images of fixed rows stand that it is evaluated on."""
+    found, wanted = model.image_start_idx, shape.image_start_idx
+    if found is None:
+        model.image_start_idx = wanted
+    elif wanted not in (None, found):
+        raise ParamsError(
+            f"eval_input: the image slots of its rows begin at position {wanted}, those of train_input at {found}; "
+            "write one of them with the template of the other, or evaluate with --mode eval"
+        )
 
 
 def _describe(

@@ -168,3 +168,36 @@ def test_a_regex_that_does_nothing_or_too_much_is_refused(patterns: list[str], m
     with pytest.raises(ParamsError) as caught:
         freeze(make(), patterns)
     assert message in str(caught.value)
+
+
+FREE = RowShape(image_start_idx=None, num_patches=16, image_size=56, max_sequence_length=96, vocab_size=1800)
+
+
+@pytest.mark.parametrize(
+    ("changes", "attention", "message"),
+    [
+        ({"sliding_window": 64}, "sdpa", "attends to 64 positions at most, but packed rows have 96"),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, "eager", "at most 64"),
+        ({"sliding_window": 64, "layer_types": ["full_attention"] * 2}, "sdpa", None),
+        ({"sliding_window": 96}, "sdpa", None),
+        ({"sliding_window": None}, "sdpa", None),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "sdpa", "has layers of chunked_attention"),
+    ],
+)
+def test_a_text_model_whose_own_mask_packed_rows_cannot_keep_is_refused(
+    tmp_path: Path, changes: dict[str, Any], attention: str, message: str | None
+) -> None:
+    fixed = read_row_shape(Params.model_validate(values()), [str(dataset())])
+    params = Params.model_validate(values(model__attention=attention))
+    model = make()
+    for name, value in changes.items():
+        setattr(model.config.text_config, name, value)
+    model.save_pretrained(tmp_path)
+    assert load_checkpoint(str(tmp_path), params.model, fixed).image_start_idx == fixed.image_start_idx
+    if message is None:
+        assert load_checkpoint(str(tmp_path), params.model, FREE).image_start_idx is None
+        return
+    with pytest.raises(ParamsError) as caught:
+        load_checkpoint(str(tmp_path), params.model, FREE)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -78,6 +78,7 @@ def test_the_settings_are_those_of_the_paper(
         ({"model__projector": {"type": "linear"}}, "model.projector.type is 'linear' (str): it should be 'mlp2x_gelu'"),
         ({"runconfig__load_checkpoint_states": "weights"}, "runconfig.load_checkpoint_states is 'weights'"),
         ({"runconfig__eval_steps": 2}, "runconfig.eval_steps needs the section eval_input"),
+        ({"model__attention": "flash_attention_2"}, "model.attention flash_attention_2 computes in half precision"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_about_the_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
