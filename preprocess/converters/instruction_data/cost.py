@@ -30,19 +30,25 @@ class Estimate:
             self.most + other.most,
         )
 
-    def sentences(self, price: tuple[float, float] | None) -> list[str]:
-        """For the person who decides whether to send them; `price` is for a million tokens, in and out."""
+    def sentences(self, price: tuple[float, float] | None, images: int) -> list[str]:
+        """For the person who decides whether to send them.
+
+        Args:
+            price: of a million tokens, in and out.
+            images: that the requests are about.
+        """
         lines = [
             f"estimate: {self.requests:,} requests, about {self.sent:,} tokens sent and {self.expected:,} returned "
             f"(at most {self.most:,})"
         ]
-        if price is not None:
+        if price is not None and images:
             paid_in, paid_out = price
             expected = (self.sent * paid_in + self.expected * paid_out) / 1e6
             most = (self.sent * paid_in + self.most * paid_out) / 1e6
             lines.append(
                 f"cost at {paid_in:g} in and {paid_out:g} out a million tokens: about {expected:,.2f}, "
-                f"at most {most:,.2f}"
+                f"at most {most:,.2f}; 1,000 such images: about {expected / images * 1000:,.2f}, "
+                f"at most {most / images * 1000:,.2f}"
             )
         return lines
 

@@ -99,7 +99,7 @@ def _report(written: Written, arguments: argparse.Namespace) -> None:
     price = tuple(arguments.price_per_million) if arguments.price_per_million else None
     for kind, tokens in written.tokens.items():
         print(f"  {kind.value}: {tokens.requests:,} requests, about {tokens.sent:,} tokens sent")
-    for sentence in sum(written.tokens.values(), Estimate()).sentences(price):
+    for sentence in sum(written.tokens.values(), Estimate()).sentences(price, written.counts.written):
         print(sentence)
 
 

@@ -161,7 +161,8 @@ def test_the_cost_is_said_before_anything_is_sent(requests):
     assert 0 < expected <= 600
     assert "(at most 600)" in result.out
     about = sent_tokens / 1000 + expected / 500
-    assert f"about {about:,.2f}, at most {sent_tokens / 1000 + 1.2:,.2f}" in result.out
+    most = sent_tokens / 1000 + 1.2
+    assert f"about {about:,.2f}, at most {most:,.2f}; 1,000 such images: about {about * 500:,.2f}, at" in result.out
 
 
 @needs_shared("tokenizers")
