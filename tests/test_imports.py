@@ -24,6 +24,8 @@ STAGES = [
     "preprocess.image_files",
     "preprocess.images",
     "preprocess.tokenize.backends",
+    "preprocess.tokenize.byte_level",
+    "preprocess.tokenize.cuts",
     "preprocess.tokenize.folder",
     "preprocess.tokenize.tokenizer",
     "preprocess.templates",

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from hdf5_writer.data_params import DataParams
 from preprocess.config import ConfigError
-from preprocess.tokenize.tokenizer import BLANK, Tokenizer, load_tokenizer
+from preprocess.tokenize.byte_level import byte_alphabet
+from preprocess.tokenize.cuts import BLANK
+from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -26,7 +28,7 @@ class Speller:
         """`note`: why there is no tokenizer."""
         self.note = note
         self._tokenizer = tokenizer
-        self._bytes = _byte_alphabet()
+        self._bytes = byte_alphabet()
 
     @property
     def knows_text(self) -> bool:
@@ -102,10 +104,3 @@ def load_speller(params: DataParams, name: str) -> Speller:
             "give the right one by --tokenizer.",
         )
     return Speller(tokenizer, None)
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The printable characters that byte-level BPE spells bytes with (GPT-2's `bytes_to_unicode`)."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Protocol
 
 # Not in any vocabulary, hence encoded as bytes, which nothing merges with.
@@ -78,26 +77,3 @@ class JsonModelBackend:
         for piece, id_ in vocabulary.items():
             pieces[id_] = piece
         return pieces
-
-
-class JsonPipelineBackend(JsonModelBackend):
-    """The whole pipeline of a `tokenizers.Tokenizer` but for its added tokens, which are text in a text.
-
-    Its `encode_special_tokens` would not do: it leaves those that are added without being special.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        spec = json.loads(tokenizer.to_str())
-        spec["added_tokens"] = []
-        super().__init__(tokenizer.from_str(json.dumps(spec)))
-
-    def encode(self, piece: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(piece, add_special_tokens=False).ids
-        return ids
-
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, [start for start, _ in encoding.offsets]
-
-    def measure(self, text: str) -> int:
-        return len(text)

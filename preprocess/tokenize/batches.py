@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from preprocess.samples import SampleBatch, batch_of, empty_batch, join_batches
 from preprocess.segments import Mark, Segment, Special, Text
+from preprocess.tokenize.cuts import Cuts, SentencePieceCuts
 from preprocess.tokenize.encoder import Encoder
-from preprocess.tokenize.tokenizer import BLANK
-from preprocess.tokenize.word_table import AFTER_BLANK, BARE, CONSTANT, WordTable, cut
+from preprocess.tokenize.word_table import AFTER_BLANK, BARE, CONSTANT, PatternWordTable, WordTable, cut
 
 # An enum's member is slower to look up than a name of the module.
 _BOS, _EOS, _IMAGE, _IMAGE_TOKEN = Mark.BOS, Mark.EOS, Mark.IMAGE, Mark.IMAGE_TOKEN
@@ -31,7 +31,8 @@ class BatchEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._table = WordTable()
+        self._cuts = encoder.tokenizer.cuts
+        self._table = WordTable() if isinstance(self._cuts, SentencePieceCuts) else PatternWordTable()
         self._constants: dict[Mark | Special | tuple[str, bool], str] = {}
         self._constant_ids: list[bytes] = []
         self._bos, self._eos = self._constant(_BOS), self._constant(_EOS)
@@ -47,7 +48,7 @@ class BatchEncoder:
         apart: dict[int, SampleBatch] = {}
         items = _Items()
         for number, segments in enumerate(records):
-            if not (self._encoder.tokenizer.cuts_at_blanks and self._collect(segments, items)):
+            if not (self._cuts is not None and self._collect(segments, self._cuts, items)):
                 items.drop_open_record()
                 try:
                     apart[number] = batch_of(self._encoder.encode(segments))
@@ -61,18 +62,16 @@ class BatchEncoder:
             batch = join_batches([apart.get(i) or batch.part(i, i + 1) for i in range(len(records))])
         return batch, failed
 
-    def _collect(self, segments: Sequence[Segment], items: _Items) -> bool:
+    def _collect(self, segments: Sequence[Segment], cuts: Cuts, items: _Items) -> bool:
         """Note the items of a record; False where neighbouring texts cannot be cut apart, and for a huge record."""
         texts, kinds, supervised = items.texts, items.kinds, items.supervised
-        tokenizer = self._encoder.tokenizer
-        start_kind = AFTER_BLANK if tokenizer.dummy_prefix else BARE
-        prefix_after_special = tokenizer.prefix_after_special
+        start_kind = AFTER_BLANK if cuts.dummy_prefix else BARE
+        can_cut, prefix_after_special = cuts.between, self._encoder.tokenizer.prefix_after_special
         starts_text, before, size = True, None, 0
         for position, segment in enumerate(segments):
             if type(segment) is Text:
                 text, is_supervised, constant = segment
-                # As `blank_begins` says, but for spellings that records hardly ever have.
-                if before is not None and (text[:1] != " " or before[-1:] in (" ", BLANK)):
+                if before is not None and not can_cut(before, text):
                     return False
                 before = text
                 size += len(text)

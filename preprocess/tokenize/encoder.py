@@ -1,13 +1,11 @@
 """Segments → ids and supervised spans, exact and cached.
 
-Why a dict of words is exact: with `Tokenizer.cuts_at_blanks`, no piece of the vocabulary has `▁` after another
-character, so no merge ever crosses the start of a run of blanks. A text cut there is encoded piece by piece,
-each distinct piece once. Where the vocabulary lacks that property the library encodes whole texts.
+Why a dict of words is exact: where a tokenizer has `cuts`, a text may be cut before its blanks, so it is encoded word
+by word, each distinct word once. Where it has none the library encodes whole texts.
 """
 
 from __future__ import annotations
 
-import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -17,10 +15,9 @@ import numpy as np
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample
 from preprocess.segments import Mark, Segment, Special, Text
-from preprocess.tokenize.tokenizer import BLANK, Tokenizer
+from preprocess.tokenize.cuts import BLANK, Cuts
+from preprocess.tokenize.tokenizer import Tokenizer
 
-# A run of blanks with what follows it. `[^ ]` matches newlines too.
-_PIECE = re.compile(" *[^ ]+| +")
 # Longer pieces are rarely met twice, and a bounded cache must not fill up with them.
 _LONGEST_CACHED = 64
 _MOST_CACHED = 32_000
@@ -34,9 +31,11 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._bare = _PieceTable(tokenizer, prefix="")
-        self._after_blank = _PieceTable(tokenizer, prefix=BLANK)
-        self._bare.inner = self._after_blank.inner = self._bare
+        self._cuts = tokenizer.cuts
+        if self._cuts is not None:
+            self._bare = _PieceTable(tokenizer, self._cuts, prefix="")
+            self._after_blank = _PieceTable(tokenizer, self._cuts, prefix=self._cuts.blank)
+            self._bare.inner = self._after_blank.inner = self._bare
         self._bos = b"" if tokenizer.bos_id is None else _to_bytes([tokenizer.bos_id])
         self._eos = _to_bytes([tokenizer.eos_id])
         self._constants: dict[Mark | Special | tuple[str, bool], bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
@@ -53,14 +52,16 @@ class Encoder:
         spans: list[tuple[int, int]] = []
         image_at: list[int] = []
         count, starts_text = 0, True
-        cuts = self.tokenizer.cuts_at_blanks
+        cuts = self._cuts
         position, last = 0, len(segments)
         while position < last:
             segment = segments[position]
             position += 1
             if isinstance(segment, Text):
                 following = segments[position] if position < last else None
-                if isinstance(following, Text) and not (cuts and blank_begins(segment.text, following.text)):
+                if isinstance(following, Text) and not (
+                    cuts is not None and cuts.between(segment.text, following.text)
+                ):
                     run = [segment]
                     while position < last and isinstance(following := segments[position], Text):
                         run.append(following)
@@ -113,15 +114,14 @@ class Encoder:
 
     def encode_text(self, text: str, starts_text: bool) -> bytes:
         """Ids, as int32, of one text whose neighbours no token can span."""
-        if not self.tokenizer.cuts_at_blanks:
+        cuts = self._cuts
+        if cuts is None:
             return _to_bytes(self._encode_whole(text, starts_text)[0])
         if not text:
             return b""
-        if BLANK in text:  # the same thing to SentencePiece
-            text = text.replace(BLANK, " ")
-        prefixed = starts_text and self.tokenizer.dummy_prefix
-        if "  " in text or text[-1] == " " or (prefixed and text[0] == " "):
-            return b"".join(map(self._bare.__getitem__, _PIECE.findall(f" {text}" if prefixed else text)))
+        prefixed = starts_text and cuts.dummy_prefix
+        if not cuts.has_single_blanks(text) or (prefixed and text[0] == " "):
+            return b"".join(map(self._bare.__getitem__, cuts.at_runs_of_blanks(f" {text}" if prefixed else text)))
         # The common case: single blanks only, so every word but perhaps the first has exactly one before it.
         if prefixed:
             return b"".join(map(self._after_blank.__getitem__, text.split(" ")))
@@ -163,38 +163,30 @@ class Encoder:
 class _PieceTable(dict[str, bytes]):
     """Piece → its ids as bytes; a missing one is encoded by the library. Bounded."""
 
-    def __init__(self, tokenizer: Tokenizer, prefix: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, cuts: Cuts, prefix: str) -> None:
         super().__init__()
         self._encode = tokenizer.backend.encode
+        self._cuts, self._ends_words = cuts, cuts.ends_words
         self._prefix = prefix
-        self._newline = _to_bytes(self._encode("\n")) if tokenizer.newline_is_isolated else b""
-        self._ends_words = tokenizer.ends_words
         self.inner: _PieceTable = self
 
     def __missing__(self, piece: str) -> bytes:
         if len(piece) > _LONGEST_PIECE:
             raise Rejected(Reason.TOO_LONG, f"{len(piece):,} characters without a blank, expected {_LONGEST_PIECE:,}")
-        if self._newline and "\n" in piece:
-            # A cut at a newline is exact too, and the parts are met far more often than the whole.
-            first, *others = piece.split("\n")
-            heads = [self[first]] if first or self._prefix else [b""]
-            after = self.inner
-            encoded = self._newline.join(heads + [after[part] if part else b"" for part in others])
+        parts = self._cuts.within_word(piece)
+        if len(parts) > 1:
+            # Parts are met far more often than the whole.
+            encoded = self[parts[0]] + b"".join(map(self.inner.__getitem__, parts[1:]))
         elif piece[-1:] in self._ends_words and len(piece) > 1 and piece[-2].isascii() and piece[-2].isalnum():
             # So is one before punctuation that no piece joins to a letter or digit.
             encoded = self[piece[:-1]] + self.inner[piece[-1]]
         else:
-            encoded = _to_bytes(self._encode(self._prefix + piece.replace(" ", BLANK)))
+            encoded = _to_bytes(self._encode(self._prefix + self._cuts.spell(piece)))
         if len(piece) <= _LONGEST_CACHED:
             if len(self) >= _MOST_CACHED:
                 self.clear()
             self[piece] = encoded
         return encoded
-
-
-def blank_begins(before: str, after: str) -> bool:
-    """Whether a run of blanks begins exactly where two texts meet, so that a cut there is exact."""
-    return after[:1] in (" ", BLANK) and after != "" and before[-1:] not in (" ", BLANK)
 
 
 def _add_span(spans: list[tuple[int, int]], start: int, end: int) -> None:

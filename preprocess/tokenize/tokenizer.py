@@ -8,7 +8,6 @@ the model of `tokenizers` for a `tokenizer.json`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,9 @@ import orjson
 
 from preprocess.config import ConfigError
 from preprocess.settings import did_you_mean
-from preprocess.tokenize.backends import Backend, JsonModelBackend, JsonPipelineBackend, SentencePieceBackend
+from preprocess.tokenize.backends import Backend, JsonModelBackend, SentencePieceBackend
+from preprocess.tokenize.byte_level import ByteLevelBackend
+from preprocess.tokenize.cuts import BLANK, Cuts, PatternCuts, pattern_cuts, sentencepiece_cuts
 from preprocess.tokenize.folder import (
     SPECIAL_KINDS,
     content_of,
@@ -28,13 +29,10 @@ from preprocess.tokenize.folder import (
     resolve_folder,
 )
 
-BLANK = "▁"
 # How a normaliser begins that puts the dummy prefix in front of texts alone, as in the folders that `trainer` saves.
 START_OF_TEXT = r"\A"
 # Fewer pieces than bytes: no real vocabulary. transformers 5 makes such ones of a folder that has a config alone.
 _SMALLEST_VOCABULARY = 256
-_PUNCTUATION = set(".,?!:;)\"'")
-_AFTER_A_WORD = re.compile("[A-Za-z0-9]([.,?!:;)\"'])")
 
 
 class AddedToken(NamedTuple):
@@ -65,9 +63,7 @@ class Tokenizer:
         sentencepiece_rule: blanks are `▁` inside pieces; otherwise the library's own call is the rule.
         dummy_prefix: with the SentencePiece rule, a text begins with one more `▁`.
         prefix_after_special: so does the text behind a token that is added to it, such as `<image>`.
-        cuts_at_blanks: no piece has `▁` after another character, so no merge crosses the start of a run of `▁`.
-        newline_is_isolated: no piece joins a newline with anything, so no merge crosses a newline.
-        ends_words: punctuation that no piece joins to an ASCII letter or digit before it.
+        cuts: where texts may be cut; None where the library encodes whole texts.
         tokens: the piece or added token of each id, as it is spelled.
         added: the added tokens and control pieces, by how they are spelled.
     """
@@ -81,9 +77,7 @@ class Tokenizer:
     sentencepiece_rule: bool
     dummy_prefix: bool
     prefix_after_special: bool
-    cuts_at_blanks: bool
-    newline_is_isolated: bool
-    ends_words: frozenset[str]
+    cuts: Cuts | None
     tokens: tuple[str, ...] = field(repr=False)
     added: Mapping[str, AddedToken] = field(repr=False)
     backend: Backend = field(repr=False)
@@ -130,8 +124,9 @@ def _load(name: str) -> Tokenizer:
         loaded = _load_sentencepiece(folder, model_bytes["tokenizer.model"], config)
     else:
         loaded = _load_with_transformers(folder, config)
-    backend, prefix, added = loaded
+    backend, prefix, added, cuts = loaded
     rule = prefix is not None
+    dummy_prefix = prefix is not None and prefix.at_start
     pieces = backend.pieces()
     if len(pieces) < _SMALLEST_VOCABULARY:
         raise ConfigError(
@@ -148,7 +143,6 @@ def _load(name: str) -> Tokenizer:
             "add it to tokenizer_config.json"
         )
     pad = next(id_ for id_ in (special["pad"], special["unk"], eos) if id_ is not None)
-    joined = [piece for piece in pieces if len(piece) > 1]
     return Tokenizer(
         name=name,
         digest=digest,
@@ -157,11 +151,9 @@ def _load(name: str) -> Tokenizer:
         eos_id=eos,
         pad_id=pad,
         sentencepiece_rule=rule,
-        dummy_prefix=prefix is not None and prefix.at_start,
+        dummy_prefix=dummy_prefix,
         prefix_after_special=prefix is not None and prefix.after_special,
-        cuts_at_blanks=rule and not any(BLANK in piece.lstrip(BLANK) for piece in joined),
-        newline_is_isolated=rule and not any("\n" in piece for piece in joined),
-        ends_words=frozenset(_PUNCTUATION.difference(_AFTER_A_WORD.findall("\n".join(joined))) if rule else ()),
+        cuts=sentencepiece_cuts(pieces, dummy_prefix=dummy_prefix) if rule else cuts,
         tokens=tuple(tokens.get(id_, "") for id_ in range(max(tokens) + 1)),
         added=added,
         backend=backend,
@@ -195,8 +187,11 @@ class _DummyPrefix(NamedTuple):
     after_special: bool
 
 
-# None: another rule.
-_Loaded = tuple[Backend, _DummyPrefix | None, dict[str, AddedToken]]
+class _Loaded(NamedTuple):
+    backend: Backend
+    prefix: _DummyPrefix | None  # None: another rule
+    added: dict[str, AddedToken]
+    cuts: PatternCuts | None = None
 
 
 def _added(tokens: Iterable[dict[str, Any]], prefix: _DummyPrefix | None) -> dict[str, AddedToken]:
@@ -220,8 +215,12 @@ def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
     import tokenizers
 
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         spec = orjson.loads(data)
+        prefix = _dummy_prefix_of(spec)
+        if prefix is None and spec.get("added_tokens"):
+            # Without them none that is typed in a text becomes a token of its own, whether it is called special or not.
+            data = orjson.dumps({**spec, "added_tokens": []})
+        tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
     except Exception as error:  # the library raises bare Exception for whatever is wrong in the file
         if isinstance(error, MemoryError) or "Not enough memory" in str(error):  # the latter is orjson's
             raise MemoryError from None
@@ -231,11 +230,13 @@ def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    prefix = _dummy_prefix_of(spec)
     if prefix is not None and config.get("add_prefix_space") is False:
         prefix = _DummyPrefix(False, False)
     added = _added(spec.get("added_tokens") or [], prefix)
-    return JsonPipelineBackend(tokenizer) if prefix is None else JsonModelBackend(tokenizer), prefix, added
+    if prefix is not None:
+        return _Loaded(JsonModelBackend(tokenizer), prefix, added)
+    cuts = pattern_cuts(spec)
+    return _Loaded(ByteLevelBackend(tokenizer, cuts.pattern if cuts else None), None, added, cuts)
 
 
 def _dummy_prefix_of(spec: dict[str, Any]) -> _DummyPrefix | None:
@@ -292,7 +293,7 @@ def _load_sentencepiece(folder: Path, data: bytes, config: dict[str, Any]) -> _L
     control = [{"content": processor.IdToPiece(id_), "id": id_} for id_ in range(size) if processor.IsControl(id_)]
     named = [{"content": content, "id": id_} for content, id_ in (config.get("added_tokens") or {}).items()]
     described = [token | {"id": int(id_)} for id_, token in (config.get("added_tokens_decoder") or {}).items()]
-    return SentencePieceBackend(processor), prefix, _added([*control, *named, *described], prefix)
+    return _Loaded(SentencePieceBackend(processor), prefix, _added([*control, *named, *described], prefix))
 
 
 def _load_with_transformers(folder: Path, config: dict[str, Any]) -> _Loaded:

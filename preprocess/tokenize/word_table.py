@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.tokenize.tokenizer import BLANK
+from preprocess.tokenize.cuts import BLANK
 
 # What a word is: the continuation of a text, the start of one or after a blank (spelled with `▁`), or not text at all.
 BARE, AFTER_BLANK, CONSTANT = 0, 1, 2
@@ -75,6 +75,17 @@ class WordList(NamedTuple):
         items = np.searchsorted(self.first_of_item, empty, side="right") - 1
         return set(items[self.first_of_item[items + 1] != empty + 1].tolist())
 
+    def items_with_blanks_behind_white_space(self) -> set[int]:
+        """Items in which a word that ends with white space is followed by another word."""
+        ends = self.starts + self.lengths
+        last_bytes = np.frombuffer(self.data or b"\0", np.uint8)[np.maximum(ends - 1, 0)]
+        found = set()
+        for word in np.flatnonzero(_ENDS_SPACE[last_bytes] & (self.lengths > 0)).tolist():
+            item = self.item_of(word)
+            if word + 1 < self.first_of_item[item + 1] and self.raw(word).endswith(_SPACE_BYTES):
+                found.add(item)
+        return found
+
 
 def cut(data: bytes, item_lengths: _Ints, kinds: list[int]) -> WordList:
     """Cut at every blank; items are joined by blanks, so a cut is where an item ends, too."""
@@ -126,7 +137,7 @@ class WordTable:
             rows[missing[hits]] = others[hits]
             missing = missing[~hits]
         places = rows[:, 2:].astype(np.int64)
-        whole = words.items_with_runs_of_blanks(keys[:, 1])
+        whole = self._uncuttable(words, keys[:, 1])
         if len(missing) or whole:
             self._find(words, missing, whole, source, hashed, places)
         counts = places[:, 1]
@@ -146,7 +157,7 @@ class WordTable:
         slots = np.where(self._is_free(slots), slots, 0)
         for word, kind, slot in zip(missing.tolist(), words.kinds[missing].tolist(), slots.tolist(), strict=True):
             raw = words.raw(word)
-            if _BLANK_BYTES in raw and kind != CONSTANT:
+            if kind != CONSTANT and self._holds_blank(raw):
                 whole.add(words.item_of(word))
                 continue
             try:
@@ -178,6 +189,14 @@ class WordTable:
         self._words += stored
         self._pool_used += int(where[:stored, 1].sum())
 
+    def _uncuttable(self, words: WordList, high_keys: _Words) -> set[int]:
+        """Items that may not be cut at each of their blanks."""
+        return words.items_with_runs_of_blanks(high_keys)
+
+    def _holds_blank(self, raw: bytes) -> bool:
+        """Whether a word has a blank in another spelling, which makes its item uncuttable."""
+        return _BLANK_BYTES in raw
+
     def _is_free(self, slots: _Words) -> npt.NDArray[np.bool_]:
         free: npt.NDArray[np.bool_] = self._slots[slots, 1] == 0
         return free
@@ -191,6 +210,23 @@ class WordTable:
         self._pool[self._pool_used : end] = ids
         counts = np.array([len(piece) for piece in pieces], dtype=np.int64) // ids.itemsize
         return np.stack((self._pool_used + np.cumsum(counts) - counts, counts), axis=1)
+
+
+class PatternWordTable(WordTable):
+    """The same for `cuts.PatternCuts`: there a blank behind white space begins no word, and only ` ` is a blank."""
+
+    def _uncuttable(self, words: WordList, high_keys: _Words) -> set[int]:
+        return words.items_with_runs_of_blanks(high_keys) | words.items_with_blanks_behind_white_space()
+
+    def _holds_blank(self, raw: bytes) -> bool:
+        return False
+
+
+# What the last byte of a character of white space may be, but for the blank.
+_SPACES = [char for char in map(chr, range(0x3001)) if char.isspace() and char != " "] + ["\u180e"]
+_ENDS_SPACE = np.zeros(256, dtype=np.bool_)
+_ENDS_SPACE[[char.encode()[-1] for char in _SPACES]] = True
+_SPACE_BYTES = tuple(char.encode() for char in _SPACES)
 
 
 def _hash(words: WordList) -> _Hashed:

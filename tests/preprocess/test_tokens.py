@@ -15,6 +15,7 @@ from small_tokenizers import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 from preprocess.conversation import Conversation
 from preprocess.segments import Mark, Text
 from preprocess.templates import TEMPLATES, Renderer
+from preprocess.tokenize.cuts import SentencePieceCuts
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 
@@ -39,8 +40,8 @@ def folder(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def encoder(folder: Path) -> Encoder:
     found = Encoder(load_tokenizer(str(folder)))
-    assert found.tokenizer.cuts_at_blanks
-    assert found.tokenizer.newline_is_isolated
+    assert isinstance(found.tokenizer.cuts, SentencePieceCuts)
+    assert found.tokenizer.cuts.newline_is_isolated
     return found
 
 
@@ -149,7 +150,7 @@ def test_a_vocabulary_that_joins_over_blanks_falls_back_to_whole_texts(tmp_path:
     )
     encoder = Encoder(load_tokenizer(saved(tmp_path, tokenizer, "<s>")))
     assert encoder.tokenizer.sentencepiece_rule
-    assert not encoder.tokenizer.cuts_at_blanks
+    assert encoder.tokenizer.cuts is None
     found = encoder.encode([Mark.BOS, Text("b:", False), Text(" a b", True), Mark.EOS])
     tokens = [encoder.tokenizer.tokens[i] for i in found.ids]
     # The token ":▁a" starts before the answer, so it is not supervised.
