@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from preprocess.tokenize.tokenizer import BLANK, Tokenizer
+from preprocess.tokenize.cuts import BLANK
+from preprocess.tokenize.tokenizer import Tokenizer
 
 _WORDS_PER_ROUND = 46
 _ROUNDS = 4

@@ -50,6 +50,7 @@ LEAVES = [
 FOR_TRAINER = {
     "preprocess.settings",
     "preprocess.config",
+    "preprocess.tokenize.cuts",
     "preprocess.tokenize.folder",
     "preprocess.tokenize.tokenizer",
     "hdf5_writer.publish",

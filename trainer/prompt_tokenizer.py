@@ -17,8 +17,9 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from preprocess.config import ConfigError
+from preprocess.tokenize.cuts import BLANK
 from preprocess.tokenize.folder import resolve_folder
-from preprocess.tokenize.tokenizer import BLANK, START_OF_TEXT
+from preprocess.tokenize.tokenizer import START_OF_TEXT
 from preprocess.tokenize.tokenizer import load_tokenizer as load_row_tokenizer
 from trainer.params_file import ParamsError
 from trainer.pretrained import load_tokenizer
