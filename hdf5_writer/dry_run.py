@@ -42,7 +42,8 @@ def describe_plan(config: Config, limit: int | None) -> str:
         plan = make_plan(config, _MOST_TRIED if sampled else limit, facts, work)
         lines = [
             *(
-                f"{'' if sampled else f'{file.records:,} records':>20}  {file.path} ({file.bytes:,} bytes)"
+                f"{'' if sampled else f'{file.records:,} records':>20}  {file.path} ({file.bytes:,} bytes"
+                f"{f', {file.record_format}' if file.records else ''})"
                 for file in plan.inputs
             ),
             *(f"    not read          {other}" for other in others),
@@ -56,7 +57,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
         for record in _first_records(plan, work):
             where = f"{plan.inputs[record.file].path}, line {record.number}"
             try:
-                conversation = stages.read(parse_record(record.data))
+                conversation = stages.read(parse_record(record.data), plan.inputs[record.file].record_format)
                 sequence = stages.encode(conversation)
                 _, wrong = measure_rows(batch_of(sequence), layout)
                 if wrong:
@@ -64,8 +65,8 @@ def describe_plan(config: Config, limit: int | None) -> str:
             except Rejected as reject:
                 lines.append(f"{where}: would be rejected: {reject}")
                 continue
-            image = f" with image {conversation.images[0]}" if conversation.images else ", text only"
-            lines += ["", f"{where}{image}:", *_render(stages, sequence, layout.num_patches)]
+            images = f" with {', '.join(conversation.images)}" if conversation.images else ", text only"
+            lines += ["", f"{where}{images}:", *_render(stages, sequence, layout.num_patches)]
             break
     return "\n".join(lines)
 

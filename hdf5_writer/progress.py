@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from hdf5_writer.planning.formats import formats_in_words
 from hdf5_writer.planning.plan import Plan
 from hdf5_writer.task import TaskDone
 
@@ -33,7 +34,10 @@ class ConsoleProgress:
     def planned(self, plan: Plan, done: int, records: int) -> None:
         """Say what will be done."""
         finished = f", {done} of them finished before" if done else ""
-        self._print(f"{len(plan.inputs)} input file(s), {plan.records:,} records → {plan.tasks} shard(s){finished}")
+        formats = formats_in_words(plan.inputs)
+        self._print(
+            f"{len(plan.inputs)} input file(s) ({formats}), {plan.records:,} records → {plan.tasks} shard(s){finished}"
+        )
         self._total = records
         self._began = self._said = time.monotonic()
         if self._stream.isatty() and self._total:

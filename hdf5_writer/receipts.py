@@ -105,7 +105,13 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
         "plan_digest": plan.digest,
         "limit": plan.limit,
         "inputs": [
-            {"path": file.path, "bytes": file.bytes, "crc32": file.crc32, "records": file.records}
+            {
+                "path": file.path,
+                "bytes": file.bytes,
+                "crc32": file.crc32,
+                "records": file.records,
+                "record_format": file.record_format,
+            }
             for file in plan.inputs
         ],
         "counts": {

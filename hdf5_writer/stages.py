@@ -8,10 +8,9 @@ from hdf5_writer.config import Config
 from hdf5_writer.planning.inputs import LONGEST_LINE, Line
 from hdf5_writer.planning.plan import TokenizerParams
 from hdf5_writer.rows import RowLayout
-from preprocess.config import ConfigError
-from preprocess.conversation import Conversation, read_conversation
+from preprocess.config import ConfigError, RecordFormat
+from preprocess.conversation import Conversation, ConversationReader
 from preprocess.images import ImageChecker
-from preprocess.record_keys import RecordKeys
 from preprocess.records import parse_record
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample
@@ -31,15 +30,9 @@ class Stages:
         self.batches = BatchEncoder(self.encoder)
         self.renderer = renderer_for(dataset)
         self.images = ImageChecker(dataset.image_dir, dataset.check_images)
-        self._keys = RecordKeys(
-            image=dataset.image_key,
-            image_token=dataset.image_token,
-            turns=dataset.multi_turn_key,
-            content=dataset.multi_turn_content_key,
-            role=dataset.role_key,
+        self._reader = ConversationReader(
+            dataset, only_one_round=self.renderer.drops_question, image_in_front=True, takes_system=False
         )
-        self._repair_text = dataset.use_ftfy
-        self._empty_answer = dataset.empty_answer
         self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
 
     def tokenizer_params(self) -> TokenizerParams:
@@ -54,18 +47,15 @@ class Stages:
             image_start_idx=self.image_start_idx,
         )
 
-    def read(self, record: dict[str, Any]) -> Conversation:
-        """Validate a record and check its image."""
-        conversation = read_conversation(
-            record,
-            self._keys,
-            only_one_round=self.renderer.drops_question,
-            repair_text=self._repair_text,
-            empty_answer=self._empty_answer,
-        )
-        for image in conversation.images:
-            self.images.check(image)
-        return conversation
+    def read(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:
+        """Validate a record of a format and check its images."""
+        conversation = self.validate(record, record_format)
+        images = tuple(map(self.images.check, conversation.images))
+        return conversation if images == conversation.images else conversation._replace(images=images)
+
+    def validate(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:
+        """The same without a look at its images."""
+        return self._reader.read(record, record_format)
 
     def encode(self, conversation: Conversation) -> Sample:
         """Render and tokenize."""

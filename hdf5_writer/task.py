@@ -164,7 +164,10 @@ class _Work:
         """Make a row or a reject of each line."""
         stages, lap = self._stages, self.facts.lap
         lines, records = self._pass("parse", parse_line, lines, lines)
-        lines, conversations = self._pass("validate", stages.read, lines, records)
+        formats = [self._plan.inputs[line.file].record_format for line in lines]
+        lines, conversations = self._pass(
+            "validate", lambda found: stages.read(*found), lines, list(zip(records, formats, strict=True))
+        )
         rendered = [stages.renderer.render(conversation) for conversation in conversations]
         lap("render")
         batch, failed = stages.batches.encode(rendered)

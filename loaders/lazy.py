@@ -6,7 +6,8 @@ stages of `preprocess`, the same that write the shards. For debugging, small dat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from torch.utils.data import Dataset
 
 from loaders.image_transform import ImageTransform, read_image
 from preprocess.config import DatasetConfig
-from preprocess.conversation import read_conversation
+from preprocess.conversation import ConversationReader
 from preprocess.images import ImageChecker
-from preprocess.record_keys import RecordKeys
+from preprocess.messages import flatten_messages
+from preprocess.record_formats import MOST_LOOKED_AT, format_of, keys_by_format
+from preprocess.record_keys import IMAGES
 from preprocess.records import UTF8_BOM, parse_record
 from preprocess.rejects import Rejected
 from preprocess.square_images import AspectRatio, pad_to_square
@@ -85,10 +88,16 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         self._tokenizer = _LazyTokenizer.of(tokenizer)
         self._encoder = Encoder(self._tokenizer.tokenizer)
         version = getattr(data_args, "version", "vicuna_v1")
-        self._renderer = renderer_for(DatasetConfig(system_prompt_style=_VERSIONS.get(version, version)))
+        dataset = DatasetConfig(system_prompt_style=_VERSIONS.get(version, version))
+        self._renderer = renderer_for(dataset)
         folder = getattr(data_args, "image_folder", None)
         self._folder = None if folder is None else Path(folder)
-        self._keys = RecordKeys()
+        keys = keys_by_format(dataset)
+        self._format = format_of(_parsable(self._records[:MOST_LOOKED_AT]), keys)
+        self._keys = keys[self._format]
+        self._reader = ConversationReader(
+            dataset, only_one_round=self._renderer.drops_question, image_in_front=True, takes_system=False
+        )
         self._checker = ImageChecker(self._folder, "none" if folder is None else "exists")
         self._is_multimodal = bool(getattr(data_args, "is_multimodal", False))
         self._images = _ImageReader(
@@ -109,9 +118,8 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         """
         where, data = self._records[index]
         try:
-            conversation = read_conversation(_parsed(data), self._keys, only_one_round=self._renderer.drops_question)
-            for image in conversation.images:
-                self._checker.check(image)
+            conversation = self._reader.read(_parsed(data), self._format)
+            images = tuple(map(self._checker.check, conversation.images))
         except Rejected as reject:
             raise ValueError(
                 f"{self._path}, {where}: {reject}; create_hdf5_dataset leaves such records out and lists them"
@@ -132,7 +140,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             if self._is_multimodal:
                 sample["image"] = self._images.blank()
         elif self._folder is not None:
-            sample["image"] = self._images.read(self._folder / conversation.images[0])
+            sample["image"] = self._images.read(self._folder / images[0])
         return sample
 
     @property
@@ -149,9 +157,9 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         counts = []
         for where, data in self._records:
             try:
-                record = _parsed(data)
-                words = sum(len(turn["value"].split()) for turn in record["conversations"])
-                counts.append((words, "image" in record))
+                record = flatten_messages(_parsed(data), self._keys)
+                words = sum(len(turn[self._keys.content].split()) for turn in record[self._keys.turns])
+                counts.append((words, self._keys.image in record or IMAGES in record))
             except (Rejected, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{self._path}, {where}: is no conversation ({error}); correct or remove it") from None
         return counts
@@ -276,6 +284,12 @@ def _read_records(path: Path) -> list[tuple[str, Any]]:
     if not isinstance(records, list):
         raise ValueError(f"{path}: holds a JSON {type(records).__name__}, expected an array of records")
     return [(f"record {number}", record) for number, record in enumerate(records, start=1)]
+
+
+def _parsable(records: Sequence[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    for _, data in records:
+        with contextlib.suppress(Rejected):
+            yield _parsed(data)
 
 
 def _parsed(data: Any) -> dict[str, Any]:

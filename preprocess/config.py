@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from preprocess.settings import SettingsError
 
+# How records are written; docs/config.md describes each.
+RecordFormat = Literal["llava", "sharegpt", "messages"]
+
 
 class ConfigError(SettingsError):
     """The config, an override or an argument is wrong; the message is one sentence for the user."""
@@ -42,6 +45,9 @@ class DatasetConfig(Section):
     multi_turn_key: Annotated[str, Field(min_length=1)] = "conversations"
     multi_turn_content_key: Annotated[str, Field(min_length=1)] = "value"
     role_key: Annotated[str, Field(min_length=1)] = "from"
+    record_format: Literal["auto", "llava", "sharegpt", "messages"] = "auto"
+    roles: dict[str, Literal["human", "gpt", "system"]] = {}
+    max_images: Annotated[int, Field(ge=1)] = 1
     append_eos: bool = False
     use_ftfy: bool = False
     empty_answer: Literal["reject", "drop_round", "keep"] = "drop_round"
@@ -56,6 +62,12 @@ class DatasetConfig(Section):
         for one, other in (("image_key", "multi_turn_key"), ("role_key", "multi_turn_content_key")):
             if getattr(self, one) == getattr(self, other):
                 raise ValueError(f"{one} and {other} are both {getattr(self, one)!r}; they name different things")
+        return self
+
+    @model_validator(mode="after")
+    def _roles_are_used(self) -> DatasetConfig:
+        if self.roles and self.record_format == "llava":
+            raise ValueError("roles has names, but record_format llava knows human, gpt and system only; set sharegpt")
         return self
 
     @model_validator(mode="before")

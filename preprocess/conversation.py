@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from preprocess.config import DatasetConfig, RecordFormat
+from preprocess.messages import flatten_messages
+from preprocess.record_formats import keys_by_format
 from preprocess.record_images import move_single_tokens, read_images, require_places, take_out_image
 from preprocess.record_keys import RecordKeys
 from preprocess.records import json_type
 from preprocess.rejects import Reason, Rejected, shorten
 
-HUMAN, ASSISTANT, SYSTEM = "human", "gpt", "system"
+# Roles of turns that call a tool or give its answer, as LLaMA-Factory, Hermes and OpenAI have them.
+TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response")
 EmptyAnswer = Literal["reject", "drop_round", "keep"]
 
 
@@ -36,6 +40,35 @@ class Conversation(NamedTuple):
     unused_keys: tuple[str, ...] = ()
     system: str | None = None
     image_token: str = ""
+
+
+class ConversationReader:
+    """Reads the records of a dataset, whatever their format."""
+
+    def __init__(
+        self, dataset: DatasetConfig, *, only_one_round: bool, image_in_front: bool, takes_system: bool
+    ) -> None:
+        """See `read_conversation` for what a template says of itself."""
+        self._keys = keys_by_format(dataset)
+        self._options: dict[str, Any] = {
+            "only_one_round": only_one_round,
+            "image_in_front": image_in_front,
+            "takes_system": takes_system,
+            "max_images": dataset.max_images,
+            "repair_text": dataset.use_ftfy,
+            "empty_answer": dataset.empty_answer,
+        }
+
+    def read(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:
+        """Validate a record.
+
+        Raises:
+            Rejected: with the reason of the first thing that is wrong.
+        """
+        keys = self._keys[record_format]
+        if record_format == "messages":
+            record = flatten_messages(record, keys)
+        return read_conversation(record, keys, **self._options)
 
 
 def read_conversation(
@@ -79,17 +112,29 @@ def read_conversation(
         expected = "one for plain" if only_one_round else f"at most {max_images} (dataset.max_images)"
         raise Rejected(Reason.TOO_MANY_IMAGES, f"there are {len(images)} images, expected {expected}")
 
-    before, system, skipped = 0, None, False
+    before, skipped = 0, False
+    system = _system_of(record, keys) if keys.system else None
     first = turns[0].get(keys.role) if type(turns[0]) is dict else None
-    if first == SYSTEM:
-        system, before = _read_system(turns[0], keys, takes_system), 1
-        first = turns[1].get(keys.role) if len(turns) > 1 and type(turns[1]) is dict else None
-    if first == ASSISTANT and not only_one_round:
-        before, skipped = before + 1, True
+    if first not in keys.human_roles:
+        if first in keys.system_roles:
+            own = _system_text(turns[0].get(keys.content), "the system turn")
+            if own and system:
+                raise Rejected(Reason.TWO_SYSTEM_TEXTS, "there is a system turn, and a system text beside the turns")
+            system, before = own or system, 1
+            first = turns[1].get(keys.role) if len(turns) > 1 and type(turns[1]) is dict else None
+        if first in keys.assistant_roles and not only_one_round:
+            before, skipped = before + 1, True
     if before == len(turns):
         raise Rejected(Reason.NO_TURNS, f"the only turn is the {'assistant' if skipped else 'system'}'s")
+    if system and not takes_system:
+        raise Rejected(
+            Reason.NO_PLACE_FOR_SYSTEM,
+            f"there is a system text, {shorten(system)}, but the template has no place for it",
+        )
 
     texts = _read_turns(turns, before, keys)
+    if sum(map(len, turns)) > 2 * len(turns):
+        unused += keys.unused_in_turns(turns)
     if len(texts) % 2:
         raise Rejected(Reason.ODD_TURNS, f"{len(texts)} turns, expected pairs of human and assistant")
     if only_one_round and len(texts) != 2:
@@ -118,33 +163,37 @@ def read_conversation(
     return Conversation(rounds, images, moved, skipped, len(texts) // 2 - len(rounds), unused, system, token)
 
 
-def _read_system(turn: dict[str, Any], keys: RecordKeys, takes_system: bool) -> str | None:
-    """The text of a system turn; None where it is null or blank."""
-    text = turn.get(keys.content)
-    if type(text) is not str and text is not None:
-        raise Rejected(Reason.BAD_TURN, f"{keys.content!r} of the system turn is {json_type(text)}, expected a text")
-    if not text or text.isspace():
-        return None
-    if not takes_system:
+def _system_of(record: dict[str, Any], keys: RecordKeys) -> str | None:
+    """The system text that stands beside the turns."""
+    found = [text for name in keys.system if (text := _system_text(record.get(name), repr(name)))]
+    if len(found) > 1:
         raise Rejected(
-            Reason.NO_PLACE_FOR_SYSTEM,
-            f"the record has a system text, {shorten(text)}, but the template no place for it",
+            Reason.TWO_SYSTEM_TEXTS, f"{' and '.join(map(repr, keys.system))} hold a text, expected one of them"
         )
-    return text
+    return found[0] if found else None
+
+
+def _system_text(value: object, where: str) -> str | None:
+    """A system text; None where it is null or blank."""
+    if type(value) is str:
+        return None if not value or value.isspace() else value
+    if value is None:
+        return None
+    raise Rejected(Reason.BAD_TURN, f"{where} has {json_type(value)}, expected a text")
 
 
 def _read_turns(turns: list[Any], before: int, keys: RecordKeys) -> list[str]:
-    """The texts of the turns after the first `before`, whose roles must alternate human, gpt, human, …"""
+    """The texts of the turns after the first `before`, whose roles must alternate: human, assistant, human, …"""
     texts: list[str] = []
     role_key, content_key = keys.role, keys.content
-    expected, other = HUMAN, ASSISTANT
+    expected, other = keys.human_roles, keys.assistant_roles
     for turn in turns[before:] if before else turns:
         if type(turn) is not dict:
             raise Rejected(Reason.BAD_TURN, f"turn {_number(texts, before)} is {json_type(turn)}, expected an object")
         role, text = turn.get(role_key), turn.get(content_key)
-        if role != expected:
-            raise _wrong_role(role, expected, role_key, _number(texts, before))
-        if text is None and expected is ASSISTANT and content_key in turn:
+        if role not in expected:
+            raise _wrong_role(role, expected, keys, _number(texts, before))
+        if text is None and expected is keys.assistant_roles and content_key in turn:
             text = ""  # an answer of null is an empty one
         if type(text) is not str:
             raise Rejected(
@@ -161,15 +210,18 @@ def _number(texts: list[str], before: int) -> int:
     return before + len(texts) + 1
 
 
-def _wrong_role(role: object, expected: str, role_key: str, number: int) -> Rejected:
-    if role == SYSTEM:
+def _wrong_role(role: object, expected: tuple[str, ...], keys: RecordKeys, number: int) -> Rejected:
+    if role in keys.system_roles:
         return Rejected(
-            Reason.SYSTEM_NOT_FIRST, f"turn {number} is {SYSTEM!r}, expected one such turn at most, the first"
+            Reason.SYSTEM_NOT_FIRST, f"turn {number} is {role!r}, expected one such turn at most, the first"
         )
-    if role in (HUMAN, ASSISTANT):
-        return Rejected(Reason.ROLE_ORDER, f"turn {number} is {role!r}, expected {expected!r}")
+    if role in keys.human_roles or role in keys.assistant_roles:
+        return Rejected(Reason.ROLE_ORDER, f"turn {number} is {role!r}, expected {' or '.join(map(repr, expected))}")
+    if role in TOOL_ROLES:
+        return Rejected(Reason.TOOL_TURN, f"turn {number} is {role!r}, which no template here can hold")
     shown = shorten(role) if isinstance(role, str) else repr(role)[:80]
-    return Rejected(Reason.UNKNOWN_ROLE, f"turn {number} has {role_key!r} {shown}, expected {HUMAN!r} or {ASSISTANT!r}")
+    known = ", ".join(map(repr, (*keys.human_roles, *keys.assistant_roles, *keys.system_roles)))
+    return Rejected(Reason.UNKNOWN_ROLE, f"turn {number} has {keys.role!r} {shown}, expected one of {known}")
 
 
 def _pair_up(texts: list[str], has_image: bool, token: str, empty_answer: EmptyAnswer) -> list[tuple[str, str]]:

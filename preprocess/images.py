@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from preprocess.config import ConfigError, DatasetConfig
 from preprocess.image_files import decode_rgb, is_inside, what_was_said
@@ -13,6 +15,9 @@ from preprocess.rejects import Reason, Rejected, shorten
 
 # Names kept in memory over all listed folders; what is not in those is looked up file by file.
 _MOST_NAMES = 2_000_000
+# A drive letter of Windows is no scheme.
+_SCHEME = re.compile("([A-Za-z][A-Za-z0-9+.-]+):")
+_LOCAL_HOSTS = ("", "localhost")
 
 
 class ImageChecker:
@@ -28,20 +33,27 @@ class ImageChecker:
         """`most_names` bounds the memory that listings take; 0 looks up file by file, which is best for few paths."""
         self._mode = mode
         self._root = None if image_dir is None else os.path.realpath(image_dir)
+        self._named_root = None if image_dir is None else os.path.abspath(image_dir)
         # Name → is a link that was not seen to lead to a file; None where the folder is looked up file by file.
         self._listings: dict[str, dict[str, bool] | None] = {}
         self._names_left = most_names
 
-    def check(self, path: str) -> None:
-        """Check one path as a record gives it, relative to the image folder.
+    def check(self, path: str) -> str:
+        """Check one path as a record gives it: relative to the image folder, or a `file:` url of a file in it.
+
+        Returns:
+            the path relative to the image folder.
 
         Raises:
             ConfigError: there is no image folder to check in.
-            Rejected: IMAGE_OUTSIDE (absolute, `..`, a NUL), IMAGE_MISSING, IMAGE_UNREADABLE (only with `decode`).
+            Rejected: IMAGE_NOT_LOCAL (a url of something else, or data), IMAGE_OUTSIDE (absolute, `..`, a NUL),
+                IMAGE_MISSING, IMAGE_UNREADABLE (only with `decode`).
         """
+        if ":" in path:
+            path = self._without_scheme(path)
         folder, name = self._split(path)
         if self._mode == "none":
-            return
+            return path
         if self._root is None:
             raise ConfigError(
                 "the record has an image, but dataset.image_dir is missing; give the folder that image paths are "
@@ -51,6 +63,26 @@ class ImageChecker:
             raise Rejected(Reason.IMAGE_MISSING, f"no file {shorten(path, 200)} in image_dir")
         if self._mode == "decode":
             decode(os.path.join(self._root, folder, name), path)
+        return path
+
+    def _without_scheme(self, path: str) -> str:
+        """The path that a `file:` url means, relative to the image folder where it lies inside."""
+        scheme = _SCHEME.match(path)
+        if scheme is None or not (scheme[1].lower() in ("file", "data") or path.startswith("//", scheme.end())):
+            return path
+        try:
+            found = urlsplit(path)
+        except ValueError:  # brackets that are no IPv6 address
+            found = None
+        if found is None or found.scheme != "file" or found.netloc not in _LOCAL_HOSTS:
+            raise Rejected(
+                Reason.IMAGE_NOT_LOCAL, f"{shorten(path, 60)} is no local file, expected a path or a file: url"
+            )
+        inside = unquote(found.path)
+        for root in (self._named_root, self._root):
+            if root is not None and inside.startswith(root.rstrip("/") + "/"):
+                return inside[len(root.rstrip("/")) + 1 :]
+        return inside
 
     def _split(self, path: str) -> tuple[str, str]:
         """Folder and name, lexically inside the image folder."""

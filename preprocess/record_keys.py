@@ -35,13 +35,25 @@ class _Unused(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordKeys:
-    """What the parts of a record are called, and the text that stands for the image."""
+    """What the parts of a record are called, and the text that stands for an image.
+
+    Attributes:
+        image: the key of the images, which may be called `images` too.
+        image_token: stands for an image in a text.
+        turns, content, role: the keys of the turns, and of the text and the role of each.
+        system: the keys of a system text beside the turns.
+        human_roles, assistant_roles, system_roles: the roles of those turns.
+    """
 
     image: str = "image"
     image_token: str = "<image>"
     turns: str = "conversations"
     content: str = "value"
     role: str = "from"
+    system: tuple[str, ...] = ()
+    human_roles: tuple[str, ...] = ("human",)
+    assistant_roles: tuple[str, ...] = ("gpt",)
+    system_roles: tuple[str, ...] = ("system",)
 
     def unused(self, record: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of a record's top-level keys that no part of a row is made of; `id` names it in `rejects.jsonl`.
@@ -67,18 +79,25 @@ class RecordKeys:
                 )
         return found.names
 
+    def unused_in_turns(self, turns: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+        """The same of the keys of its turns, such as `conversations[].weight`."""
+        names = {name: None for turn in turns for name in turn if name not in (self.role, self.content)}
+        return _bounded([f"{self.turns}[].{name}" for name in names])
+
     @cached_property
     def _known(self) -> dict[tuple[str, ...], _Unused]:
         """Of the sets of keys met last: most records of a file have the same."""
         return {}
 
     def _split(self, keys: tuple[str, ...]) -> _Unused:
-        unused = [name for name in keys if name not in ("id", self.image, IMAGES, self.turns)]
-        names = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in unused[:_MOST_NAMES]]
-        return _Unused(
-            media=tuple(name for name in unused if name in MEDIA_KEYS),
-            names=(*names, *[OTHER_KEYS] * (len(unused) > _MOST_NAMES)),
-        )
+        unused = [name for name in keys if name not in ("id", self.image, IMAGES, self.turns, *self.system)]
+        return _Unused(media=tuple(name for name in unused if name in MEDIA_KEYS), names=_bounded(unused))
+
+
+def _bounded(names: list[str]) -> tuple[str, ...]:
+    """A bounded number of names of bounded length; more are one."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names[:_MOST_NAMES]]
+    return (*shown, *[OTHER_KEYS] * (len(names) > _MOST_NAMES))
 
 
 class UnusedKeys:

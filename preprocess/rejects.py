@@ -18,7 +18,9 @@ class Reason(str, Enum):
     NO_TURNS = "no_turns"
     BAD_TURN = "bad_turn"
     UNKNOWN_ROLE = "unknown_role"
+    TOOL_TURN = "tool_turn"
     SYSTEM_NOT_FIRST = "system_not_first"
+    TWO_SYSTEM_TEXTS = "two_system_texts"
     NO_PLACE_FOR_SYSTEM = "no_place_for_system"
     ROLE_ORDER = "role_order"
     ODD_TURNS = "odd_turns"
@@ -27,6 +29,7 @@ class Reason(str, Enum):
     NOT_ONE_ROUND = "not_one_round"
     # The images as the record names them.
     IMAGE_NOT_A_PATH = "image_not_a_path"
+    IMAGE_NOT_LOCAL = "image_not_local"
     IMAGES_NAMED_TWICE = "images_named_twice"
     TOO_MANY_IMAGES = "too_many_images"
     IMAGE_WITHOUT_TOKEN = "image_without_token"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdf5_writer.layout import OutputLayout
-from preprocess.config import ConfigError
+from preprocess.config import ConfigError, RecordFormat
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 REJECTS_SUFFIX = ".rejects.jsonl"
@@ -37,6 +37,7 @@ class InputFile:
         bytes, mtime_ns: size and time of the file as it stands on disk (compressed where it is).
         records: lines that are not blank, or those of them that `--limit` takes.
         crc32: over the unpacked content as far as it was read for the index.
+        record_format: how its records are written.
     """
 
     path: str
@@ -44,6 +45,7 @@ class InputFile:
     mtime_ns: int
     records: int = 0
     crc32: int = 0
+    record_format: RecordFormat = "llava"
 
     @property
     def is_compressed(self) -> bool:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hdf5_writer import __version__
 from hdf5_writer.config import Config
 from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.formats import with_formats
 from hdf5_writer.planning.index import IndexDigests, build_index
 from hdf5_writer.planning.inputs import InputFile, RecordReader, find_inputs, input_root
 from hdf5_writer.planning.shuffle import permuted
@@ -46,7 +47,7 @@ class Plan:
     Attributes:
         config: the whole config of the run that made the plan.
         limit: take the first so many records only.
-        inputs: the input files in order, with their record counts.
+        inputs: the input files in order, with their record counts and formats.
         index: digests of the record index in the work folder.
         base: the folder that relative paths of the config start from; workers may stand elsewhere.
     """
@@ -79,7 +80,9 @@ class Plan:
                 "config": self.config.row_keys(),
                 "limit": self.limit,
                 "tokenizer": dataclasses.asdict(self.tokenizer),
-                "inputs": [[file.path, file.bytes, file.records, file.crc32] for file in self.inputs],
+                "inputs": [
+                    [file.path, file.bytes, file.records, file.crc32, file.record_format] for file in self.inputs
+                ],
             }
         )
 
@@ -148,8 +151,10 @@ def make_plan(config: Config, limit: int | None, tokenizer: TokenizerParams, lay
     """
     files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
     layout.plan.unlink(missing_ok=True)  # what follows changes the index that it speaks of
-    counted, index = build_index(input_root(config.setup.input_dir), files, layout, limit)
-    plan = Plan(config, limit, tuple(counted), tokenizer, index)
+    root = input_root(config.setup.input_dir)
+    counted, index = build_index(root, files, layout, limit)
+    inputs = with_formats(config.dataset, counted, RecordReader(root, counted, layout))
+    plan = Plan(config, limit, inputs, tokenizer, index)
     if not plan.records:
         raise ConfigError(
             f"setup.input_dir {config.setup.input_dir}: {len(files)} input file(s), but no record in them; "

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ from hdf5_writer.stages import Stages, parse_line, warm_tokenizer
 from preprocess.config import ConfigError
 from preprocess.image_files import looks_like_an_image
 from preprocess.images import ImageChecker
-from preprocess.records import parse_record
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected
 
@@ -85,15 +83,15 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
         try:
             record = parse_line(line)
             readable.add(line.file)
-            conversation = stages.read(record)
+            conversation = stages.read(record, plan.inputs[line.file].record_format)
             stages.renderer.render(conversation)
-            if conversation.images and config.dataset.check_images == "exists":
-                images += 1
-                path = Path(config.dataset.image_dir or "", conversation.images[0])
-                if not _is_image(path):
-                    others.append(path)
-                    if decodes:
-                        raise Rejected(Reason.IMAGE_UNREADABLE, "its first bytes are those of no image")
+            if config.dataset.check_images == "exists":
+                images += len(conversation.images)
+                paths = [Path(config.dataset.image_dir or "", image) for image in conversation.images]
+                wrong = [path for path in paths if not _is_image(path)]
+                others += wrong
+                if wrong and decodes:
+                    raise Rejected(Reason.IMAGE_UNREADABLE, "its first bytes are those of no image")
         except Rejected as found:
             reasons[found.reason] += 1
             examples.setdefault(found.reason, (line, found))
@@ -111,7 +109,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
     for reason, count in reasons.most_common(1):
         if probed >= FEWEST_PROBED and count > max(0.5, config.setup.max_reject_fraction) * probed:
             line, reject = examples[reason]
-            raise MostRejectedError(_refusal(plan, config, line, reject, count, probed))
+            raise MostRejectedError(_refusal(plan, stages, line, reject, count, probed))
     if not others or decodes:
         return []
     return [
@@ -141,23 +139,27 @@ def _is_image(path: Path) -> bool:
         return True  # another matter than its content
 
 
-def _refusal(plan: Plan, config: Config, line: Line, reject: Rejected, count: int, probed: int) -> str:
+def _refusal(plan: Plan, stages: Stages, line: Line, reject: Rejected, count: int, probed: int) -> str:
     path, _ = plan.input_paths()[line.file]
     example = f"{path.absolute()}, line {line.number}: {reject.detail}"
     if reject.reason in _ABOUT_IMAGES:
-        image = _image_of(line, config)
-        if image is not None:
-            example += f" (tried {os.path.abspath(Path(config.dataset.image_dir or '', image))})"
+        image = _rejected_image(plan, stages, line)
+        example += f" (tried {os.path.abspath(Path(plan.local_config().dataset.image_dir or '', image))})"
     return (
         f"{count} of {probed} records looked at would be rejected as {reject.reason.value}, such as {example}; "
         "correct the data or the config, or give --keep-going to start anyway"
     )
 
 
-def _image_of(line: Line, config: Config) -> str | None:
-    value: Any = parse_record(line.data).get(config.dataset.image_key)
-    value = value[0] if isinstance(value, list) and value else value
-    return value if isinstance(value, str) else None
+def _rejected_image(plan: Plan, stages: Stages, line: Line) -> str:
+    """The image for which a record is rejected: the first that is not there, else the first."""
+    images = stages.validate(parse_line(line), plan.inputs[line.file].record_format).images
+    for image in images:
+        try:
+            stages.images.check(image)
+        except Rejected:
+            return image
+    return images[0]
 
 
 def _starts_an_array(path: Path) -> bool:

@@ -58,6 +58,13 @@ def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
         (["setup.output_dir=~nobody-here/x"], ["setup.output_dir: it is '~nobody-here/x'", "no such home"]),
         (["dataset.image_key=conversations"], ["image_key and multi_turn_key are both 'conversations'"]),
         (["dataset.role_key=value"], ["role_key and multi_turn_content_key are both 'value'"]),
+        (
+            ["dataset.record_format=openai"],
+            ["dataset.record_format is 'openai'", "'auto', 'llava', 'sharegpt' or 'messages'"],
+        ),
+        (["dataset.roles={bot: assistant}"], ["dataset.roles is {'bot': 'assistant'}", "'human', 'gpt' or 'system'"]),
+        (["dataset.roles.bot=gpt", "dataset.record_format=llava"], ["roles has names", "set sharegpt"]),
+        (["dataset.max_images=0"], ["dataset.max_images is 0"]),
         (["setup.dask.port=3"], ["unknown key setup.dask.port", "scheduler_address"]),
         (["processor.overflow=cut"], ["processor.overflow is 'cut'", "'truncate' or 'reject'"]),
         (["dataset.num_patches=575"], ["num_patches is 575", "make 576"]),

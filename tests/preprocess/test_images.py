@@ -4,6 +4,7 @@ import io
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import ConfigMaker, needs_shared, shared_folder
@@ -237,3 +238,46 @@ def _outcome(checker: ImageChecker, path: str) -> str:
         known = rejected.reason is Reason.IMAGE_UNREADABLE and path in rejected.detail
         return "rejected" if known else "rejected without words"
     return "decodes"
+
+
+@pytest.mark.parametrize("mode", ["none", "exists"])
+def test_a_file_url_inside_the_image_folder_is_the_path_there(tmp_path: Path, mode: Literal["none", "exists"]) -> None:
+    (tmp_path / "real" / "a b").mkdir(parents=True)
+    (tmp_path / "real" / "a b" / "1.png").write_bytes(b"")
+    (tmp_path / "link").symlink_to("real")
+    checker = ImageChecker(tmp_path / "link", mode)
+    for folder in ("link", "real"):
+        assert checker.check(f"file://{tmp_path}/{folder}/a%20b/1.png") == "a b/1.png"
+    assert checker.check(f"FILE://localhost{tmp_path}/real/a b/1.png") == "a b/1.png"
+    assert checker.check("file:a%20b/1.png") == "a b/1.png"
+    assert checker.check("a b/1.png") == "a b/1.png"
+    for url in (f"file://{tmp_path}/other/1.png", f"file://{tmp_path}/real/../x.png", f"file://{tmp_path}/realm/1.png"):
+        with pytest.raises(Rejected) as rejected:
+            checker.check(url)
+        assert rejected.value.reason is Reason.IMAGE_OUTSIDE
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://x.org/a.png",
+        "HTTPS://x.org/a.png",
+        "s3://bucket/a.png",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "file://host/a.png",
+        "file://[/a.png",
+    ],
+)
+@pytest.mark.parametrize("mode", ["none", "exists"])
+def test_an_image_that_is_no_local_file_is_rejected(tmp_path: Path, url: str, mode: Literal["none", "exists"]) -> None:
+    with pytest.raises(Rejected) as rejected:
+        ImageChecker(tmp_path, mode).check(url)
+    assert rejected.value.reason is Reason.IMAGE_NOT_LOCAL
+    assert len(rejected.value.detail) < 200
+
+
+@pytest.mark.parametrize("name", ["a:b.png", "12:30.png", "c:/a.png"])
+def test_a_colon_makes_no_url(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    assert ImageChecker(tmp_path, "exists").check(name) == name

@@ -1,0 +1,115 @@
+"""The format of each input is decided when planning, kept in the plan and said."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from conftest import ConfigMaker, create, turn_pair, write_jsonl
+
+from hdf5_writer import create_hdf5_dataset
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.plan import read_plan
+from hdf5_writer.verify import verify_dataset
+from preprocess.record_formats import MOST_LOOKED_AT
+
+IMAGE = "shapes/0001.png"
+LLAVA = {"image": IMAGE, "conversations": turn_pair("<image>\nQ", "A")}
+SHAREGPT = {"conversations": [{"from": "user", "value": "Q"}, {"from": "assistant", "value": "A"}]}
+MESSAGES = {
+    "messages": [
+        {"role": "user", "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "Q"}]},
+        {"role": "assistant", "content": "A"},
+    ]
+}
+
+
+def write_mixed(folder: Path) -> None:
+    write_jsonl(folder / "a.jsonl", [LLAVA] * 3)
+    write_jsonl(folder / "b.jsonl", [SHAREGPT] * 2)
+    with gzip.open(folder / "c.jsonl.gz", "wt") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in [MESSAGES] * 4))
+    write_jsonl(folder / "d.jsonl", [{"messages": []}, [1], MESSAGES, LLAVA])
+
+
+def formats_of(params: dict[str, Any]) -> dict[str, str]:
+    return {file["path"]: file["record_format"] for file in params["inputs"]}
+
+
+def test_a_folder_may_hold_files_of_several_formats(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_mixed(tmp_path / "in")
+    params = create(make_config()).params
+    assert formats_of(params) == {
+        "a.jsonl": "llava",
+        "b.jsonl": "sharegpt",
+        "c.jsonl.gz": "messages",
+        "d.jsonl": "llava",
+    }
+    assert params["counts"]["written"] == 10
+    assert params["counts"]["rejected_by_reason"] == {"no_turns": 2, "not_an_object": 1}
+    assert verify_dataset(tmp_path / "out").problems == []
+
+
+def test_every_format_makes_the_same_row_of_the_same_conversation(make_config: ConfigMaker, tmp_path: Path) -> None:
+    roles = {"human": "user", "gpt": "assistant"}
+    sharegpt = [{**turn, "from": roles[turn["from"]]} for turn in LLAVA["conversations"]]
+    messages = [{"role": turn["from"], "content": turn["value"]} for turn in sharegpt]
+    for number, record in enumerate(
+        [LLAVA, {"image": IMAGE, "conversations": sharegpt}, {"images": [IMAGE], "messages": messages}, MESSAGES]
+    ):
+        write_jsonl(tmp_path / "in" / f"{number}.jsonl", [record])
+    params = create(make_config(setup__shuffle=False)).params
+    assert list(formats_of(params).values()) == ["llava", "sharegpt", "messages", "messages"]
+    with h5py.File(OutputLayout(tmp_path / "out").shard(0, 1), "r") as file:
+        ids, loss = file["text_input_ids"][:], file["loss_mask"][:]
+    assert len(ids) == 4
+    assert (ids == ids[0]).all()
+    assert (loss == loss[0]).all()
+    assert loss[0].any()
+
+
+def test_the_plan_keeps_the_format_and_its_digest_depends_on_it(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_mixed(tmp_path / "in")
+    create(make_config())
+    plan = read_plan(OutputLayout(tmp_path / "out"))
+    assert [file.record_format for file in plan.inputs] == ["llava", "sharegpt", "messages", "llava"]
+    others = [dataclasses.replace(file, record_format="llava") for file in plan.inputs]
+    assert dataclasses.replace(plan, inputs=tuple(others)).digest != plan.digest
+    assert create(make_config()).already_done
+
+
+def test_only_the_first_records_decide(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [LLAVA] * MOST_LOOKED_AT + [SHAREGPT])
+    write_jsonl(tmp_path / "in" / "b.jsonl", [LLAVA] * (MOST_LOOKED_AT - 1) + [SHAREGPT])
+    params = create(make_config()).params
+    assert formats_of(params) == {"a.jsonl": "llava", "b.jsonl": "sharegpt"}
+    assert params["counts"]["rejected_by_reason"] == {"unknown_role": 1}
+
+
+def test_the_config_may_say_the_format(make_config: ConfigMaker, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [SHAREGPT, {"system": "S", **LLAVA}])
+    params = create(make_config(dataset__record_format="llava")).params
+    assert formats_of(params) == {"a.jsonl": "llava"}
+    assert params["counts"]["rejected_by_reason"] == {"unknown_role": 1}
+    assert params["counts"]["unused_keys"] == {"system": 1}
+
+
+def test_the_command_and_its_dry_run_say_the_format(
+    make_config: ConfigMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mixed(tmp_path / "in")
+    arguments = [
+        *("--config", "quickstart.yaml", f"setup.input_dir={tmp_path / 'in'}", f"setup.output_dir={tmp_path / 'out'}"),
+        *("setup.processes=1", "setup.max_reject_fraction=1"),
+    ]
+    assert create_hdf5_dataset.main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"  a.jsonl ({(tmp_path / 'in' / 'a.jsonl').stat().st_size} bytes, llava)" in said
+    assert "bytes, sharegpt)" in said
+    assert create_hdf5_dataset.main(arguments) == 0
+    assert "4 input file(s) (2 llava, 1 messages, 1 sharegpt), 13 records" in capsys.readouterr().err

@@ -1,0 +1,108 @@
+"""What each format calls the parts of a record, and which format a file is taken to have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import turn_pair
+
+from preprocess.config import DatasetConfig, RecordFormat
+from preprocess.conversation import Conversation, ConversationReader
+from preprocess.record_formats import format_of, keys_by_format
+from preprocess.rejects import Reason, Rejected
+
+LLAVA = {"id": 1, "image": "a.png", "conversations": turn_pair("<image>\nQ", "A")}
+SHAREGPT = {"conversations": [{"from": "user", "value": "Q"}, {"from": "assistant", "value": "A"}]}
+MESSAGES = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+SYSTEM = {"system": "Be brief.", "conversations": turn_pair("Q", "A")}
+DATASET = DatasetConfig(system_prompt_style="vicuna_v1", max_images=2)
+
+
+def read(record: dict[str, Any], record_format: RecordFormat, **changes: Any) -> Conversation:
+    dataset = DATASET.model_copy(update=changes)
+    reader = ConversationReader(dataset, only_one_round=False, image_in_front=False, takes_system=True)
+    return reader.read(record, record_format)
+
+
+def reason_of(record: dict[str, Any], record_format: RecordFormat, **changes: Any) -> Reason:
+    with pytest.raises(Rejected) as rejected:
+        read(record, record_format, **changes)
+    return rejected.value.reason  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([], "llava"),
+        ([{}, {"text": "T"}], "llava"),
+        ([LLAVA], "llava"),
+        ([SHAREGPT], "sharegpt"),
+        ([LLAVA, LLAVA, SHAREGPT], "sharegpt"),
+        ([SYSTEM], "sharegpt"),
+        ([{**SYSTEM, "system": " "}, {**SYSTEM, "system": None}], "llava"),
+        ([{**LLAVA, "system_prompt": "Be brief."}], "sharegpt"),
+        ([{"conversations": [{"from": "system", "value": "S"}, *turn_pair("Q", "A")]}], "llava"),
+        ([MESSAGES], "messages"),
+        ([{}, MESSAGES, LLAVA, MESSAGES], "messages"),
+        ([LLAVA, MESSAGES, SHAREGPT], "sharegpt"),
+        ([{**LLAVA, **MESSAGES}], "llava"),
+        ([{"messages": "Q", "conversations": turn_pair("Q", "A")}], "llava"),
+    ],
+)
+def test_the_format_is_that_of_the_first_records(records: list[dict[str, Any]], expected: RecordFormat) -> None:
+    assert format_of(records, keys_by_format(DATASET)) == expected
+
+
+def test_turns_under_the_keys_of_messages_are_messages_whatever_the_config_calls_them() -> None:
+    named = {"multi_turn_key": "messages", "multi_turn_content_key": "content", "role_key": "role"}
+    assert format_of([MESSAGES], keys_by_format(DATASET.model_copy(update=named))) == "messages"
+
+
+def test_each_format_knows_its_roles() -> None:
+    assert read(SHAREGPT, "sharegpt").rounds == [("Q", "A")]
+    assert read({"conversations": turn_pair("Q", "A")}, "sharegpt").rounds == [("Q", "A")]
+    assert read(MESSAGES, "messages").rounds == [("Q", "A")]
+    assert reason_of(SHAREGPT, "llava") is Reason.UNKNOWN_ROLE
+
+
+def test_other_roles_may_be_named() -> None:
+    record = {"conversations": [{"from": "Kunde", "value": "Q"}, {"from": "bot", "value": "A"}]}
+    roles = {"Kunde": "human", "bot": "gpt"}
+    assert reason_of(record, "sharegpt") is Reason.UNKNOWN_ROLE
+    assert read(record, "sharegpt", roles=roles).rounds == [("Q", "A")]
+    assert format_of([record], keys_by_format(DATASET.model_copy(update={"roles": roles}))) == "sharegpt"
+    swapped = {"conversations": [{"from": "gpt", "value": "Q"}, {"from": "human", "value": "A"}]}
+    assert read(swapped, "sharegpt", roles={"gpt": "human", "human": "gpt"}).rounds == [("Q", "A")]
+
+
+@pytest.mark.parametrize("record_format", ["llava", "sharegpt"])
+@pytest.mark.parametrize("role", ["tool", "function_call", "observation", "function_response"])
+def test_turns_of_tools_reject_the_record(role: str, record_format: RecordFormat) -> None:
+    record = {"conversations": [*turn_pair("Q", "A"), {"from": role, "value": "{}"}]}
+    assert reason_of(record, record_format) is Reason.TOOL_TURN
+
+
+def test_a_system_text_beside_the_turns_is_read_where_the_format_has_one() -> None:
+    for name in ("system", "system_prompt"):
+        record = {name: "Be brief.", "conversations": turn_pair("Q", "A")}
+        found = read(record, "sharegpt")
+        assert (found.system, found.rounds, found.unused_keys) == ("Be brief.", [("Q", "A")], ())
+        assert read({**MESSAGES, name: "Be brief."}, "messages").system == "Be brief."
+        found = read(record, "llava")
+        assert (found.system, found.unused_keys) == (None, (name,))
+    assert read({**SYSTEM, "system": ""}, "sharegpt").system is None
+    assert reason_of({**SYSTEM, "system": ["S"]}, "sharegpt") is Reason.BAD_TURN
+
+
+def test_two_system_texts_reject_the_record() -> None:
+    turns = [{"from": "system", "value": "S"}, *turn_pair("Q", "A")]
+    assert reason_of({"system": "S", "conversations": turns}, "sharegpt") is Reason.TWO_SYSTEM_TEXTS
+    assert reason_of({**SYSTEM, "system_prompt": "S"}, "sharegpt") is Reason.TWO_SYSTEM_TEXTS
+    assert read({"system": " ", "conversations": turns}, "sharegpt").system == "S"
+
+
+def test_other_keys_of_turns_are_counted_with_their_place() -> None:
+    turns = [{"from": "human", "value": "Q", "weight": 0}, {"from": "gpt", "value": "A", "weight": 1, "loss": False}]
+    found = read({"lang": "en", "conversations": turns}, "llava")
+    assert found.unused_keys == ("lang", "conversations[].weight", "conversations[].loss")
