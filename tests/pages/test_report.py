@@ -309,6 +309,13 @@ REJECTED = [{"conversations": turn_pair("Q", "")}, {"conversations": []}]
         pytest.param([TEXT_RECORD], {}, ["All rows are text only"], 1, id="one record, no images"),
         pytest.param([picture_record("shapes/0001.png")], {}, ["1</b> image file in 1 row"], 1, id="one image"),
         pytest.param(
+            [picture_record("gone.png"), picture_record("shapes/0001.png")],
+            {},
+            ["1 record was rejected because its image is missing.</span> Looked at 1 of them"],
+            1,
+            id="a missing image",
+        ),
+        pytest.param(
             [picture_record("LICENSE"), TEXT_RECORD], {}, ["1 unreadable</span> (<code>LICENSE"], 2, id="unreadable"
         ),
         pytest.param(
