@@ -28,11 +28,9 @@ class Stages:
         self.tokenizer = tokenizer
         self.encoder = Encoder(tokenizer)
         self.batches = BatchEncoder(self.encoder)
-        self.renderer = renderer_for(dataset)
+        self.renderer = renderer_for(dataset, tokenizer)
         self.images = ImageChecker(dataset.image_dir, dataset.check_images)
-        self._reader = ConversationReader(
-            dataset, only_one_round=self.renderer.drops_question, image_in_front=True, takes_system=False
-        )
+        self._reader = ConversationReader(dataset, self.renderer.traits)
         self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
 
     def tokenizer_params(self) -> TokenizerParams:

@@ -89,15 +89,13 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         self._encoder = Encoder(self._tokenizer.tokenizer)
         version = getattr(data_args, "version", "vicuna_v1")
         dataset = DatasetConfig(system_prompt_style=_VERSIONS.get(version, version))
-        self._renderer = renderer_for(dataset)
+        self._renderer = renderer_for(dataset, self._tokenizer.tokenizer)
         folder = getattr(data_args, "image_folder", None)
         self._folder = None if folder is None else Path(folder)
         keys = keys_by_format(dataset)
         self._format = format_of(_parsable(self._records[:MOST_LOOKED_AT]), keys)
         self._keys = keys[self._format]
-        self._reader = ConversationReader(
-            dataset, only_one_round=self._renderer.drops_question, image_in_front=True, takes_system=False
-        )
+        self._reader = ConversationReader(dataset, self._renderer.traits)
         self._checker = ImageChecker(self._folder, "none" if folder is None else "exists")
         self._is_multimodal = bool(getattr(data_args, "is_multimodal", False))
         self._images = _ImageReader(

@@ -48,9 +48,11 @@ class DatasetConfig(Section):
     record_format: Literal["auto", "llava", "sharegpt", "messages"] = "auto"
     roles: dict[str, Literal["human", "gpt", "system"]] = {}
     max_images: Annotated[int, Field(ge=1)] = 1
+    system_prompt: str | None = None
     append_eos: bool = False
+    end_token: Annotated[str, Field(min_length=1)] | None = None
     use_ftfy: bool = False
-    empty_answer: Literal["reject", "drop_round", "keep"] = "drop_round"
+    empty_answer: Literal["reject", "drop_round", "keep"] | None = None
 
     @field_validator("image_dir", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from preprocess.config import DatasetConfig, RecordFormat
@@ -42,21 +43,34 @@ class Conversation(NamedTuple):
     image_token: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemplateTraits:
+    """What conversations a template takes; the first three as `read_conversation` has them.
+
+    Attributes:
+        keeps_empty_answers: an empty answer is one to learn, unless the config says otherwise; else its round is
+            left out.
+    """
+
+    only_one_round: bool = False
+    image_in_front: bool
+    takes_system: bool
+    keeps_empty_answers: bool
+
+
 class ConversationReader:
     """Reads the records of a dataset, whatever their format."""
 
-    def __init__(
-        self, dataset: DatasetConfig, *, only_one_round: bool, image_in_front: bool, takes_system: bool
-    ) -> None:
-        """See `read_conversation` for what a template says of itself."""
+    def __init__(self, dataset: DatasetConfig, template: TemplateTraits) -> None:
+        """`dataset` names the keys of records, `template` says what it takes."""
         self._keys = keys_by_format(dataset)
         self._options: dict[str, Any] = {
-            "only_one_round": only_one_round,
-            "image_in_front": image_in_front,
-            "takes_system": takes_system,
+            "only_one_round": template.only_one_round,
+            "image_in_front": template.image_in_front,
+            "takes_system": template.takes_system,
             "max_images": dataset.max_images,
             "repair_text": dataset.use_ftfy,
-            "empty_answer": dataset.empty_answer,
+            "empty_answer": dataset.empty_answer or ("keep" if template.keeps_empty_answers else "drop_round"),
         }
 
     def read(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:
@@ -118,15 +132,15 @@ def read_conversation(
     if first not in keys.human_roles:
         if first in keys.system_roles:
             own = _system_text(turns[0].get(keys.content), "the system turn")
-            if own and system:
+            if own and own.strip() and system:
                 raise Rejected(Reason.TWO_SYSTEM_TEXTS, "there is a system turn, and a system text beside the turns")
-            system, before = own or system, 1
+            system, before = own if system is None else system, 1
             first = turns[1].get(keys.role) if len(turns) > 1 and type(turns[1]) is dict else None
         if first in keys.assistant_roles and not only_one_round:
             before, skipped = before + 1, True
     if before == len(turns):
         raise Rejected(Reason.NO_TURNS, f"the only turn is the {'assistant' if skipped else 'system'}'s")
-    if system and not takes_system:
+    if system and not system.isspace() and not takes_system:
         raise Rejected(
             Reason.NO_PLACE_FOR_SYSTEM,
             f"there is a system text, {shorten(system)}, but the template has no place for it",
@@ -165,7 +179,7 @@ def read_conversation(
 
 def _system_of(record: dict[str, Any], keys: RecordKeys) -> str | None:
     """The system text that stands beside the turns."""
-    found = [text for name in keys.system if (text := _system_text(record.get(name), repr(name)))]
+    found = [text for name in keys.system if (text := _system_text(record.get(name), repr(name))) and text.strip()]
     if len(found) > 1:
         raise Rejected(
             Reason.TWO_SYSTEM_TEXTS, f"{' and '.join(map(repr, keys.system))} hold a text, expected one of them"
@@ -174,11 +188,9 @@ def _system_of(record: dict[str, Any], keys: RecordKeys) -> str | None:
 
 
 def _system_text(value: object, where: str) -> str | None:
-    """A system text; None where it is null or blank."""
-    if type(value) is str:
-        return None if not value or value.isspace() else value
-    if value is None:
-        return None
+    """A system text, which may be blank; None where it is null."""
+    if value is None or type(value) is str:
+        return value
     raise Rejected(Reason.BAD_TURN, f"{where} has {json_type(value)}, expected a text")
 
 
@@ -238,7 +250,6 @@ def _pair_up(texts: list[str], has_image: bool, token: str, empty_answer: EmptyA
             if empty_answer == "drop_round":
                 waiting += question.count(token) if token else 0
                 continue
-            answer = ""
         if not question and (rounds or not has_image or token):
             raise Rejected(Reason.EMPTY_QUESTION, f"the question of round {number + 1} is empty")
         if waiting:

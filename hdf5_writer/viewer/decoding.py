@@ -29,6 +29,12 @@ class Speller:
         self.note = note
         self._tokenizer = tokenizer
         self._bytes = byte_alphabet()
+        self._special = set() if tokenizer is None else {tokenizer.bos_id, tokenizer.eos_id}
+        self._before_text = set()
+        for token in () if tokenizer is None else tokenizer.added.values():
+            self._special.add(token.id)
+            if token.starts_text:
+                self._before_text.add(token.id)
 
     @property
     def knows_text(self) -> bool:
@@ -52,23 +58,23 @@ class Speller:
         parts: list[Part] = []
         waiting: list[int] = []
         for id_ in ids:
-            if id_ not in (self._tokenizer.bos_id, self._tokenizer.eos_id):
+            if id_ not in self._special:
                 waiting.append(id_)
                 continue
-            self._flush(waiting, parts)
+            starts_text = self._flush(waiting, parts, starts_text) or id_ in self._before_text
             parts.append(Part(self.piece(id_), True))
-        self._flush(waiting, parts)
-        if starts_text and self._tokenizer.dummy_prefix:
-            for i, part in enumerate(parts):
-                if not part.is_special:
-                    parts[i] = Part(part.text.removeprefix(" "), False)
-                    break
+        self._flush(waiting, parts, starts_text)
         return parts
 
-    def _flush(self, ids: list[int], parts: list[Part]) -> None:
-        if ids:
-            parts.append(Part(self._decode(ids), False))
-            ids.clear()
+    def _flush(self, ids: list[int], parts: list[Part], starts_text: bool) -> bool:
+        """Add the text of ids; whether what follows still starts a text."""
+        assert self._tokenizer is not None
+        if not ids:
+            return starts_text
+        text = self._decode(ids)
+        parts.append(Part(text.removeprefix(" ") if starts_text and self._tokenizer.dummy_prefix else text, False))
+        ids.clear()
+        return False
 
     def _decode(self, ids: list[int]) -> str:
         assert self._tokenizer is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hdf5_writer.viewer.decoding import Speller
-from preprocess.templates import TEMPLATES
+from preprocess.templates import CHAT_TEMPLATES, TEMPLATES
+from preprocess.templates.chat import ChatTemplate, Slot, Token
 
 
 class Framed(NamedTuple):
@@ -39,6 +40,10 @@ class ChatFrames:
                     heads |= {start, start + image_head}
                 heads.add(f"{image_tail}\n")
                 tails.add(tail)
+        elif style in CHAT_TEMPLATES:
+            found_heads, found_tails = _frames_of(CHAT_TEMPLATES[style])
+            heads |= found_heads
+            tails |= found_tails
         self._heads = sorted(heads, key=len, reverse=True)
         self._tails = sorted(tails, key=len, reverse=True)
 
@@ -58,3 +63,24 @@ class ChatFrames:
             if not self.opening.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}")):
                 break
         return 0
+
+
+def _frames_of(template: ChatTemplate) -> tuple[set[str], set[str]]:
+    """What stands before and behind a text, between it and the next special tokens; where there is none, it is a head.
+
+    A token that takes the blanks behind it leaves the template's newlines out.
+    """
+    heads: set[str] = set()
+    tails: set[str] = set()
+    for pieces in (template.system, template.user, template.answer_header, template.behind_answer):
+        head, behind_text = "", False
+        for piece in (*(pieces or ()), Token("")):
+            if piece is Slot.TEXT:
+                heads |= {head, head + (template.default_system or "")} if pieces is template.system else {head}
+                head, behind_text = "", True
+            elif isinstance(piece, Token):
+                (tails if behind_text else heads).add(head)
+                head, behind_text = "", False
+            elif isinstance(piece, str):
+                head += piece
+    return heads, tails

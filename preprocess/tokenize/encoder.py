@@ -43,7 +43,7 @@ class Encoder:
     def encode(self, segments: Sequence[Segment]) -> Sample:
         """Ids and supervised spans of a rendered conversation.
 
-        A token is supervised when it starts inside a supervised text; EOS always is. A text is encoded as the
+        A token is supervised when it holds any of a supervised text; EOS always is. A text is encoded as the
         start of a text (with the dummy prefix) at the beginning of the sample and after an image, and as the
         continuation of one after EOS and after a later BOS. What it is after a special token and after an
         image token is the tokenizer's.
@@ -143,7 +143,7 @@ class Encoder:
     def _add_run(
         self, run: list[Text], starts_text: bool, chunks: list[bytes], spans: list[tuple[int, int]], count: int
     ) -> int:
-        """Encode neighbouring texts as one, and supervise each token by the text it starts in."""
+        """Encode neighbouring texts as one, and supervise each token that holds any of a supervised one."""
         ids, starts, end = self._encode_whole("".join(text.text for text in run), starts_text)
         ends = []
         for segment in run:
@@ -152,8 +152,10 @@ class Encoder:
             spelled = text.replace(" ", BLANK) if self.tokenizer.sentencepiece_rule else text
             end += self.tokenizer.backend.measure(spelled)
             ends.append(end)
-        for start in starts:
-            if run[min(bisect_right(ends, start), len(run) - 1)].supervised:
+        last = len(run) - 1
+        for start, stop in zip(starts, [*starts[1:], end], strict=True):
+            texts = run[min(bisect_right(ends, start), last) : bisect_right(ends, max(start, stop - 1)) + 1]
+            if any(text.supervised for text in texts):
                 _add_span(spans, count, count + 1)
             count += 1
         chunks.append(_to_bytes(ids))

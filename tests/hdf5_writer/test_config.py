@@ -9,7 +9,6 @@ from conftest import CHECKOUT, ConfigMaker
 
 from hdf5_writer.config import Config, load_config
 from preprocess.config import ConfigError
-from preprocess.templates import renderer_for
 
 GOOD = """\
 setup: {input_dir: in, output_dir: out}
@@ -184,17 +183,6 @@ def test_row_keys_leave_out_what_decides_no_row(make_config: ConfigMaker) -> Non
 def test_a_config_comes_back_from_its_own_json(make_config: ConfigMaker) -> None:
     config = make_config()
     assert Config.model_validate(json.loads(json.dumps(config.as_json()))) == config
-
-
-def test_an_unknown_template_names_the_nearest(make_config: ConfigMaker) -> None:
-    with pytest.raises(ConfigError, match=r"'vicuna_v2' \(did you mean vicuna_v1\?\); the templates"):
-        renderer_for(make_config(dataset__system_prompt_style="vicuna_v2").dataset)
-
-
-def test_append_eos_is_for_plain_only(make_config: ConfigMaker) -> None:
-    with pytest.raises(ConfigError, match="append_eos"):
-        renderer_for(make_config(dataset__append_eos=True).dataset)
-    renderer_for(make_config(dataset__append_eos=True, dataset__system_prompt_style="plain").dataset)
 
 
 def test_of_a_repeated_override_the_last_counts(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from preprocess.conversation import read_conversation
 from preprocess.record_keys import RecordKeys
 from preprocess.samples import Sample, batch_of
 from preprocess.segments import Mark
-from preprocess.templates import TEMPLATES, Renderer
+from preprocess.templates import TEMPLATES, LlavaRenderer
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
 
-RENDERER = Renderer(TEMPLATES["vicuna_v1"])
+RENDERER = LlavaRenderer(TEMPLATES["vicuna_v1"])
 
 
 @functools.cache

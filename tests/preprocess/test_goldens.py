@@ -14,7 +14,7 @@ from conftest import CHECKOUT, QUICKSTART, needs_shared, shared_folder
 from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows
 from preprocess.conversation import read_conversation
 from preprocess.record_keys import RecordKeys
-from preprocess.templates import TEMPLATES, Renderer
+from preprocess.templates import TEMPLATES, LlavaRenderer
 from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
@@ -46,7 +46,7 @@ def golden_templates() -> dict[str, Any]:
 
 
 def image_start_idx(encoder: Encoder, style: str) -> int:
-    return len(encoder.encode(Renderer(TEMPLATES[style]).before_image()).ids)
+    return len(encoder.encode(LlavaRenderer(TEMPLATES[style]).before_image()).ids)
 
 
 def test_the_embedded_goldens_are_complete() -> None:
@@ -93,7 +93,7 @@ def test_templates_are_the_authors() -> None:
 def different_rows(encoder: Encoder, path: Path) -> list[int]:
     """Line numbers of the goldens that the rows do not equal."""
     style = style_of(path)
-    renderer = Renderer(TEMPLATES[style])
+    renderer = LlavaRenderer(TEMPLATES[style])
     start = image_start_idx(encoder, style)
     layout = RowLayout(4096, PATCHES, start, encoder.tokenizer.pad_id, truncate=True)
     goldens = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from preprocess.config import DatasetConfig
-from preprocess.conversation import Conversation, ConversationReader
+from preprocess.conversation import Conversation, ConversationReader, TemplateTraits
 from preprocess.rejects import Reason, Rejected
 
 ANSWER = {"role": "assistant", "content": "A"}
+TRAITS = TemplateTraits(image_in_front=False, takes_system=True, keeps_empty_answers=False)
 
 
 def text(value: str) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def user(*parts: Any) -> dict[str, Any]:
 
 def read(record: dict[str, Any], image_token: str = "<image>") -> Conversation:
     dataset = DatasetConfig(system_prompt_style="vicuna_v1", max_images=3, image_token=image_token)
-    reader = ConversationReader(dataset, only_one_round=False, image_in_front=False, takes_system=True)
+    reader = ConversationReader(dataset, TRAITS)
     return reader.read(record, "messages")
 
 

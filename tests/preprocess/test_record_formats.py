@@ -8,7 +8,7 @@ import pytest
 from conftest import turn_pair
 
 from preprocess.config import DatasetConfig, RecordFormat
-from preprocess.conversation import Conversation, ConversationReader
+from preprocess.conversation import Conversation, ConversationReader, TemplateTraits
 from preprocess.record_formats import format_of, keys_by_format
 from preprocess.rejects import Reason, Rejected
 
@@ -17,11 +17,12 @@ SHAREGPT = {"conversations": [{"from": "user", "value": "Q"}, {"from": "assistan
 MESSAGES = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
 SYSTEM = {"system": "Be brief.", "conversations": turn_pair("Q", "A")}
 DATASET = DatasetConfig(system_prompt_style="vicuna_v1", max_images=2)
+TRAITS = TemplateTraits(image_in_front=False, takes_system=True, keeps_empty_answers=False)
 
 
 def read(record: dict[str, Any], record_format: RecordFormat, **changes: Any) -> Conversation:
     dataset = DATASET.model_copy(update=changes)
-    reader = ConversationReader(dataset, only_one_round=False, image_in_front=False, takes_system=True)
+    reader = ConversationReader(dataset, TRAITS)
     return reader.read(record, record_format)
 
 

@@ -14,7 +14,7 @@ from preprocess.conversation import Conversation
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import SampleBatch, batch_of, join_batches
 from preprocess.segments import Mark, Segment, Text
-from preprocess.templates import TEMPLATES, Renderer
+from preprocess.templates import TEMPLATES, LlavaRenderer
 from preprocess.tokenize import word_table
 from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder
@@ -43,11 +43,11 @@ _ROUNDS = st.lists(st.tuples(TEXTS, TEXTS.filter(lambda text: text != "")), min_
 @SLOW
 @given(data=st.data())
 def test_a_batch_of_conversations(encoder: Encoder, batches: BatchEncoder, data: st.DataObject) -> None:
-    renderer = Renderer(TEMPLATES[data.draw(st.sampled_from(sorted(TEMPLATES)))])
+    renderer = LlavaRenderer(TEMPLATES[data.draw(st.sampled_from(sorted(TEMPLATES)))])
     drawn = data.draw(st.lists(st.tuples(_ROUNDS, st.booleans()), max_size=5))
     conversations = [
-        Conversation(rounds[: 1 if renderer.drops_question else None], ("a.png",), False, False)
-        if with_image or renderer.drops_question
+        Conversation(rounds[: 1 if renderer.traits.only_one_round else None], ("a.png",), False, False)
+        if with_image or renderer.traits.only_one_round
         else Conversation(rounds, (), False, False)
         for rounds, with_image in drawn
     ]

@@ -14,7 +14,7 @@ from small_tokenizers import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 
 from preprocess.conversation import Conversation
 from preprocess.segments import Mark, Text
-from preprocess.templates import TEMPLATES, Renderer
+from preprocess.templates import TEMPLATES, LlavaRenderer
 from preprocess.tokenize.cuts import SentencePieceCuts
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
@@ -77,7 +77,7 @@ def test_conversations_equal_a_slow_reference(encoder: Encoder, library: Library
     )
     rounds = rounds[: 1 if style == "plain" else None]
     conversation = Conversation(rounds, ("a.png",) if with_image else (), False, False)
-    found = encoder.encode(Renderer(TEMPLATES[style]).render(conversation))
+    found = encoder.encode(LlavaRenderer(TEMPLATES[style]).render(conversation))
     ids, flags, image_at = reference(style, conversation, library)
     supervised = [False] * len(ids)
     for start, end in found.supervised:
@@ -153,9 +153,9 @@ def test_a_vocabulary_that_joins_over_blanks_falls_back_to_whole_texts(tmp_path:
     assert encoder.tokenizer.cuts is None
     found = encoder.encode([Mark.BOS, Text("b:", False), Text(" a b", True), Mark.EOS])
     tokens = [encoder.tokenizer.tokens[i] for i in found.ids]
-    # The token ":▁a" starts before the answer, so it is not supervised.
+    # The token ":▁a" holds the start of the answer, so it is supervised.
     assert tokens == ["<s>", "▁", "b", ":▁a", "▁", "b", "</s>"]
-    assert found.supervised == [(4, 7)]
+    assert found.supervised == [(3, 7)]
 
 
 def test_byte_level_bpe_is_encoded_by_the_library(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows  # 
 from preprocess.conversation import read_conversation  # noqa: E402
 from preprocess.record_keys import RecordKeys  # noqa: E402
 from preprocess.segments import Mark, Segment, Text  # noqa: E402
-from preprocess.templates import TEMPLATES, Renderer  # noqa: E402
+from preprocess.templates import TEMPLATES, LlavaRenderer  # noqa: E402
 from preprocess.tokenize.batches import BatchEncoder  # noqa: E402
 from preprocess.tokenize.encoder import Encoder  # noqa: E402
 from preprocess.tokenize.tokenizer import load_tokenizer  # noqa: E402
@@ -55,7 +55,7 @@ def row_encoder(source: Path) -> Encoder:
     return Encoder(load_tokenizer(str(source)))
 
 
-def rows_of(source: Path, renderer: Renderer, conversations: list[Any]) -> list[tuple[list[int], str]]:
+def rows_of(source: Path, renderer: LlavaRenderer, conversations: list[Any]) -> list[tuple[list[int], str]]:
     """Of each conversation the ids of its row, and the same as one prompt, without its BOS."""
     encoder = row_encoder(source)
     start = len(encoder.encode(renderer.before_image()).ids)
@@ -107,7 +107,7 @@ def test_the_saved_processor_gives_the_ids_of_the_row_on_every_golden(
     processor = saved_processor(source, tmp_path_factory.getbasetemp() / source.name)
     records = [json.loads(line)["record"] for line in path.read_text(encoding="utf-8").splitlines()]
     conversations = [read_conversation(record, RecordKeys(), only_one_round=style == "plain") for record in records]
-    rows = rows_of(source, Renderer(TEMPLATES[style]), conversations)
+    rows = rows_of(source, LlavaRenderer(TEMPLATES[style]), conversations)
     assert rows
     made = prompt_ids(processor, [prompt for _, prompt in rows], row_encoder(source).tokenizer.pad_id)
     assert [n + 1 for n, ((ids, _), ours) in enumerate(zip(rows, made, strict=True)) if ids != ours] == []
@@ -132,7 +132,7 @@ def test_blanks_newlines_and_later_rounds_have_the_ids_of_the_row(
     turns += [] if style == "plain" else turn_pair(texts[2], texts[3])
     record = {"conversations": turns} | ({"image": "a.png"} if image else {})
     conversation = read_conversation(record, RecordKeys(), only_one_round=style == "plain")
-    [(ids, prompt)] = rows_of(source, Renderer(TEMPLATES[style]), [conversation])
+    [(ids, prompt)] = rows_of(source, LlavaRenderer(TEMPLATES[style]), [conversation])
     assert prompt_ids(processor, [prompt], row_encoder(source).tokenizer.pad_id) == [ids]
 
 

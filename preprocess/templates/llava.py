@@ -1,7 +1,6 @@
-"""`system_prompt_style` → segments: text with a supervised flag, the image, special tokens.
+"""The seven templates of LLaVA 1.5: one rule (`LlavaRenderer.render`) serves all entries of `TEMPLATES`.
 
-A template is data; one rule (`render`) serves all of them, and a new one is one more entry in `TEMPLATES`.
-The seven are those of the LLaVA authors: the conversation texts of haotian-liu/LLaVA, llava/conversation.py,
+They are those of the LLaVA authors: the conversation texts of haotian-liu/LLaVA, llava/conversation.py,
 and what `preprocess_plain`, `preprocess_v1` and `preprocess_llama_2` in llava/train/train.py supervise.
 """
 
@@ -9,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from preprocess.config import ConfigError, DatasetConfig
-from preprocess.conversation import Conversation
-from preprocess.segments import Mark, Segment, Text
-from preprocess.settings import did_you_mean
+from preprocess.conversation import Conversation, TemplateTraits
+from preprocess.segments import Mark, Segment, Special, Text
+from preprocess.templates.renderer import Renderer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +40,11 @@ class Template:
     def drops_question(self) -> bool:
         """The prompt is the image alone."""
         return "{question}" not in self.first_prompt
+
+    @property
+    def takes_system(self) -> bool:
+        """There is a place for a system text."""
+        return "{system}" in self.first_prompt
 
 
 _USER_ASSISTANT_FIRST = "{system} USER: {question} ASSISTANT:"
@@ -112,78 +115,89 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
-def renderer_for(dataset: DatasetConfig) -> Renderer:
-    """The renderer that a config asks for.
-
-    Raises:
-        ConfigError: no template of that name, or `append_eos` for one whose answers end with EOS anyway.
-    """
-    style = dataset.system_prompt_style
-    if style not in TEMPLATES:
-        raise ConfigError(
-            f"dataset.system_prompt_style is {style!r}{did_you_mean(style, TEMPLATES)}; "
-            f"the templates are {', '.join(TEMPLATES)}"
-        )
-    template = TEMPLATES[style]
-    if dataset.append_eos and template.answer_ends_with_eos:
-        raise ConfigError(
-            f"dataset.append_eos is true, but the answers of {style!r} end with EOS already; "
-            "it is for system_prompt_style plain: remove it"
-        )
-    return Renderer(template, append_eos=dataset.append_eos)
-
-
-class Renderer:
+class LlavaRenderer(Renderer):
     """A template, cut once at its placeholders, so that no text from a record is ever searched for one."""
 
-    def __init__(self, template: Template, *, append_eos: bool = False) -> None:
-        """`append_eos` ends an answer with EOS instead of the newline (template `plain`)."""
+    def __init__(
+        self,
+        template: Template,
+        *,
+        append_eos: bool = False,
+        system: str | None = None,
+        end_token: Special | None = None,
+    ) -> None:
+        """Cut the template.
+
+        Args:
+            template: the template.
+            append_eos: end an answer with EOS instead of the newline (template `plain`).
+            system: stands instead of the template's own system text; None for that one.
+            end_token: stands instead of EOS.
+        """
         answer = template.answer
         self.answer_ends_with_eos = template.answer_ends_with_eos
         if append_eos and not template.answer_ends_with_eos:
             answer, self.answer_ends_with_eos = answer.removesuffix("\n"), True
-        self.drops_question = template.drops_question
-        self._between = [Mark.BOS] if template.bos_between_rounds else []
+        self.traits = TemplateTraits(
+            only_one_round=template.drops_question,
+            image_in_front=True,
+            takes_system=template.takes_system,
+            keeps_empty_answers=False,
+        )
+        self._end: Segment = end_token or Mark.EOS
+        self._between: list[Segment] = [Mark.BOS] if template.bos_between_rounds else []
         self._answer_head, _, self._answer_tail = answer.partition("{answer}")
-        head, _, self._first_tail = template.first_prompt.partition("{question}")
-        self._first_head = head.replace("{system}", template.system)
+        first_head, _, self._first_tail = template.first_prompt.partition("{question}")
+        self._head_before_system, _, self._head_behind_system = first_head.partition("{system}")
+        self._first_head = self._with_system(template.system if system is None else system)
         self._later_head, _, self._later_tail = template.later_prompt.partition("{question}")
-        image_head, _, self._after_image = template.image.partition("{image}")
-        self._before_image = self._first_head + image_head
-        # What comes before the question is cut off where that is exact: at a single blank.
-        self._opening: list[Segment] = [Mark.BOS]
-        self._question_head = self._first_head
-        if self._first_head.endswith(" ") and not self._first_head.endswith("  ") and self._first_head != " ":
-            self._opening.append(Text(self._first_head[:-1], False, constant=True))
-            self._question_head = " "
-
-    def before_image(self) -> list[Segment]:
-        """What stands before the image slots, in every row that has an image."""
-        return [Mark.BOS, Text(self._before_image, False, constant=True)] if self._before_image else [Mark.BOS]
+        self._before_image, _, self._behind_image = template.image.partition("{image}")
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """The whole conversation, beginning with BOS."""
-        segments: list[Segment]
+        segments: list[Segment] = [Mark.BOS]
+        head, token = self._first_head, conversation.image_token
+        has_own_system = bool(conversation.system and not conversation.system.isspace())
+        if has_own_system:
+            head = self._with_system(conversation.system or "")
         question, answer = conversation.rounds[0]
-        if not conversation.images:
-            segments = [*self._opening, Text(self._question_head + question + self._first_tail, False)]
-        else:
-            segments = [*self.before_image(), Mark.IMAGE]
-            if not self.drops_question:
+        if conversation.images and not token:
+            if before := head + self._before_image:
+                segments.append(Text(before, False, constant=not has_own_system))
+            segments.append(Mark.IMAGE)
+            if not self.traits.only_one_round:
                 # The authors put a newline after the image and strip the turn: no newline before an empty rest.
                 rest = f"\n{question}" if question else ""
-                segments.append(Text(self._after_image + rest + self._first_tail, False))
+                segments.append(Text(self._behind_image + rest + self._first_tail, False))
+        else:
+            # What comes before the question is cut off where that is exact: at a single blank.
+            if head.endswith(" ") and not head.endswith("  ") and head != " ":
+                segments.append(Text(head[:-1], False, constant=not has_own_system))
+                head = " "
+            self._add_question(segments, head, question, self._first_tail, token)
         self._add_answer(segments, answer)
         for question, answer in conversation.rounds[1:]:
             segments += self._between
-            segments.append(Text(self._later_head + question + self._later_tail, False))
+            self._add_question(segments, self._later_head, question, self._later_tail, token)
             self._add_answer(segments, answer)
         return segments
 
+    def _with_system(self, system: str) -> str:
+        return self._head_before_system + system + self._head_behind_system
+
+    def _add_question(self, segments: list[Segment], head: str, question: str, tail: str, image_token: str) -> None:
+        if image_token and image_token in question:
+            first, *others = question.split(image_token)
+            for part in others:
+                segments += [Text(head + first + self._before_image, False), Mark.IMAGE]
+                head, first = self._behind_image, part
+            question = first
+        segments.append(Text(head + question + tail, False))
+
     def _add_answer(self, segments: list[Segment], answer: str) -> None:
-        if answer:
+        if answer and not answer.isspace():
             segments.append(Text(self._answer_head + answer + self._answer_tail, True))
         elif not self.answer_ends_with_eos:
             segments.append(Text(self._answer_tail, True))
         if self.answer_ends_with_eos:
-            segments.append(Mark.EOS)
+            segments.append(self._end)

@@ -1,0 +1,120 @@
+"""Rows of today's chat templates equal what other people's code gives for real tokenizers and records.
+
+`../shared/golden/modern/README.md` says by what code each file was made, and which tokenizer belongs to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pytest
+from conftest import needs_shared, shared_folder
+
+from preprocess.config import DatasetConfig
+from preprocess.conversation import read_conversation
+from preprocess.record_keys import RecordKeys
+from preprocess.samples import SampleBatch, batch_of
+from preprocess.segments import Segment
+from preprocess.templates import CHAT_TEMPLATES, Renderer, renderer_for
+from preprocess.tokenize.batches import BatchEncoder
+from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
+
+TOKENIZERS = {
+    "chatml": "qwen2_5",
+    "chatml_qwen": "qwen2_5",
+    "llama_3": "llama3",
+    "llama_3.1": "llama3",
+    "phi_3": "phi3",
+    "phi_3_bos": "phi3_april",
+    "gemma": "gemma",
+    "mistral_v3": "mistral_v3",
+    "mistral_tekken": "mistral_tekken",
+}
+# Ids before the image of a fixed dataset, as the README lists them.
+IMAGE_START = {
+    "chatml_qwen": 24,
+    "chatml": 3,
+    "llama_3": 5,
+    "llama_3.1": 30,
+    "phi_3": 1,
+    "phi_3_bos": 4,
+    "gemma": 4,
+    "mistral_v3": 3,
+    "mistral_tekken": 2,
+}
+FILES = sorted(shared_folder("golden/modern").glob("*.jsonl"))
+IMAGE = -200
+
+pytestmark = [needs_shared("golden/modern"), needs_shared("tokenizers")]
+
+
+def style_of(name: str) -> str:
+    return next(name.removesuffix(part) for part in (".multi", ".literal", ".system", "") if name.endswith(part))
+
+
+@functools.lru_cache(maxsize=1)
+def tokenizer_of(style: str) -> Tokenizer:
+    return load_tokenizer(str(shared_folder("tokenizers") / TOKENIZERS[style]))
+
+
+def renderer_of(style: str) -> Renderer:
+    return renderer_for(DatasetConfig(system_prompt_style=style), tokenizer_of(style))
+
+
+def segments_of(record: dict[str, Any], renderer: Renderer) -> list[Segment]:
+    tokens = sum(turn["value"].count("<image>") for turn in record["conversations"] if turn["from"] == "human")
+    if "image" in record:
+        record = record | {"image": [record["image"]] * tokens}
+    conversation = read_conversation(
+        record,
+        RecordKeys(),
+        image_in_front=renderer.traits.image_in_front,
+        takes_system=renderer.traits.takes_system,
+        max_images=tokens,
+        empty_answer="keep",
+    )
+    return renderer.render(conversation)
+
+
+def row_of(batch: SampleBatch) -> tuple[list[int], list[int]]:
+    """Ids with -200 for each image, and 0 or 1 for each of them."""
+    ids, supervised = batch.ids.tolist(), batch.supervised.astype(int).tolist()
+    for position in reversed(batch.image_at.tolist()):
+        ids.insert(position, IMAGE)
+        supervised.insert(position, 0)
+    return ids, supervised
+
+
+def is_golden(found: tuple[list[int], list[int]], golden: dict[str, Any]) -> bool:
+    ids, supervised = found
+    either_way = set(golden.get("glued", []))
+    return ids == golden["input_ids"] and [flag for i, flag in enumerate(supervised) if i not in either_way] == [
+        flag for i, flag in enumerate(golden["supervised"]) if i not in either_way
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_rows_equal_the_goldens(path: Any) -> None:
+    style = style_of(path.stem)
+    renderer, encoder = renderer_of(style), Encoder(tokenizer_of(style))
+    goldens = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    records = [segments_of(golden["record"], renderer) for golden in goldens]
+    batch, failed = BatchEncoder(encoder).encode(records)
+    assert failed == {}
+    assert len(goldens) >= 38
+    for number, (golden, segments) in enumerate(zip(goldens, records, strict=True)):
+        assert is_golden(row_of(batch_of(encoder.encode(segments))), golden), golden["record"]["id"]
+        assert is_golden(row_of(batch.part(number, number + 1)), golden), f"{golden['record']['id']} in a batch"
+
+
+@pytest.mark.parametrize("style", TOKENIZERS)
+def test_the_image_of_a_fixed_dataset_stands_where_the_goldens_have_it(style: str) -> None:
+    before = renderer_of(style).before_image()
+    assert len(Encoder(tokenizer_of(style)).encode(before).ids) == IMAGE_START[style]
+
+
+def test_all_templates_have_goldens() -> None:
+    assert set(TOKENIZERS) == set(CHAT_TEMPLATES) == {style_of(path.stem) for path in FILES}
