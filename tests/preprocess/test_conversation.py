@@ -196,9 +196,10 @@ def test_the_system_text_is_that_of_the_first_turn() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
-def test_a_system_turn_without_text_is_none(text: str | None) -> None:
-    found = read({"conversations": [{"from": "system", "value": text}, HUMAN, GPT]})
-    assert (found.system, found.rounds) == (None, [("Q", "A")])
+def test_a_system_turn_without_text_needs_no_place_and_stays_what_it_is(text: str | None) -> None:
+    for takes_system in (False, True):
+        found = read({"conversations": [{"from": "system", "value": text}, HUMAN, GPT]}, takes_system=takes_system)
+        assert (found.system, found.rounds) == (text, [("Q", "A")])
 
 
 @pytest.mark.parametrize(
