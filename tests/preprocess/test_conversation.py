@@ -270,7 +270,7 @@ def test_images_in_place_of_a_last_round_without_an_answer_reject_the_record() -
 def test_rounds_without_an_answer_can_be_kept_or_reject_the_record() -> None:
     record = {"image": "a.png", "conversations": [*IMAGE_ROUNDS[:6], *turn_pair("Q4", " ")]}
     kept = read(record, empty_answer="keep")
-    assert (kept.rounds, kept.rounds_dropped) == ([("Q1", ""), ("Q2", "A2"), ("Q3", ""), ("Q4", "")], 0)
+    assert (kept.rounds, kept.rounds_dropped) == ([("Q1", ""), ("Q2", "A2"), ("Q3", ""), ("Q4", " ")], 0)
     assert reason_of(record, empty_answer="reject") is Reason.EMPTY_ANSWER
 
 
