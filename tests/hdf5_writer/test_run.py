@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import gzip
 import json
 import os
 import shutil
@@ -474,6 +476,16 @@ def test_a_limit_that_ends_inside_an_input_finishes(started: Any) -> None:
     assert create(config, limit=7).params["counts"]["read"] == 7
 
 
+def test_a_file_system_without_locks_is_named(started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    config, _ = started
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/out/\.work/lock: cannot be locked .* has no flock"):
+        create(config)
+
+
 def test_one_run_at_a_time(started: Any, tmp_path: Path) -> None:
     config, _ = started
     layout = OutputLayout(tmp_path / "out")
@@ -641,3 +653,13 @@ def test_data_beside_the_inputs_that_is_not_read_is_said(started: Any, tmp_path:
     progress = SilentProgress()
     create_dataset(config, progress, make_executor=InlineExecutor)
     assert progress.notes == ["1 file(s) beside the inputs are not read: more.json"]
+
+
+def test_inputs_alike_but_for_their_compression_are_warned_of(started: Any, tmp_path: Path) -> None:
+    config, _ = started
+    (tmp_path / "in" / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "in" / "a.jsonl").read_bytes()))
+    progress = SilentProgress()
+    create_dataset(config, progress, make_executor=InlineExecutor, overwrite=True)
+    assert progress.notes == [
+        "warning: both a.jsonl and a.jsonl.gz are read; if they hold the same records, remove one of them"
+    ]
