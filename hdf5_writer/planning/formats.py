@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from hdf5_writer.planning.inputs import LONGEST_LINE, InputFile, RecordReader
+from hdf5_writer.planning.inputs import InputFile, RecordReader
 from preprocess.config import DatasetConfig
 from preprocess.record_formats import MOST_LOOKED_AT, format_of, keys_by_format
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
+
+# Longer records do not count: they are parsed in workers only, whose memory they may fill.
+_LONGEST_LOOKED_AT = 1 << 20
 
 
 def with_formats(dataset: DatasetConfig, inputs: Sequence[InputFile], reader: RecordReader) -> tuple[InputFile, ...]:
@@ -35,7 +38,7 @@ def with_formats(dataset: DatasetConfig, inputs: Sequence[InputFile], reader: Re
 def _first_records(reader: RecordReader, first: int, count: int) -> Iterator[dict[str, Any]]:
     for lines in reader.read(np.arange(first, first + min(count, MOST_LOOKED_AT))):
         for line in lines:
-            if line.size <= LONGEST_LINE:
+            if line.size <= _LONGEST_LOOKED_AT:
                 try:
                     yield parse_record(line.data)
                 except Rejected:  # listed when its turn comes

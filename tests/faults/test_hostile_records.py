@@ -34,11 +34,22 @@ _TURN = st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt", "system"
 _PATH = st.sampled_from(
     ["shapes/0001.png", "../x.png", "/etc/passwd", "a\0b.png", "shapes/../../x", "\ud800.png", "x" * 300, "."]
 )
+_PART = st.one_of(
+    st.fixed_dictionaries({"type": st.just("text"), "text": _TEXT}),
+    st.fixed_dictionaries({"type": st.sampled_from(["image", "image_url"]), "url": _PATH | _JSON}),
+    _JSON,
+)
+_MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": _TEXT | st.lists(_PART, max_size=3)}
+)
 _RECORD = st.fixed_dictionaries(
     {},
     optional={
         "id": _JSON,
         "image": _PATH | st.lists(_PATH, max_size=2) | _JSON,
+        "images": st.lists(_PATH, max_size=2) | _JSON,
+        "system": _TEXT | _JSON,
+        "messages": st.lists(_MESSAGE, max_size=3) | _JSON,
         "conversations": st.lists(_TURN, max_size=4) | st.tuples(_TEXT, _TEXT).map(lambda t: turn_pair(*t)) | _JSON,
     },
 )
@@ -90,6 +101,10 @@ MEMORY_BOUND = 2 << 30
         ("many keys", json.dumps({str(i): i for i in range(900_000)}).encode()),
         # Just below the longest line that is read; this one takes the most memory of all that were tried.
         ("millions of objects", b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"),
+        (
+            "millions of image parts",
+            b'{"messages":[{"role":"user","content":[' + b'{"type":"image"},' * 980_000 + b'{"type":"image"}]}]}',
+        ),
         ("several of them in one reading", b"\n".join([b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"] * 5)),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from conftest import needs_shared, shared_folder
 
 from preprocess.config import DatasetConfig, RecordFormat
-from preprocess.conversation import Conversation, ConversationReader
+from preprocess.conversation import Conversation, ConversationReader, TemplateTraits
 from preprocess.record_formats import format_of, keys_by_format
 from preprocess.rejects import Rejected
 
@@ -23,7 +23,8 @@ class Read(NamedTuple):
 
 def read_all(records: list[dict[str, Any]], **keys: Any) -> Read:
     dataset = DatasetConfig(system_prompt_style="vicuna_v1", **({"max_images": 2} | keys))
-    reader = ConversationReader(dataset, only_one_round=False, image_in_front=True, takes_system=True)
+    traits = TemplateTraits(image_in_front=True, takes_system=True, keeps_empty_answers=False)
+    reader = ConversationReader(dataset, traits)
     record_format = format_of(records[:20], keys_by_format(dataset))
     found = Read(record_format, [], Counter())
     for record in records:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from conftest import turn_pair
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from preprocess.config import DatasetConfig, RecordFormat
 from preprocess.conversation import Conversation, ConversationReader, TemplateTraits
@@ -16,6 +19,7 @@ LLAVA = {"id": 1, "image": "a.png", "conversations": turn_pair("<image>\nQ", "A"
 SHAREGPT = {"conversations": [{"from": "user", "value": "Q"}, {"from": "assistant", "value": "A"}]}
 MESSAGES = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
 SYSTEM = {"system": "Be brief.", "conversations": turn_pair("Q", "A")}
+FORMATS: tuple[RecordFormat, ...] = ("llava", "sharegpt", "messages")
 DATASET = DatasetConfig(system_prompt_style="vicuna_v1", max_images=2)
 TRAITS = TemplateTraits(image_in_front=False, takes_system=True, keeps_empty_answers=False)
 
@@ -107,3 +111,65 @@ def test_other_keys_of_turns_are_counted_with_their_place() -> None:
     turns = [{"from": "human", "value": "Q", "weight": 0}, {"from": "gpt", "value": "A", "weight": 1, "loss": False}]
     found = read({"lang": "en", "conversations": turns}, "llava")
     assert found.unused_keys == ("lang", "conversations[].weight", "conversations[].loss")
+
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2),
+    st.sampled_from(
+        ["", " ", "Q", "<image>", "a.png", "human", "user", "gpt", "assistant", "system", "tool", "http://x"]
+    ),
+)
+_PARTS = st.one_of(
+    _VALUES,
+    st.dictionaries(
+        st.sampled_from(["type", "text", "image", "path", "url", "image_url"]),
+        st.one_of(_VALUES, st.sampled_from(["text", "image", "image_url", "video"]), st.just({"url": "a.png"})),
+        max_size=3,
+    ),
+)
+_CONTENTS = st.one_of(_VALUES, st.lists(_PARTS, max_size=3), st.just({"a": 1}))
+_TURNS = st.one_of(
+    _VALUES,
+    st.dictionaries(
+        st.sampled_from(["from", "value", "role", "content", "tool_calls", "weight"]), _CONTENTS, max_size=4
+    ),
+    st.builds(
+        lambda role, text: {"from": role, "role": role, "value": text, "content": text},
+        st.sampled_from(["human", "user", "gpt", "assistant", "system"]),
+        _CONTENTS,
+    ),
+)
+_RECORDS = st.dictionaries(
+    st.sampled_from(["conversations", "messages", "image", "images", "system", "system_prompt", "id", "video", "x"]),
+    st.one_of(_VALUES, st.lists(_TURNS, max_size=4), st.lists(_VALUES, max_size=3)),
+    max_size=6,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(record=_RECORDS, only_one_round=st.booleans(), image_in_front=st.booleans(), takes_system=st.booleans())
+def test_every_record_is_a_conversation_or_a_reject(
+    record: dict[str, Any], only_one_round: bool, image_in_front: bool, takes_system: bool
+) -> None:
+    traits = TemplateTraits(
+        only_one_round=only_one_round,
+        image_in_front=image_in_front,
+        takes_system=takes_system,
+        keeps_empty_answers=False,
+    )
+    reader = ConversationReader(DATASET, traits)
+    copy = orjson.dumps(record)
+    assert format_of([record], keys_by_format(DATASET)) in FORMATS
+    for record_format in FORMATS:
+        try:
+            found = reader.read(record, record_format)
+        except Rejected:
+            continue
+        assert found.rounds
+        assert len(found.images) <= DATASET.max_images
+        tokens = sum(question.count("<image>") for question, _ in found.rounds)
+        assert tokens == (len(found.images) if found.image_token else 0)
+        assert not any("<image>" in answer for _, answer in found.rounds)
+    assert orjson.dumps(record) == copy, "the record is left as it is"
