@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from preprocess.config import ConfigError, DatasetConfig, ProcessorConfig, Section, as_path
-from preprocess.settings import SettingsError, build_settings, find_file, read_settings
+from preprocess.settings import SettingsError, build_settings, find_file, read_sections, read_settings
+
+_SHIPPED = ("*preproc*.yaml", "quickstart.yaml")
 
 
 class DaskConfig(Section):
@@ -64,7 +67,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
 
-def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
+def read_config(name: str, overrides: Iterable[str] = ()) -> Config:
     """Read and validate a config.
 
     Args:
@@ -75,10 +78,49 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> Config:
         ConfigError: unreadable file, YAML that does not parse, unknown or duplicate keys, wrong types or values.
     """
     try:
-        path = find_file(name, "--config", "*preproc*.yaml", "quickstart.yaml")
+        path = find_file(name, "--config", *_SHIPPED)
         return read_settings(Config, path, overrides, example="processor.max_sequence_length=4096")
     except SettingsError as error:
         raise ConfigError(str(error)) from None
+
+
+def load_config(source: str | Path | Mapping[str, Mapping[str, Any]], **overrides: Any) -> Config:
+    """A config from Python.
+
+    Args:
+        source: path of a YAML file, the name of a shipped config, or the sections themselves: section → key → value.
+        overrides: values by `section__key`, such as `setup__processes=2`; they are taken as they are, paths too.
+
+    Raises:
+        ConfigError: as `read_config`.
+    """
+    try:
+        if isinstance(source, Mapping):
+            values: dict[str, Any] = {section: dict(keys) for section, keys in source.items()}
+            name, folder = "the given config", Path.cwd()
+        else:
+            path = find_file(os.fspath(source), "config", *_SHIPPED)
+            values, name, folder = dict(read_sections(Config, path)), str(path), path.parent
+        given = {}
+        for argument, value in overrides.items():
+            section, *keys = argument.split("__")
+            if not keys:
+                raise SettingsError(f"argument {argument}: expected section__key=value, such as setup__processes=2")
+            target = values.setdefault(section, {})
+            for part in keys[:-1]:
+                target[part] = target = dict(target.get(part) or {})
+            target[keys[-1]] = value
+            given[argument.replace("__", ".")] = f"{argument}={value!r}"
+        return build_settings(Config, _plain(values), name, folder, given)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, which is what the keys of a YAML file hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def build_config(values: Mapping[str, Mapping[str, Any]], source: str, config_dir: Path) -> Config:

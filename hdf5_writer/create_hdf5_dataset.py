@@ -10,7 +10,6 @@ import errno
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +26,6 @@ Run the same command again after an interruption: finished shards are kept, the 
 Exit codes: 0 done and verified; 1 the run failed (what is finished stays); 2 config, arguments or inputs are wrong;
 3 finished, but more records were rejected than setup.max_reject_fraction allows; 130, 143 interrupted.
 """
-
-# A hundred million rows take some minutes; a page that takes longer is given up.
-_REPORT_SECONDS = 1800
 
 
 class _Interrupted(BaseException):
@@ -188,10 +184,10 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _run(options: argparse.Namespace, command: str) -> int:
-    from hdf5_writer.config import load_config
+    from hdf5_writer.config import read_config
     from preprocess.config import ConfigError
 
-    config = load_config(options.config, options.overrides)
+    config = read_config(options.config, options.overrides)
     if options.dry_run:
         from hdf5_writer.dry_run import describe_plan
 
@@ -205,8 +201,9 @@ def _run(options: argparse.Namespace, command: str) -> int:
     if options.task_slice and options.finalize:
         raise ConfigError("--finalize: comes after all slices, in a command of its own; leave --task-slice out")
     from hdf5_writer.engines.local import TasksFailedError
+    from hdf5_writer.failures import explain_failed_tasks
     from hdf5_writer.progress import ConsoleProgress, summary_table
-    from hdf5_writer.run import Part, create_dataset, create_part, culprit, finalize
+    from hdf5_writer.run import Part, create_dataset, create_part, finalize
 
     progress = ConsoleProgress()
     try:
@@ -236,17 +233,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
                 keep_going=options.keep_going,
             )
     except TasksFailedError as error:
-        culprits = {task: culprit(config, task) for task in error.tasks}
-        where = "; ".join(words for words, _ in culprits.values())
-        skip = " ".join(f"--skip-task {task}" for task, (_, begun) in culprits.items() if begun)
-        advice = (
-            f"correct the record, or give its task up with {skip}"
-            if skip
-            else "no record was being read, so the data is not the cause: look for what ends processes here, such as "
-            "a limit on memory, and run the same command again"
-        )
-        rest = "Everything else is done" if error.rest_is_done else "What is finished stays"
-        return _fail(FAILED, f"{error}: {where}. {rest}; {advice}")
+        return _fail(FAILED, explain_failed_tasks(config, error))
     if outcome.already_done:
         _say("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
     _say(summary_table(outcome.params, outcome.read, progress.seconds))
@@ -255,49 +242,19 @@ def _run(options: argparse.Namespace, command: str) -> int:
 
 
 def _report(output_dir: Path, command: str, *, keep: bool) -> None:
-    """Write `report.html`; `keep` one that is there already.
-
-    The page is made in a process of its own, after everything else is published: whatever happens to it, a lack of
-    memory included, the dataset is whole and this command ends.
-    """
-    import hdf5_writer
+    """Write `report.html`; `keep` one that is there already."""
     from hdf5_writer.layout import OutputLayout
+    from hdf5_writer.report.process import write_in_own_process
 
-    layout = OutputLayout(output_dir)
-    if not (keep and layout.report.exists()):
-        make = [sys.executable, "-m", "hdf5_writer.report", str(output_dir.resolve())]
-        # The working folder of `python -m` comes first in its search path: this package, and no other of that name.
-        package_parent = Path(hdf5_writer.__file__).resolve().parent.parent
-        try:
-            made = subprocess.run(
-                [*make, "--command", command],
-                cwd=package_parent,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_REPORT_SECONDS,
-            )
-            problem = "" if made.returncode == 0 else _last_line(made.stderr) or f"exit code {made.returncode}"
-        except subprocess.TimeoutExpired:
-            problem = f"not done after {_REPORT_SECONDS // 60} minutes"
-        except OSError as error:
-            problem = f"its process did not start: {error.strerror}"
-        if problem:
-            print(
-                f"create_hdf5_dataset: warning: {layout.report} was not written ({problem}); the dataset itself is "
-                f"complete. For the page, run: {shlex.join(['python', *make[1:]])}",
-                file=sys.stderr,
-            )
+    report = OutputLayout(output_dir).report
+    if not (keep and report.exists()):
+        made = write_in_own_process(output_dir, command)
+        for line in made.warnings:
+            print(line, file=sys.stderr)
+        if made.problem:
+            print(f"create_hdf5_dataset: {made.problem}", file=sys.stderr)
             return
-        for line in made.stderr.splitlines():
-            if line.startswith("warning: "):
-                print(line, file=sys.stderr)
-    _say(f"{'report':<17}  {layout.report}")
-
-
-def _last_line(text: str) -> str:
-    return " ".join(text.strip().rpartition("\n")[2].split())
+    _say(f"{'report':<17}  {report}")
 
 
 def _judge(counts: dict[str, int], allowed: float, output_dir: str) -> int:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, and the table at the end."""
+"""What a person sees of a run: a bar on a terminal or in a notebook, lines elsewhere, and the table at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from hdf5_writer.planning.formats import formats_in_words
 from hdf5_writer.planning.plan import Plan
@@ -40,7 +40,7 @@ class ConsoleProgress:
         )
         self._total = records
         self._began = self._said = time.monotonic()
-        if self._stream.isatty() and self._total:
+        if self._total and (self._stream.isatty() or "ipykernel" in sys.modules):
             self._bar = tqdm(total=self._total, unit="records", unit_scale=True, file=self._stream, smoothing=0.05)
 
     def advance(self, task: TaskDone) -> None:
@@ -79,6 +79,16 @@ def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
         read: records read by this run.
         seconds: how long its tasks took.
     """
+    rows = summary_rows(params)
+    if read:
+        rows.append(("records/s", f"{read / max(seconds, 1e-9):,.0f}, the start of the workers included"))
+    rows += [("warning", sentence) for sentence in dataset_warnings(params)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def summary_rows(params: dict[str, Any]) -> list[tuple[str, str]]:
+    """What became of the records and what the rows hold, as (name, value); `params` is `data_params.json`."""
     counts, tokens = params["counts"], params["tokens"]
     positions = tokens["total"] + tokens["padding"]
     rows = [
@@ -98,15 +108,10 @@ def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
         ("shards", f"{len(params['shards'])} ({sum(shard['bytes'] for shard in params['shards']):,} bytes)"),
     ]
     optional = {"truncated", "image token moved", "first turn skipped", "dropped rounds"}
-    rows = [(name, value) for name, value in rows if not (name in optional and value.split()[0] == "0")]
-    if read:
-        rows.append(("records/s", f"{read / max(seconds, 1e-9):,.0f}, the start of the workers included"))
-    rows += [("warning", sentence) for sentence in _warnings(params)]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return [(name, value) for name, value in rows if not (name in optional and value.split()[0] == "0")]
 
 
-def _warnings(params: dict[str, Any]) -> list[str]:
+def dataset_warnings(params: dict[str, Any]) -> list[str]:
     """What a person should know of a dataset before training on it."""
     counts, length = params["counts"], params["max_sequence_length"]
     found = []

@@ -16,7 +16,7 @@ from hdf5_writer.finish import finish, remove_temporaries
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import BusyError, locked
 from hdf5_writer.planning.inputs import InputFile, alike_but_for_suffix, find_inputs, unread_data
-from hdf5_writer.planning.plan import Plan, read_plan
+from hdf5_writer.planning.plan import Plan
 from hdf5_writer.planning.probe import MostRejectedError, probe
 from hdf5_writer.receipts import (
     unfinished_tasks,
@@ -312,19 +312,3 @@ def _engine(
         likely = sum(file.bytes for file in files) // (setup.samples_per_shard * 1024) + 1
         with warmed_pools(min(processes, likely), functools.partial(warm_up, config)) as make:
             yield _Engine(make, processes, make.run)
-
-
-def culprit(config: Config, task: int) -> tuple[str, bool]:
-    """Where a task was when it last killed its worker, in words, and whether a record had been begun."""
-    layout = OutputLayout(config.setup.output_dir)
-    plan = read_plan(layout)
-    files, lines = plan.reader(layout).locate(plan.task_records(task))
-    try:
-        at = int(layout.working_on(task).read_text())
-        where, begun = f"at {plan.inputs[files[at]].path}, line {lines[at]}", True
-    except (FileNotFoundError, ValueError, IndexError):
-        where, begun = "before its first record", False
-    first, last = int(lines.min()), int(lines.max())
-    names = {plan.inputs[number].path for number in (int(files.min()), int(files.max()))}
-    span = f"{len(lines)} records between lines {first} and {last} of {' to '.join(sorted(names))}"
-    return f"task {task}, {where} (it has {span})", begun

@@ -25,7 +25,7 @@ _Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Summary:
+class Findings:
     """What `verify_dataset` found.
 
     Attributes:
@@ -40,7 +40,7 @@ class Summary:
     rows: int
 
 
-def verify_dataset(root: Path) -> Summary:
+def verify_dataset(root: Path) -> Findings:
     """Check a whole output folder, reading every byte.
 
     With its hidden work folder, every row and reject is also matched with the plan: each record exactly once.
@@ -80,7 +80,7 @@ def verify_dataset(root: Path) -> Summary:
             found, count = _check_shard(layout, params, shard, plan, task)
             problems += found
             rows += count
-    return Summary(problems, notes, len(expected), rows)
+    return Findings(problems, notes, len(expected), rows)
 
 
 def _read_params(layout: OutputLayout, problems: list[str]) -> DataParams | None:

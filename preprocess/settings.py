@@ -61,6 +61,20 @@ def read_settings(model: type[_Model], path: Path, overrides: Iterable[str], exa
     Raises:
         SettingsError: unreadable file, YAML that does not parse, unknown or duplicate keys, wrong types or values.
     """
+    values = read_sections(model, path)
+    given: dict[str, str] = {}
+    for override in overrides:
+        given[override.partition("=")[0]] = override
+        _apply(model, values, override, example)
+    return build_settings(model, values, str(path), path.parent, given)
+
+
+def read_sections(model: type[BaseModel], path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a settings file, each with its keys, before they are validated.
+
+    Raises:
+        SettingsError: unreadable file, YAML that does not parse, something else than sections, duplicate keys.
+    """
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
@@ -69,12 +83,7 @@ def read_settings(model: type[_Model], path: Path, overrides: Iterable[str], exa
         raise SettingsError(f"{path}: is not valid YAML: {_without_source(error, path)}") from None
     if not isinstance(values, dict) or not all(isinstance(keys, dict) or keys is None for keys in values.values()):
         raise SettingsError(f"{path}: expected the sections {_listed(model.model_fields)}, each with its keys")
-    values = {section: dict(keys or {}) for section, keys in values.items()}
-    given: dict[str, str] = {}
-    for override in overrides:
-        given[override.partition("=")[0]] = override
-        _apply(model, values, override, example)
-    return build_settings(model, values, str(path), path.parent, given)
+    return {section: dict(keys or {}) for section, keys in values.items()}
 
 
 def build_settings(

@@ -29,6 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m "not slow"` replaces the default selection, so what that leaves out has to be slow too."""
+    for item in items:
+        if item.get_closest_marker("faults") or item.get_closest_marker("packaging"):
+            item.add_marker("slow")
+
+
 def shared_folder(name: str) -> Path:
     """A folder of real data beside the checkout, which is no part of the project."""
     return CHECKOUT.parent / "shared" / name

@@ -95,20 +95,25 @@ class RowView:
     changed: str
 
 
-def write_rows_page(side: Side, rows: Iterable[Row], selection: str, output: Path) -> None:
-    """Write the page of some rows.
+def rows_page(side: Side, rows: Iterable[Row], selection: str) -> bytes:
+    """The page of some rows.
 
     Args:
         side: their dataset.
         rows: the rows, few enough to be looked at.
         selection: which they are, in words.
-        output: the page.
+    """
+    values = rows_values(side, rows)
+    return render_page("rows.html.j2", "rows.js", **values, selection=selection, pairs=[], comparison=None)
+
+
+def write_rows_page(side: Side, rows: Iterable[Row], selection: str, output: Path) -> None:
+    """Write the `rows_page`.
 
     Raises:
         OSError: it cannot be written.
     """
-    values = rows_values(side, rows)
-    publish(output, [render_page("rows.html.j2", "rows.js", **values, selection=selection, pairs=[], comparison=None)])
+    publish(output, [rows_page(side, rows, selection)])
 
 
 def rows_values(side: Side, rows: Iterable[Row]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import CHECKOUT, ConfigMaker
 
-from hdf5_writer.config import Config, load_config
+from hdf5_writer.config import Config, read_config
 from preprocess.config import ConfigError
 
 GOOD = """\
@@ -24,7 +24,7 @@ def config_file(tmp_path: Path, text: str = GOOD) -> str:
 
 
 def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
-    config = load_config(config_file(tmp_path))
+    config = read_config(config_file(tmp_path))
     assert config.setup.processes is None
     assert (config.setup.samples_per_shard, config.setup.shuffle, config.setup.seed) == (10_000, True, 0)
     assert config.setup.max_reject_fraction == 0.05
@@ -74,7 +74,7 @@ def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        load_config(config_file(tmp_path), overrides)
+        read_config(config_file(tmp_path), overrides)
     message = str(error.value)
     assert "\n" not in message
     for word in words:
@@ -95,11 +95,11 @@ def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, overrides: list[str
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        load_config(config_file(tmp_path, text))
+        read_config(config_file(tmp_path, text))
 
 
 def test_overrides_have_the_types_of_yaml(tmp_path: Path) -> None:
-    config = load_config(
+    config = read_config(
         config_file(tmp_path),
         ["setup.processes=16", "setup.shuffle=false", "setup.max_reject_fraction=1", "dataset.image_dir=~/a b"],
     )
@@ -114,43 +114,43 @@ def test_overrides_have_the_types_of_yaml(tmp_path: Path) -> None:
 )
 def test_a_path_or_text_is_taken_as_it_stands(tmp_path: Path, value: str) -> None:
     """YAML would cut `out #2` to `out`, and `--overwrite` then empty another folder."""
-    config = load_config(config_file(tmp_path), [f"setup.output_dir={value}", f"dataset.image_token={value}"])
+    config = read_config(config_file(tmp_path), [f"setup.output_dir={value}", f"dataset.image_token={value}"])
     assert config.setup.output_dir == Path(value)
     assert config.dataset.image_token == value
 
 
 def test_quotes_around_a_text_and_null(tmp_path: Path) -> None:
     arguments = ["setup.output_dir='a #b'", 'dataset.image_key="k"', "dataset.image_dir=null"]
-    config = load_config(config_file(tmp_path), [*arguments, "setup.dask.scheduler_address=tcp://a:1"])
+    config = read_config(config_file(tmp_path), [*arguments, "setup.dask.scheduler_address=tcp://a:1"])
     assert (config.setup.output_dir, config.dataset.image_key) == (Path("a #b"), "k")
     assert config.dataset.image_dir is None
     assert config.setup.dask.scheduler_address == "tcp://a:1"
-    assert load_config(config_file(tmp_path), ["setup.dask.scheduler_address="]).setup.dask.scheduler_address is None
+    assert read_config(config_file(tmp_path), ["setup.dask.scheduler_address="]).setup.dask.scheduler_address is None
 
 
 def test_a_wrong_argument_is_named_instead_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^argument 'setup.processes=0': setup.processes is 0 \(int\)"):
-        load_config(config_file(tmp_path), ["setup.processes=0"])
+        read_config(config_file(tmp_path), ["setup.processes=0"])
     with pytest.raises(ConfigError, match=r"config\.yaml: setup\.processes is 0"):
-        load_config(config_file(tmp_path, GOOD.replace("setup: {", "setup: {processes: 0, ")), ["setup.seed=1"])
+        read_config(config_file(tmp_path, GOOD.replace("setup: {", "setup: {processes: 0, ")), ["setup.seed=1"])
 
 
 def test_config_dir_stands_for_the_folder_of_the_file(tmp_path: Path) -> None:
     text = GOOD.replace("input_dir: in", "input_dir: '${config_dir}/data'")
-    assert load_config(config_file(tmp_path, text)).setup.input_dir == tmp_path / "data"
+    assert read_config(config_file(tmp_path, text)).setup.input_dir == tmp_path / "data"
 
 
 @pytest.mark.parametrize("name", ["llava_phase_1_preproc.yaml", "llava_phase_2_preproc.yaml", "quickstart.yaml"])
 def test_shipped_configs_are_found_by_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    config = load_config(name)
-    assert config == load_config(name.removesuffix(".yaml"))
-    assert config == load_config(str(CHECKOUT / "configs" / name))
+    config = read_config(name)
+    assert config == read_config(name.removesuffix(".yaml"))
+    assert config == read_config(str(CHECKOUT / "configs" / name))
 
 
 def test_a_name_that_does_not_exist_lists_the_shipped_configs() -> None:
     with pytest.raises(ConfigError, match=r"quickstart\.yaml \(did you mean llava_phase_1_preproc\.yaml\?\)"):
-        load_config("llava_phase_1_prepoc.yaml")
+        read_config("llava_phase_1_prepoc.yaml")
 
 
 def test_row_keys_leave_out_what_decides_no_row(make_config: ConfigMaker) -> None:
@@ -186,11 +186,11 @@ def test_a_config_comes_back_from_its_own_json(make_config: ConfigMaker) -> None
 
 
 def test_of_a_repeated_override_the_last_counts(tmp_path: Path) -> None:
-    assert load_config(config_file(tmp_path), ["setup.seed=1", "setup.seed=2"]).setup.seed == 2
+    assert read_config(config_file(tmp_path), ["setup.seed=1", "setup.seed=2"]).setup.seed == 2
 
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
-    config = load_config(config_file(tmp_path), ["setup.max_reject_fraction=1e-3", "setup.samples_per_shard=1e4"])
+    config = read_config(config_file(tmp_path), ["setup.max_reject_fraction=1e-3", "setup.samples_per_shard=1e4"])
     assert (config.setup.max_reject_fraction, config.setup.samples_per_shard) == (0.001, 10_000)
 
 
@@ -198,6 +198,6 @@ def test_yaml_nested_too_deeply_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "deep.yaml"
     path.write_text("setup: " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ConfigError, match=r"deep\.yaml: is not valid YAML: it is nested too deeply"):
-        load_config(str(path))
+        read_config(str(path))
     with pytest.raises(ConfigError, match="nested too deeply"):
-        load_config(config_file(tmp_path), ["setup.seed=" + "[" * 5000 + "]" * 5000])
+        read_config(config_file(tmp_path), ["setup.seed=" + "[" * 5000 + "]" * 5000])

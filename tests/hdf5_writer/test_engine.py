@@ -120,9 +120,9 @@ def test_a_script_without_a_main_guard_is_not_run_again_in_its_workers(tmp_path:
 print("begun", flush=True)
 from hdf5_writer.progress import ConsoleProgress
 from hdf5_writer.run import create_dataset
-from hdf5_writer.config import load_config
+from hdf5_writer.config import read_config
 
-config = load_config("quickstart.yaml", [
+config = read_config("quickstart.yaml", [
     "setup.input_dir={tmp_path / "in"}", "setup.output_dir={tmp_path / "out"}", "setup.processes=1",
     "processor.tokenizer_type={QUICKSTART / "tokenizer"}", "setup.samples_per_shard=2",
 ])

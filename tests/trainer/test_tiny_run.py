@@ -15,7 +15,7 @@ from PIL import Image  # noqa: E402
 from small import logged  # noqa: E402
 from transformers import AutoProcessor, LlavaForConditionalGeneration  # noqa: E402
 
-from hdf5_writer.config import load_config  # noqa: E402
+from hdf5_writer.config import read_config  # noqa: E402
 from trainer.run import main  # noqa: E402
 
 
@@ -25,13 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tiny")
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
-    create(load_config("quickstart.yaml"))
+    create(read_config("quickstart.yaml"))
     plain = (
         "dataset.system_prompt_style=plain",
         "setup.input_dir=${config_dir}/quickstart/phase_1",
         "setup.output_dir=quickstart_output_phase_1",
     )
-    create(load_config("quickstart.yaml", plain))
+    create(read_config("quickstart.yaml", plain))
     assert main(["--params", "params_tiny_phase1.yaml", "--model_dir", "tiny_phase_1"]) == 0
     arguments = ["--params", "params_tiny_phase2.yaml", "--model_dir", "tiny_phase_2"]
     assert main([*arguments, "--checkpoint_path", "tiny_phase_1"]) == 0

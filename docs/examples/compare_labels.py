@@ -1,0 +1,56 @@
+"""Compare the labels of a dataset with those of on-the-fly tokenization, record by record.
+
+    python docs/examples/compare_labels.py [OUTPUT_DIR]
+
+Without OUTPUT_DIR the embedded example is written first, to quickstart_output. Needs torch, for the on-the-fly side:
+`loaders.lazy` gives samples in the form of LLaVA's own training code (labels not shifted, -100 where there is no loss,
+the image as one -200).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import hdf5_writer
+from loaders.lazy import IGNORE_INDEX, IMAGE_TOKEN_INDEX, DataArguments, LazySupervisedDataset
+
+
+def on_the_fly_labels(sample: dict, dummy_at: int, slots: int) -> np.ndarray:
+    """The labels of a lazy sample as a row holds them: with image slots, shifted by one."""
+    ids, labels = sample["input_ids"].numpy(), sample["labels"].numpy()
+    found = np.flatnonzero(ids == IMAGE_TOKEN_INDEX)
+    at, behind = (int(found[0]), 1) if len(found) else (dummy_at, 0)  # a text-only row has dummy slots
+    return np.concatenate([labels[:at], np.full(slots, IGNORE_INDEX), labels[at + behind :]])[1:]
+
+
+def main(output_dir: str | None) -> tuple[int, int]:
+    """Compare all rows: how many there are, and how many differ."""
+    if output_dir is None:
+        output_dir = "quickstart_output"
+        hdf5_writer.create_dataset(hdf5_writer.load_config("quickstart.yaml", setup__output_dir=output_dir))
+    params = json.loads((Path(output_dir) / "data_params.json").read_text())
+    dataset = params["config"]["dataset"]
+    rows = hdf5_writer.inspect_rows(output_dir, range(params["counts"]["written"]))
+    lazy = {
+        file["path"]: LazySupervisedDataset(
+            Path(params["config"]["setup"]["input_dir"]) / file["path"],
+            params["tokenizer"]["name"],
+            DataArguments(version=dataset["system_prompt_style"]),
+        )
+        for file in params["inputs"]
+    }
+    different = 0
+    for row in rows:
+        expected = on_the_fly_labels(lazy[row.file][row.line - 1], params["image_start_idx"], params["num_patches"])
+        labels = np.where(row.loss_mask == 1, row.labels, IGNORE_INDEX)
+        if not np.array_equal(labels[: len(expected)], expected[: len(labels)]):
+            different += 1
+            print(f"{row.file}, line {row.line}: the labels differ")
+    print(f"{len(rows)} rows compared, {different} differ")
+    return len(rows), different
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

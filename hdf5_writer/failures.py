@@ -1,0 +1,39 @@
+"""Which record a task was reading when it killed its worker, and what to do about it."""
+
+from __future__ import annotations
+
+from hdf5_writer.config import Config
+from hdf5_writer.engines.local import TasksFailedError
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.planning.plan import read_plan
+
+
+def explain_failed_tasks(config: Config, error: TasksFailedError) -> str:
+    """One sentence: the tasks, where each was, and what to do."""
+    culprits = {task: culprit(config, task) for task in error.tasks}
+    where = "; ".join(words for words, _ in culprits.values())
+    skip = " ".join(f"--skip-task {task}" for task, (_, begun) in culprits.items() if begun)
+    advice = (
+        f"correct the record, or give its task up with {skip}"
+        if skip
+        else "no record was being read, so the data is not the cause: look for what ends processes here, such as "
+        "a limit on memory, and run the same command again"
+    )
+    rest = "Everything else is done" if error.rest_is_done else "What is finished stays"
+    return f"{error}: {where}. {rest}; {advice}"
+
+
+def culprit(config: Config, task: int) -> tuple[str, bool]:
+    """Where a task was when it last killed its worker, in words, and whether a record had been begun."""
+    layout = OutputLayout(config.setup.output_dir)
+    plan = read_plan(layout)
+    files, lines = plan.reader(layout).locate(plan.task_records(task))
+    try:
+        at = int(layout.working_on(task).read_text())
+        where, begun = f"at {plan.inputs[files[at]].path}, line {lines[at]}", True
+    except (FileNotFoundError, ValueError, IndexError):
+        where, begun = "before its first record", False
+    first, last = int(lines.min()), int(lines.max())
+    names = {plan.inputs[number].path for number in (int(files.min()), int(files.max()))}
+    span = f"{len(lines)} records between lines {first} and {last} of {' to '.join(sorted(names))}"
+    return f"task {task}, {where} (it has {span})", begun

@@ -1,0 +1,59 @@
+"""`report.html`, written by a process of its own when everything else is published.
+
+Whatever happens to that process, a lack of memory included, the dataset is complete and the caller goes on.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import hdf5_writer
+from hdf5_writer.layout import OutputLayout
+
+# A hundred million rows take some minutes; a page that takes longer is given up.
+_SECONDS = 1800
+
+
+class ReportMade(NamedTuple):
+    """What came of it: `problem` is a sentence where there is no page, `warnings` are lines about the dataset."""
+
+    problem: str | None
+    warnings: list[str]
+
+
+def write_in_own_process(output_dir: Path, command: str | None = None) -> ReportMade:
+    """Run `python -m hdf5_writer.report` for a finished dataset; `command` is shown on the page."""
+    make = [sys.executable, "-m", "hdf5_writer.report", str(output_dir.resolve())]
+    # The working folder of `python -m` comes first in its search path: this package, and no other of that name.
+    package_parent = Path(hdf5_writer.__file__).resolve().parent.parent
+    try:
+        made = subprocess.run(
+            [*make, *([] if command is None else ["--command", command])],
+            cwd=package_parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+        )
+        problem = "" if made.returncode == 0 else _last_line(made.stderr) or f"exit code {made.returncode}"
+        warnings = [line for line in made.stderr.splitlines() if line.startswith("warning: ")]
+    except subprocess.TimeoutExpired:
+        problem, warnings = f"not done after {_SECONDS // 60} minutes", []
+    except OSError as error:
+        problem, warnings = f"its process did not start: {error.strerror}", []
+    if not problem:
+        return ReportMade(None, warnings)
+    sentence = (
+        f"warning: {OutputLayout(output_dir).report} was not written ({problem}); the dataset itself is complete. "
+        f"For the page, run: {shlex.join(['python', *make[1:]])}"
+    )
+    return ReportMade(sentence, [])
+
+
+def _last_line(text: str) -> str:
+    return " ".join(text.strip().rpartition("\n")[2].split())
