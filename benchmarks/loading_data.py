@@ -73,7 +73,7 @@ def photos(folder: Path) -> list[Path]:
     paths = []
     for shard in shards(folder):
         with h5py.File(shard) as file:
-            paths += [folder / "photos" / name.decode() for name in file["image_paths"][:, 0]]
+            paths += [folder / "photos" / name.decode() for name in file["images/path"][:]]
     return paths
 
 
@@ -86,9 +86,9 @@ def columns_of(shard: Path) -> dict[str, Any]:
     photo_dir = shard.parents[1] / "photos"
     with h5py.File(shard) as file:
         columns = {key: file[key][:] for key in TEXT_KEYS}
-        columns["has_image"] = file["modality_lengths"][:] > 0
+        columns["has_image"] = np.diff(file["images/offsets"][:]) > 0
         if photo_dir.is_dir():
-            columns["image"] = [(photo_dir / name.decode()).read_bytes() for name in file["image_paths"][:, 0]]
+            columns["image"] = [(photo_dir / name.decode()).read_bytes() for name in file["images/path"][:]]
     return columns
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from preprocess.config import ConfigError, DatasetConfig, ProcessorConfig, Section, as_path
 from preprocess.settings import SettingsError, build_settings, find_file, read_sections, read_settings
@@ -49,6 +49,27 @@ class Config(Section):
     setup: SetupConfig
     processor: ProcessorConfig
     dataset: DatasetConfig
+
+    @model_validator(mode="after")
+    def _rows_hold_the_images(self) -> Config:
+        processor, images = self.processor, self.dataset.max_images
+        most = processor.max_images_per_row
+        if most is not None and processor.packing == "none":
+            raise ValueError(
+                f"processor.max_images_per_row is {most}, but with processor.packing none a row holds one sample; "
+                "remove it, or set dataset.max_images or processor.packing best_fit"
+            )
+        if most is not None and most < images:
+            raise ValueError(
+                f"processor.max_images_per_row is {most}, but dataset.max_images lets one record have {images}; "
+                "give a row at least as many"
+            )
+        return self
+
+    @property
+    def has_free_rows(self) -> bool:
+        """Images stand where the text has them; else every row has its image slots at the same place."""
+        return self.processor.packing != "none" or self.dataset.max_images > 1
 
     def row_keys(self) -> dict[str, Any]:
         """The keys that decide rows and their order, as plain JSON; folders, processes and limits are not among them.

@@ -7,13 +7,13 @@ from elsewhere can have a right checksum and still say anything.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.publish import DamagedError, unseal
-from hdf5_writer.schema import ATTRIBUTES, SchemaError, check_version, layout_problems
+from hdf5_writer.schema import ATTRIBUTES, SchemaError, ShardSize, check_version, layout_problems
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Size = Annotated[int, Field(ge=1, lt=2**31)]
@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 class InputEntry(_Part):
-    """An input file, by its path relative to `setup.input_dir`; `source_file` of a row is an index into the list."""
+    """An input file, by its path relative to `setup.input_dir`; `source_file` of a sample is an index into the list."""
 
     path: str
     bytes: _Count
@@ -43,8 +43,15 @@ class ShardEntry(_Part):
 
     name: str
     rows: _Count
+    samples: _Count
+    images: _Count
     bytes: _Count
     sha256: str
+
+    @property
+    def size(self) -> ShardSize:
+        """How much it holds."""
+        return ShardSize(self.rows, self.samples, self.images)
 
 
 class TokenizerEntry(_Part):
@@ -70,13 +77,15 @@ class Counts(_Part):
     rejected_by_reason: dict[str, _Count]
     with_image: _Count
     text_only: _Count
+    images: _Count
+    images_cut: _Count
     truncated: _Count
     images_moved: _Count
     first_turns_skipped: _Count
 
 
 class TokenCounts(_Part):
-    """Positions of all rows by what they hold."""
+    """Positions of all rows by what they hold; `total` is all that is attended."""
 
     total: _Count
     text: _Count
@@ -86,10 +95,10 @@ class TokenCounts(_Part):
 
 
 class Lengths(_Part):
-    """Element i of `rows` counts rows of i*bin to (i+1)*bin-1 attended positions."""
+    """Element i of `samples` counts samples of i*bin to (i+1)*bin-1 attended positions."""
 
     bin: _Size
-    rows: list[_Count]
+    samples: list[_Count]
 
 
 class DatasetKeys(_Part):
@@ -97,6 +106,7 @@ class DatasetKeys(_Part):
 
     system_prompt_style: str
     image_dir: str | None
+    max_images: _Size
 
 
 class ShownConfig(_Part):
@@ -111,7 +121,12 @@ class DataParams(_Part):
 
     schema_version: str
     package_version: str
-    image_start_idx: _Count
+    packing: Literal["none", "best_fit"]
+    rows: _Count
+    samples: _Count
+    fill: Annotated[float, Field(ge=0, le=1)]
+    most_images_per_row: _Count
+    image_start_idx: _Count | None  # None for free rows
     num_patches: _Size
     image_size: _Size
     patch_size: _Size
@@ -141,7 +156,7 @@ class DataParams(_Part):
                 f"num_patches is {self.num_patches}, which image_size {self.image_size} and patch_size "
                 f"{self.patch_size} do not make"
             )
-        if self.image_start_idx + self.num_patches > self.max_sequence_length:
+        if self.image_start_idx is not None and self.image_start_idx + self.num_patches > self.max_sequence_length:
             raise ValueError(
                 f"image_start_idx {self.image_start_idx} and num_patches {self.num_patches} do not fit into "
                 f"max_sequence_length {self.max_sequence_length}"
@@ -154,11 +169,31 @@ class DataParams(_Part):
         for name, parts in (
             ("read", counts.written + counts.rejected),
             ("written", counts.with_image + counts.text_only),
-            ("written", sum(shard.rows for shard in self.shards)),
+            ("written", sum(shard.samples for shard in self.shards)),
+            ("images", sum(shard.images for shard in self.shards)),
             ("rejected", sum(counts.rejected_by_reason.values())),
         ):
             if getattr(counts, name) != parts:
                 raise ValueError(f"counts.{name} is {getattr(counts, name)}, but its parts add up to {parts}")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_add_up(self) -> DataParams:
+        found = {name: sum(getattr(shard, name) for shard in self.shards) for name in ("rows", "samples")}
+        for name, parts in found.items():
+            if getattr(self, name) != parts:
+                raise ValueError(f"{name} is {getattr(self, name)}, but the shards hold {parts}")
+        free = self.packing != "none" or self.config.dataset.max_images > 1
+        if free != (self.image_start_idx is None):
+            raise ValueError(
+                f"image_start_idx is {self.image_start_idx}, but with packing {self.packing} and max_images "
+                f"{self.config.dataset.max_images} it should be {'null' if free else 'a number'}"
+            )
+        if self.image_start_idx is not None and self.rows != self.samples:
+            raise ValueError(
+                f"image_start_idx is {self.image_start_idx}, but the {self.rows} rows hold {self.samples} samples; "
+                "with images at the same place in every row there is one sample a row"
+            )
         return self
 
     @model_validator(mode="after")
@@ -169,11 +204,13 @@ class DataParams(_Part):
                 raise ValueError(f"shards.{number}.name is {_shown(shard.name)}, expected {expected!r}")
         return self
 
-    def shard_problems(self, file: Any, rows: int) -> Iterator[str]:
+    def shard_problems(self, file: Any, size: ShardSize) -> Iterator[str]:
         """What of an open shard (`h5py.File`) is not as this document says, in words."""
         attributes = {name: getattr(self, name) for name in ATTRIBUTES if name in type(self).model_fields}
         attributes["tokenizer_digest"] = self.tokenizer.digest
-        return layout_problems(file, attributes, rows, self.max_sequence_length)
+        if self.image_start_idx is None:
+            attributes["image_start_idx"] = -1
+        return layout_problems(file, attributes, size, self.max_sequence_length)
 
 
 def read_data_params(layout: OutputLayout) -> DataParams:

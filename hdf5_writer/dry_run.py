@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from hdf5_writer.config import Config
+from hdf5_writer.fitting import fit_samples
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line, find_inputs
 from hdf5_writer.planning.plan import Plan, make_plan
-from hdf5_writer.rows import measure_rows
+from hdf5_writer.rows import RowLayout
 from hdf5_writer.stages import Stages, row_layout
 from preprocess.images import require_image_dir
 from preprocess.records import parse_record
@@ -33,6 +34,9 @@ def describe_plan(config: Config, limit: int | None) -> str:
     facts = stages.tokenizer_params()
     layout = row_layout(config, facts)
     require_image_dir(config.dataset)
+    place = f"from image_start_idx {layout.image_start_idx}"
+    if layout.image_start_idx is None:
+        place = "where the text has the image"
     files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
     # Compressed inputs would have to be unpacked whole to be counted.
     sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MOST_TRIED)
@@ -50,8 +54,8 @@ def describe_plan(config: Config, limit: int | None) -> str:
             f"{'not counted, since inputs are compressed' if sampled else f'{plan.records:,} records'} → "
             f"{'shards' if sampled else f'{plan.tasks} shard(s)'} of up to {config.setup.samples_per_shard:,} rows "
             f"in {config.setup.output_dir} ({'shuffled' if config.setup.shuffle else 'in order'})",
-            f"rows of {layout.max_sequence_length} positions, {layout.num_patches} image slots from "
-            f"image_start_idx {layout.image_start_idx}, pad_id {layout.pad_id}",
+            f"rows of {layout.max_sequence_length} positions, {layout.num_patches} image slots {place}, "
+            f"pad_id {layout.pad_id}",
             *([] if sampled else [f"plan digest {plan.digest}"]),
         ]
         for record in _first_records(plan, work):
@@ -59,14 +63,14 @@ def describe_plan(config: Config, limit: int | None) -> str:
             try:
                 conversation = stages.read(parse_record(record.data), plan.inputs[record.file].record_format)
                 sequence = stages.encode(conversation)
-                _, wrong = measure_rows(batch_of(sequence), layout)
+                *_, wrong = fit_samples(batch_of(sequence), layout)
                 if wrong:
                     raise wrong[0]
             except Rejected as reject:
                 lines.append(f"{where}: would be rejected: {reject}")
                 continue
             images = f" with {', '.join(conversation.images)}" if conversation.images else ", text only"
-            lines += ["", f"{where}{images}:", *_render(stages, sequence, layout.num_patches)]
+            lines += ["", f"{where}{images}:", *_render(stages, sequence, layout)]
             break
     return "\n".join(lines)
 
@@ -76,19 +80,19 @@ def _first_records(plan: Plan, work: OutputLayout) -> Iterator[Line]:
         yield from lines
 
 
-def _render(stages: Stages, sequence: Sample, num_patches: int) -> list[str]:
+def _render(stages: Stages, sequence: Sample, layout: RowLayout) -> list[str]:
     """One line a token: position in the sequence, id, piece, and a mark where it is supervised."""
     supervised = np.zeros(len(sequence.ids), dtype=bool)
     for start, end in sequence.supervised:
         supervised[start:end] = True
     lines = [" position       id  supervised  token"]
     position = 0
-    slots_at = stages.image_start_idx
+    run_at, _ = layout.slot_runs(batch_of(sequence))
+    kind = "image slots" if sequence.image_at else "image slots, hidden: text only"
     for i, id_ in enumerate(sequence.ids.tolist()):
-        if i == slots_at:
-            kind = "image slots" if sequence.image_at else "image slots, hidden: text only"
-            lines.append(f"{position:>9}  … {num_patches} {kind}")
-            position += num_patches
+        for _ in range(int((run_at == i).sum())):
+            lines.append(f"{position:>9}  … {layout.num_patches} {kind}")
+            position += layout.num_patches
         lines.append(
             f"{position:>9}  {id_:>7}  {'    yes   ' if supervised[i] else '          '}  "
             f"{stages.tokenizer.tokens[id_]!r}"

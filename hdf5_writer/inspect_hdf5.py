@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
         with _writing(output):
             write_rows_page(side, rows, selection, output)
         if options.terminal:
-            for text in terminal_rows(dataset, rows, side.speller, coloured=wants_colour(sys.stdout)):
+            for text in terminal_rows(rows, side.speller, coloured=wants_colour(sys.stdout)):
                 print(text)
         print(f"{output}: {selection}")
     else:
@@ -123,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.terminal:
             for pair in found.pairs:
                 for there, row in ((side, pair.row), (other, pair.other)):
-                    print(*terminal_rows(there.dataset, [row], there.speller, coloured=wants_colour(sys.stdout)))
+                    print(*terminal_rows([row], there.speller, coloured=wants_colour(sys.stdout)))
         print(f"{output}: {found.compared:,} records compared, {found.differing:,} differ")
     return DONE
 

@@ -91,12 +91,17 @@ def summary_rows(params: dict[str, Any]) -> list[tuple[str, str]]:
     """What became of the records and what the rows hold, as (name, value); `params` is `data_params.json`."""
     counts, tokens = params["counts"], params["tokens"]
     positions = tokens["total"] + tokens["padding"]
+    written = f"{counts['written']:,} ({counts['with_image']:,} with image, {counts['text_only']:,} text only)"
+    samples = f"{counts['written'] / max(params['rows'], 1):.2f} samples a row"
+    start = params["image_start_idx"]
     rows = [
         ("read", f"{counts['read']:,}"),
-        ("written", f"{counts['written']:,} ({counts['with_image']:,} with image, {counts['text_only']:,} text only)"),
+        ("written", written),
         ("rejected", f"{counts['rejected']:,}"),
         *((f"  {reason}", f"{number:,}") for reason, number in counts["rejected_by_reason"].items()),
+        *([("rows", f"{params['rows']:,}, {samples}")] if params["packing"] != "none" else []),
         ("truncated", f"{counts['truncated']:,}"),
+        ("images cut off", f"{counts['images_cut']:,}"),
         ("image token moved", f"{counts['images_moved']:,}"),
         ("first turn skipped", f"{counts['first_turns_skipped']:,}"),
         ("dropped rounds", f"{counts['dropped_rounds']:,} without an answer"),
@@ -104,10 +109,10 @@ def summary_rows(params: dict[str, Any]) -> list[tuple[str, str]]:
         ("supervised tokens", f"{tokens['supervised']:,} ({_share(tokens['supervised'], tokens['text'])} of text)"),
         ("image positions", f"{tokens['image']:,}"),
         ("padding", f"{_share(tokens['padding'], positions)} of {positions:,} positions"),
-        ("image_start_idx", str(params["image_start_idx"])),
+        *([] if start is None else [("image_start_idx", str(start))]),
         ("shards", f"{len(params['shards'])} ({sum(shard['bytes'] for shard in params['shards']):,} bytes)"),
     ]
-    optional = {"truncated", "image token moved", "first turn skipped", "dropped rounds"}
+    optional = {"truncated", "images cut off", "image token moved", "first turn skipped", "dropped rounds"}
     return [(name, value) for name, value in rows if not (name in optional and value.split()[0] == "0")]
 
 

@@ -76,22 +76,29 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
     """
     config, tokenizer = plan.config, plan.tokenizer
     shards, sums, reasons, lengths = [], Counter[str](), Counter[str](), Counter[int]()
-    unused, fingerprints = UnusedKeys(), []
+    unused, fingerprints, most_images = UnusedKeys(), [], 0
     for receipt in receipts:
         counts = dict(receipt["counts"])
-        shards.append({**receipt["shard"], "rows": counts["rows"]})
+        shards.append({**receipt["shard"], **{name: counts[name] for name in ("rows", "samples", "images")}})
+        most_images = max(most_images, counts.pop("most_images"))
         lengths.update(dict(counts.pop("lengths")))
         sums.update(counts)
         sums["read"] += receipt["read"]
         reasons.update(reject["reason"] for reject in receipt["rejects"])
         unused.update(receipt["unused_keys"])
         fingerprints.append(read_fingerprints(receipt["report"]))
-    slots = sums["rows_with_image"] * config.dataset.num_patches
+    slots = sums["images"] * config.dataset.num_patches
     total = sums["text_tokens"] + slots
+    positions = sums["rows"] * config.processor.max_sequence_length
     return {
         "schema_version": plan.schema_version,
         "package_version": plan.package_version,
-        "image_start_idx": tokenizer.image_start_idx,
+        "packing": config.processor.packing,
+        "rows": sums["rows"],
+        "samples": sums["samples"],
+        "fill": round(total / positions, 6) if positions else 0.0,
+        "most_images_per_row": most_images,
+        "image_start_idx": None if config.has_free_rows else tokenizer.image_start_idx,
         "num_patches": config.dataset.num_patches,
         "image_size": config.dataset.image_size,
         "patch_size": config.dataset.patch_size,
@@ -116,11 +123,13 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
         ],
         "counts": {
             "read": sums["read"],
-            "written": sums["rows"],
+            "written": sums["samples"],
             "rejected": reasons.total(),
             "rejected_by_reason": dict(sorted(reasons.items())),
-            "with_image": sums["rows_with_image"],
-            "text_only": sums["rows"] - sums["rows_with_image"],
+            "with_image": sums["samples_with_image"],
+            "text_only": sums["samples"] - sums["samples_with_image"],
+            "images": sums["images"],
+            "images_cut": sums["images_cut"],
             "truncated": sums["truncated"],
             "images_moved": sums["images_moved"],
             "text_only_cut": sums["text_only_cut"],
@@ -134,12 +143,12 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
             "text": sums["text_tokens"],
             "supervised": sums["supervised"],
             "image": slots,
-            "padding": sums["rows"] * config.processor.max_sequence_length - total,
+            "padding": positions - total,
         },
         "lengths": {
             "bin": LENGTH_BIN,
-            "meaning": "rows by attended positions: element i counts rows of i*bin to (i+1)*bin-1",
-            "rows": [lengths[i] for i in range(max(lengths, default=-1) + 1)],
+            "meaning": "samples by attended positions: element i counts samples of i*bin to (i+1)*bin-1",
+            "samples": [lengths[i] for i in range(max(lengths, default=-1) + 1)],
         },
         "rejects": {"bytes": rejects[0], "sha256": rejects[1]},
         "shards": shards,

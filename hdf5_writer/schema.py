@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # Major: a reader of an older major version would misread the file. Minor: something was added.
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 
 
 class SchemaError(ValueError):
@@ -15,30 +15,52 @@ class SchemaError(ValueError):
 
 
 @dataclass(frozen=True)
+class ShardSize:
+    """How much a shard holds."""
+
+    rows: int
+    samples: int
+    images: int
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """One HDF5 dataset of a shard.
 
     Attributes:
-        name: its name in the file.
+        name: its name in the file, with that of its group.
         dtype: on disk; "path" is a fixed-length, NUL-padded UTF-8 string as long as the longest path of the shard.
-        row: what one row is: "positions" (max_sequence_length,), "images" (1,), "scalar" ().
-        rows_per_chunk: rows compressed together, and so the least that can be read.
+        entry: what one entry stands for: the "positions" of a row, (max_sequence_length,); a "sample"; an "image"; an
+            "offset": row r has the entries `offsets[r]:offsets[r + 1]` of its table.
+        per_chunk: entries compressed together, and so the least that can be read.
         meaning: for people and documentation.
     """
 
     name: str
     dtype: Literal["<i4", "<i8", "|u1", "path"]
-    row: Literal["positions", "images", "scalar"]
-    rows_per_chunk: int
+    entry: Literal["positions", "sample", "image", "offset"]
+    per_chunk: int
     meaning: str
 
-    def shape(self, rows: int, max_sequence_length: int) -> tuple[int, ...]:
-        """Shape of the dataset in a shard of `rows` rows."""
-        return {"positions": (rows, max_sequence_length), "images": (rows, 1), "scalar": (rows,)}[self.row]
+    def shape(self, size: ShardSize, max_sequence_length: int) -> tuple[int, ...]:
+        """Shape of the dataset in a shard."""
+        if self.entry == "positions":
+            return size.rows, max_sequence_length
+        return ({"sample": size.samples, "image": size.images, "offset": size.rows + 1}[self.entry],)
 
 
 # 64 rows of 2048 int32 are 512 KB: large enough to compress well, small enough to be one read of a shuffling loader.
 _WIDE, _NARROW = 64, 4096
+
+
+def _of(table: str, *columns: tuple[str, Literal["<i4", "<i8", "path"], str]) -> list[DatasetSpec]:
+    """The datasets of one of the two tables, which has the entries of each row side by side."""
+    entry: Literal["sample", "image"] = "sample" if table == "samples" else "image"
+    offsets = DatasetSpec(
+        f"{table}/offsets", "<i8", "offset", _NARROW, f"row r has the {table} `offsets[r]` to `offsets[r + 1]`"
+    )
+    return [offsets, *(DatasetSpec(f"{table}/{name}", dtype, entry, _NARROW, what) for name, dtype, what in columns)]
+
 
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
@@ -48,27 +70,30 @@ DATASETS: dict[str, DatasetSpec] = {
             "<i4",
             "positions",
             _WIDE,
-            "the sequence without its last token, then pad_id; image slots hold pad_id",
+            "samples, each without its last token, then pad_id; image slots hold pad_id",
         ),
-        DatasetSpec("labels", "<i4", "positions", _WIDE, "the next token at each position, then pad_id"),
+        DatasetSpec("labels", "<i4", "positions", _WIDE, "the next token of the sample, then pad_id"),
         DatasetSpec("loss_mask", "|u1", "positions", _WIDE, "1 where the label is supervised, else 0"),
         DatasetSpec(
             "key_padding_mask",
             "|u1",
             "positions",
             _WIDE,
-            "1 where NOT to attend: padding, and the image slots of a text-only row; else 0",
+            "1 where NOT to attend: padding, and the dummy slots of a fixed text-only row; else 0",
         ),
-        DatasetSpec("image_paths", "path", "images", _NARROW, "path relative to image_dir; empty for a text-only row"),
-        DatasetSpec(
-            "modality_lengths",
-            "<i4",
-            "scalar",
-            _NARROW,
-            "positions attended: positive with an image (slots count), negative for text only",
+        *_of(
+            "samples",
+            ("start", "<i4", "its first position in the row"),
+            ("length", "<i4", "positions; the dummy slots of a fixed text-only row are among them"),
+            ("source_file", "<i4", "index into the list of inputs of data_params.json"),
+            ("source_line", "<i8", "line in that file, from 1"),
         ),
-        DatasetSpec("source_file", "<i4", "scalar", _NARROW, "index into the list of inputs of data_params.json"),
-        DatasetSpec("source_line", "<i8", "scalar", _NARROW, "line in that file, from 1"),
+        *_of(
+            "images",
+            ("path", "path", "path relative to image_dir"),
+            ("start", "<i4", "position of its first slot in the row"),
+            ("slots", "<i4", "number of slots"),
+        ),
     )
 }
 
@@ -81,9 +106,11 @@ ATTRIBUTES: dict[str, str] = {
     "schema_version": "version of this layout, MAJOR.MINOR",
     "package_version": "version of llava-hdf5 that wrote the file",
     "n_examples": "rows in this shard",
+    "n_samples": "samples in its rows",
+    "n_images": "images in its rows",
     "max_sequence_length": "positions in a row",
-    "num_patches": "image slots in a row",
-    "image_start_idx": "position of the first image slot, in every row",
+    "num_patches": "slots of an image",
+    "image_start_idx": "position of the first image slot, in every row; -1 where images stand where the text has them",
     "pad_id": "what stands in padding and image slots; it may equal eos_id or unk: find padding by mask",
     "bos_id": "-1 where the tokenizer has none",
     "eos_id": "",
@@ -93,23 +120,28 @@ ATTRIBUTES: dict[str, str] = {
 }
 
 
+def size_attributes(size: ShardSize) -> dict[str, int]:
+    """The file attributes that say how much a shard holds."""
+    return {"n_examples": size.rows, "n_samples": size.samples, "n_images": size.images}
+
+
 def text_of(attribute: object) -> object:
     """A file attribute with strings as text; h5py gives those of fixed length, as all are here, as bytes."""
     return attribute.decode(errors="replace") if isinstance(attribute, bytes) else attribute
 
 
 def layout_problems(
-    file: Any, attributes: Mapping[str, int | str], rows: int, max_sequence_length: int
+    file: Any, attributes: Mapping[str, int | str], size: ShardSize, max_sequence_length: int
 ) -> Iterator[str]:
     """What of an open shard is not laid out as this module says, in words.
 
     Args:
         file: an `h5py.File`.
         attributes: what its attributes must be.
-        rows: how many it must have.
+        size: how much it must hold.
         max_sequence_length: positions in a row.
     """
-    for name, value in {**attributes, "n_examples": rows}.items():
+    for name, value in {**attributes, **size_attributes(size)}.items():
         found: Any = text_of(file.attrs.get(name))
         found = found.item() if getattr(found, "size", 0) == 1 else found
         if type(found) is not type(value) or found != value:
@@ -120,7 +152,7 @@ def layout_problems(
             yield f"dataset {name} is missing"
             continue
         shape, dtype = getattr(dataset, "shape", None), getattr(dataset, "dtype", None)
-        expected = spec.shape(rows, max_sequence_length)
+        expected = spec.shape(size, max_sequence_length)
         if shape != expected:
             yield f"{name} has the shape {shape}, expected {expected}"
         elif dtype != spec.dtype and not (spec.dtype == "path" and getattr(dtype, "kind", None) == "S"):

@@ -64,10 +64,11 @@ def row_layout(config: Config, tokenizer: TokenizerParams) -> RowLayout:
     """What all rows of a plan share.
 
     Raises:
-        ConfigError: the image and one token do not fit into max_sequence_length.
+        ConfigError: rows are fixed, and the image and one token do not fit into max_sequence_length.
     """
     length, slots = config.processor.max_sequence_length, config.dataset.num_patches
-    if length < tokenizer.image_start_idx + slots + 1:
+    fixed = not config.has_free_rows
+    if fixed and length < tokenizer.image_start_idx + slots + 1:
         raise ConfigError(
             f"processor.max_sequence_length is {length}, but the {tokenizer.image_start_idx} tokens before the image, "
             f"its {slots} patches and one token after it need at least {tokenizer.image_start_idx + slots + 1}"
@@ -75,7 +76,7 @@ def row_layout(config: Config, tokenizer: TokenizerParams) -> RowLayout:
     return RowLayout(
         max_sequence_length=length,
         num_patches=slots,
-        image_start_idx=tokenizer.image_start_idx,
+        image_start_idx=tokenizer.image_start_idx if fixed else None,
         pad_id=tokenizer.pad_id,
         truncate=config.processor.overflow == "truncate",
     )

@@ -12,12 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hdf5_writer.fitting import fit_samples
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line
+from hdf5_writer.planning.pack import Packed, pack_samples
 from hdf5_writer.planning.plan import Plan, read_plan
 from hdf5_writer.publish import publish, seal
 from hdf5_writer.report.task_statistics import TaskStatistics, fingerprints_every
-from hdf5_writer.rows import RowLayout, measure_rows
+from hdf5_writer.row_stream import RowStream, Samples
+from hdf5_writer.rows import RowLayout
 from hdf5_writer.schema import SCHEMA_VERSION
 from hdf5_writer.shard import ShardBuilder, sha256
 from hdf5_writer.stages import Stages, parse_line, row_layout, warm_tokenizer
@@ -95,7 +98,7 @@ class _TaskRunner:
     def run(self, task: int, traced: bool, skip: bool) -> TaskDone:
         began = time.perf_counter()
         plan, records = self._plan, self._plan.task_records(task)
-        work = _Work(plan, self._stages, self._row_layout)
+        work = _Work(plan, task, self._stages, self._row_layout)
         if skip:
             for file, line in zip(*(array.tolist() for array in self._reader.locate(records)), strict=True):
                 work.note(Line(file, line, b"", 0), Rejected(Reason.SKIPPED, f"task {task} was skipped by --skip-task"))
@@ -106,7 +109,7 @@ class _TaskRunner:
                 work.facts.lap("read")
                 for some in _batches(lines):
                     work.add(some)
-        image = work.builder.finish()
+        image = work.finish()
         work.facts.lap("verify")
         shard = self._layout.shard(task, plan.tasks)
         publish(shard, [image])
@@ -134,7 +137,7 @@ class _TaskRunner:
         }
         publish(self._layout.receipt(task), [seal(receipt)])
         self._layout.working_on(task).unlink(missing_ok=True)
-        return TaskDone(task, len(records), work.builder.counts.rows)
+        return TaskDone(task, len(records), work.builder.counts.samples)
 
     def _run_traced(self, task: int, records: npt.NDArray[np.int64], work: _Work) -> None:
         done = 0
@@ -151,17 +154,23 @@ class _TaskRunner:
 class _Work:
     """A shard in the making: records go through the stages some at a time, so that the time of each is known."""
 
-    def __init__(self, plan: Plan, stages: Stages, layout: RowLayout) -> None:
+    def __init__(self, plan: Plan, task: int, stages: Stages, layout: RowLayout) -> None:
         self.facts = TaskStatistics(fingerprints_every(plan.records))
         verify_all = plan.config.setup.verify == "full"
         self.builder = ShardBuilder(layout, shard_attributes(plan), self.facts.lap, verify_all=verify_all)
         self.rejects: list[tuple[int, int, dict[str, Any]]] = []
         self.moved = self.skipped = self.dropped = 0
         self.unused = UnusedKeys()
-        self._plan, self._stages, self._layout = plan, stages, layout
+        self._plan, self._task, self._stages, self._layout = plan, task, stages, layout
+        self._rows = RowStream(self._put, None if plan.config.processor.packing == "none" else self._pack)
+
+    def finish(self) -> bytes:
+        """The shard."""
+        self._rows.finish()
+        return self.builder.finish()
 
     def add(self, lines: list[Line]) -> None:
-        """Make a row or a reject of each line."""
+        """Make a sample or a reject of each line."""
         stages, lap = self._stages, self.facts.lap
         lines, records = self._pass("parse", parse_line, lines, lines)
         formats = [self._plan.inputs[line.file].record_format for line in lines]
@@ -172,23 +181,50 @@ class _Work:
         lap("render")
         batch, failed = stages.batches.encode(rendered)
         lap("tokenize")
-        rows, unfit = measure_rows(batch, self._layout)
+        fitted, facts, unfit = fit_samples(batch, self._layout)
         failed = unfit | failed
         if failed:
             for number in sorted(failed):
                 self._judge(lines[number], failed[number])
-            batch = batch.without(list(failed))
-            rows, _ = measure_rows(batch, self._layout)
             lines = [line for number, line in enumerate(lines) if number not in failed]
             conversations = [found for number, found in enumerate(conversations) if number not in failed]
-        images = [next(iter(conversation.images), None) for conversation in conversations]
-        self.builder.add(batch, rows, images, [line.file for line in lines], [line.number for line in lines])
-        self.facts.add(batch, rows, images)
+        samples = Samples(
+            fitted,
+            facts,
+            np.array([line.file for line in lines], np.int64),
+            np.array([line.number for line in lines], np.int64),
+            [
+                path
+                for conversation, kept in zip(conversations, facts.images.tolist(), strict=True)
+                for path in conversation.images[:kept]
+            ],
+        )
+        self._rows.add(samples)
         self.moved += sum(conversation.image_moved for conversation in conversations)
         self.skipped += sum(conversation.first_turn_skipped for conversation in conversations)
         self.dropped += sum(conversation.rounds_dropped for conversation in conversations)
         self.unused.add(conversation.unused_keys for conversation in conversations)
         lap("assemble")
+
+    def _put(self, samples: Samples, samples_per_row: npt.NDArray[np.int64]) -> None:
+        """Take rows."""
+        self.builder.add(samples, samples_per_row)
+        self.facts.add(samples)
+        self.facts.lap("assemble")
+
+    def _pack(self, lengths: npt.NDArray[np.int64], images: npt.NDArray[np.int64], window: int) -> Packed:
+        """The rows of a window."""
+        self.facts.lap("assemble")
+        setup, processor = self._plan.config.setup, self._plan.config.processor
+        packed = pack_samples(
+            lengths,
+            images,
+            processor.max_sequence_length,
+            processor.max_images_per_row,
+            (setup.seed, self._task, window) if setup.shuffle else None,
+        )
+        self.facts.lap("pack")
+        return packed
 
     def _pass(
         self, stage: str, work: Callable[[_In], _Out], lines: list[Line], items: Sequence[_In]
@@ -249,7 +285,7 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
         "package_version": plan.package_version,
         "max_sequence_length": plan.config.processor.max_sequence_length,
         "num_patches": plan.config.dataset.num_patches,
-        "image_start_idx": plan.tokenizer.image_start_idx,
+        "image_start_idx": -1 if plan.config.has_free_rows else plan.tokenizer.image_start_idx,
         "pad_id": plan.tokenizer.pad_id,
         "bos_id": plan.tokenizer.bos_id,
         "eos_id": plan.tokenizer.eos_id,

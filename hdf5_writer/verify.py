@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hdf5_writer.data_params import DataParams, DataParamsError, ShardEntry, read_data_params
+from hdf5_writer.invariants import row_problems, table_problems
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import Plan, read_plan
 from hdf5_writer.publish import DamagedError, is_whole_page, seal
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
-from hdf5_writer.schema import DATASETS, SchemaError, check_version
+from hdf5_writer.schema import DATASETS, SchemaError, ShardSize, check_version
+from hdf5_writer.tables import read_tables, tables_of_rows
 from preprocess.regular_files import NotRegularError, open_regular
 
 _ROWS_AT_ONCE = 512
@@ -148,7 +150,7 @@ def _check_shard(
             sources = None  # named among the problems of the plan already
     try:
         with h5py.File(path, "r") as file:
-            problems += [f"{path}: {problem}" for problem in _check_file(file, params, shard.rows, sources)]
+            problems += [f"{path}: {problem}" for problem in _check_file(file, params, shard.size, sources)]
     except (OSError, KeyError, RuntimeError, SchemaError) as error:
         problems.append(f"{path}: HDF5 cannot read it ({' '.join(str(error).split())})")
         return problems, 0
@@ -156,7 +158,7 @@ def _check_shard(
 
 
 def _expected_sources(layout: OutputLayout, plan: Plan, task: int) -> tuple[_Array, _Array]:
-    """(file, line) of each row of a task: the plan's records without the rejected ones."""
+    """(file, line) of each sample of a task: the plan's records without the rejected ones."""
     files, lines = plan.reader(layout).locate(plan.task_records(task))
     numbers = {file.path: number for number, file in enumerate(plan.inputs)}
     rejected = {(numbers[r["file"]], r["line"]) for r in read_receipt(layout, plan, task)["rejects"]}
@@ -166,85 +168,42 @@ def _expected_sources(layout: OutputLayout, plan: Plan, task: int) -> tuple[_Arr
     return files, lines
 
 
-def _check_file(file: h5py.File, params: DataParams, rows: int, sources: tuple[_Array, _Array] | None) -> Iterator[str]:
+def _check_file(
+    file: h5py.File, params: DataParams, size: ShardSize, sources: tuple[_Array, _Array] | None
+) -> Iterator[str]:
     """Problems of one open shard."""
     check_version(file.attrs.get("schema_version"), file.filename)
-    found = list(params.shard_problems(file, rows))
+    found = list(params.shard_problems(file, size))
+    if not found:
+        tables = read_tables(file)
+        found = list(table_problems(tables, size))
     if found:
         yield from found
         return
-    if sources is not None:
-        same = np.array_equal(file["source_file"][:], sources[0]) and np.array_equal(file["source_line"][:], sources[1])
-        if not same:
-            yield "source_file and source_line are not those that the plan puts here"
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        block = {name: file[name][start : start + _ROWS_AT_ONCE] for name in DATASETS}
+    written = tables["samples/source_file"], tables["samples/source_line"]
+    if sources is not None and not _same_sources(written, sources, params):
+        yield "samples/source_file and samples/source_line are not those that the plan puts here"
+    wide = [name for name, spec in DATASETS.items() if spec.entry == "positions"]
+    for start in range(0, size.rows, _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, size.rows)
+        block = {name: file[name][start:stop] for name in wide} | tables_of_rows(tables, start, stop)
         for problem, broken in row_problems(block, params):
             at = np.flatnonzero(broken)
             if len(at):
                 yield f"row {start + int(at[0])}: {problem}{f' (and {len(at) - 1} more rows)' if len(at) > 1 else ''}"
 
 
-def row_problems(rows: dict[str, _Array], params: DataParams) -> Iterator[tuple[str, _Array]]:
-    """The invariants of rows.
-
-    Args:
-        rows: the datasets of `schema.DATASETS`, n rows each.
-        params: `data_params.json`.
-
-    Yields:
-        (what is wrong, which rows it is wrong in: shape (n,), bool), for every invariant.
-    """
-    ids, labels, loss, hidden = (rows[name] for name in ("text_input_ids", "labels", "loss_mask", "key_padding_mask"))
-    lengths, paths = rows["modality_lengths"].astype(np.int64), rows["image_paths"]
-    width, start, slots = params.max_sequence_length, params.image_start_idx, params.num_patches
-    pad, vocab = params.pad_id, params.vocab_size
-    text_only: _Array = lengths < 0
-    used = np.where(text_only, slots - lengths, lengths)
-    at = np.arange(width)
-    beyond = at >= used[:, None]
-    in_slots = (at >= start) & (at < start + slots)
-    should_hide: _Array = beyond | (in_slots & text_only[:, None])
-
-    yield "text_input_ids has an id outside the vocabulary", _somewhere((ids < 0) | (ids >= vocab))
-    yield "labels has an id outside the vocabulary", _somewhere((labels < 0) | (labels >= vocab))
-    yield "loss_mask has something else than 0 and 1", _somewhere(loss > 1)
-    yield "modality_lengths does not fit into the row", np.logical_or(used < start + slots, used > width)
-    yield (
-        "key_padding_mask does not hide exactly the padding and the slots of a text-only row",
-        _somewhere(hidden != should_hide),
-    )
-    yield "an image slot does not hold pad_id", _somewhere(ids[:, start : start + slots] != pad)
-    yield "padding does not hold pad_id", _somewhere(((ids != pad) | (labels != pad)) & beyond)
-    yield (
-        "labels is not text_input_ids one position later",
-        _somewhere((labels[:, :-1] != ids[:, 1:]) & (at[1:] < used[:, None])),
-    )
-    yield "padding is supervised", _somewhere((loss != 0) & beyond)
-    # The label at the last slot is the first token after the image: that may be supervised, but not in a text-only
-    # row, where the slot is a dummy.
-    unsupervisable = (at < start + slots - 1) | ((at == start + slots - 1) & text_only[:, None])
-    yield "an image slot, or the text before it, is supervised", _somewhere((loss != 0) & unsupervisable)
-    yield "nothing is supervised", ~_somewhere(loss != 0)
-    if params.bos_id >= 0 and start:
-        yield "the row does not begin with BOS", ids[:, 0] != params.bos_id
-    no_path: _Array = np.array([not path for path in paths[:, 0]], dtype=bool)
-    yield "image_paths and modality_lengths disagree on whether there is an image", np.logical_xor(no_path, text_only)
-    yield "image_paths is not UTF-8", np.array([not _is_utf8(path) for path in paths[:, 0]], dtype=bool)
+def _same_sources(found: tuple[_Array, _Array], expected: tuple[_Array, _Array], params: DataParams) -> bool:
+    """Whether samples come from the records that the plan expects here: in their order, unless they were packed."""
+    if params.packing != "none":
+        found, expected = _sorted(found), _sorted(expected)
+    return all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def _somewhere(condition: _Array) -> _Array:
-    """Rows in which a condition holds at any position."""
-    rows: _Array = np.logical_or.reduce(condition, axis=1)
-    return rows
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _sorted(sources: tuple[_Array, _Array]) -> tuple[_Array, _Array]:
+    files, lines = sources
+    order = np.lexsort((lines, files))
+    return files[order], lines[order]
 
 
 def _sha256(path: Path) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hdf5_writer.data_params import DataParams, DataParamsError, ShardEntry, read_data_params
 from hdf5_writer.layout import OutputLayout
+from hdf5_writer.schema import ShardSize
 
 
 class DataDirError(ValueError):
@@ -20,10 +21,15 @@ class Shard:
     """One shard file as `data_params.json`, of which `params` is the whole, names it."""
 
     path: Path
-    rows: int
+    size: ShardSize
     bytes: int
     sha256: str
     params: DataParams = field(repr=False)
+
+    @property
+    def rows(self) -> int:
+        """Rows in it."""
+        return self.size.rows
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class DataDir:
         root: the folder.
         tokenizer_digest, plan_digest, vocab_size: as in `data_params.json`.
         max_sequence_length, num_patches, image_start_idx, image_size, pad_id: the shape and places of every row.
-        inputs: names of the JSONL files; `source_file` of a row is an index into them.
+        inputs: names of the JSONL files; `source_file` of a sample is an index into them.
         shards: in order; the rows of the dataset are theirs, one after the other.
     """
 
@@ -76,6 +82,8 @@ def read_data_dir(root: str | Path) -> DataDir:
         ) from None
     except DataParamsError as error:
         raise DataDirError(str(error)) from None
+    if params.image_start_idx is None:
+        raise DataDirError(f"{layout.root}: image_start_idx is null; rows with images anywhere are not read yet")
     return DataDir(
         root=layout.root,
         tokenizer_digest=params.tokenizer.digest,
@@ -128,4 +136,4 @@ def _check_shard(layout: OutputLayout, params: DataParams, entry: ShardEntry) ->
             f"{path}: has {found.st_size} bytes, expected {entry.bytes}; copy it again, "
             "or run create_hdf5_dataset again"
         )
-    return Shard(path, entry.rows, entry.bytes, entry.sha256, params)
+    return Shard(path, entry.size, entry.bytes, entry.sha256, params)

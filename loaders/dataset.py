@@ -138,9 +138,7 @@ class LlavaH5Dataset(Dataset[Sample]):
     def modality_lengths(self) -> npt.NDArray[np.int32]:
         """Positions attended of every row, (rows,) int32: positive with an image, negative for text only."""
         if self._modality_lengths is None:
-            columns = [
-                self._reader.column(shard, "modality_lengths", 0, rows) for shard, rows in enumerate(self._shard_rows)
-            ]
+            columns = [self._reader.modality_lengths(shard, 0, rows) for shard, rows in enumerate(self._shard_rows)]
             self._modality_lengths = np.concatenate(columns).astype(np.int32, copy=False)
         return self._modality_lengths
 
@@ -180,8 +178,8 @@ class LlavaH5Dataset(Dataset[Sample]):
         return shards, numbers - self._starts[shards]
 
     def _source(self, shard: int, row: int) -> tuple[str, int]:
-        file = int(self._reader.column(shard, "source_file", row, row + 1)[0])
-        line = int(self._reader.column(shard, "source_line", row, row + 1)[0])
+        file = int(self._reader.column(shard, "samples/source_file", row, row + 1)[0])
+        line = int(self._reader.column(shard, "samples/source_line", row, row + 1)[0])
         return self.data_dirs[self._dir_of_shard[shard]].inputs[file], line
 
     def _image(self, block: Block, shard: int, row: int, place: int) -> torch.Tensor | None:

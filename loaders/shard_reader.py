@@ -29,7 +29,7 @@ from preprocess.regular_files import open_descriptor, open_regular
 
 # Decoded chunks of narrow columns that are kept; each holds some thousand rows.
 _NARROW_CHUNKS = 64
-BLOCK_ROWS = DATASETS["labels"].rows_per_chunk
+BLOCK_ROWS = DATASETS["labels"].per_chunk
 
 _InflateError = cast(type[Exception], isal_zlib.error)
 
@@ -139,15 +139,29 @@ class ShardReader:
         shard, number = key
         start = number * BLOCK_ROWS
         stop = min(start + BLOCK_ROWS, self._shards[shard].rows)
-        narrow = (
-            self.column(shard, "modality_lengths", start, stop),
-            self.column(shard, "image_paths", start, stop)[:, 0],
-        )
+        narrow = (self.modality_lengths(shard, start, stop), self._image_paths(shard, start, stop))
         wide = {name: self._read_chunk(shard, name, number, _Chunks.planes) for name in TEXT_KEYS}
         return make_block(**{name: planes[..., : stop - start, :] for name, planes in wide.items()}, narrow=narrow)
 
+    def modality_lengths(self, shard: int, start: int, stop: int) -> Array:
+        """Positions attended of some rows, int32: positive with an image, negative for text only.
+
+        Each row is one sample, and has at most one image.
+        """
+        lengths = self.column(shard, "samples/length", start, stop)
+        images = np.diff(self.column(shard, "images/offsets", start, stop + 1))
+        return np.where(images > 0, lengths, self._shards[shard].params.num_patches - lengths).astype(np.int32)
+
+    def _image_paths(self, shard: int, start: int, stop: int) -> Array:
+        """The image path of some rows, empty for text only."""
+        offsets = self.column(shard, "images/offsets", start, stop + 1)
+        paths = self.column(shard, "images/path", int(offsets[0]), int(offsets[-1]))
+        found = np.zeros(stop - start, dtype=paths.dtype if len(paths) else "S1")
+        found[np.diff(offsets) > 0] = paths
+        return found
+
     def column(self, shard: int, name: str, start: int, stop: int) -> Array:
-        """Rows of a narrow dataset (`image_paths`, `modality_lengths`, `source_file`, `source_line`)."""
+        """Entries of a column of the tables `samples` and `images`, by its name in the file."""
         parts = []
         self._after_fork()
         with self._lock:
@@ -267,20 +281,18 @@ def _adler32_with_zeros(data: bytes, zeros: int) -> bytes:
 def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
     # Not by its path: HDF5 would lock it, or refuse it where someone in this process looks at it with h5py.
     with open_regular(shard.path) as raw, h5py.File(raw, "r") as file:
-        for problem in shard.params.shard_problems(file, shard.rows):
+        for problem in shard.params.shard_problems(file, shard.size):
             raise ValueError(problem)
         id_bytes = max(2, (shard.params.vocab_size - 1).bit_length() + 7 >> 3)
-        return {
-            name: _chunks_of(file[name], name, shard.rows, id_bytes if name in ID_KEYS else None) for name in DATASETS
-        }
+        return {name: _chunks_of(file[name], name, id_bytes if name in ID_KEYS else None) for name in DATASETS}
 
 
-def _chunks_of(dataset: h5py.Dataset, name: str, rows: int, used_bytes: int | None) -> _Chunks:
-    row_shape, dtype = tuple(dataset.shape[1:]), dataset.dtype
+def _chunks_of(dataset: h5py.Dataset, name: str, used_bytes: int | None) -> _Chunks:
+    rows, row_shape, dtype = dataset.shape[0], tuple(dataset.shape[1:]), dataset.dtype
     used_bytes = used_bytes or dtype.itemsize
     if not rows:
         return _Chunks(1, row_shape, dtype, used_bytes, [], [])
-    chunk_rows = min(DATASETS[name].rows_per_chunk, rows)
+    chunk_rows = min(DATASETS[name].per_chunk, rows)
     stored = (dataset.chunks, dataset.compression, dataset.shuffle)
     if stored != ((chunk_rows, *row_shape), "gzip", dtype.itemsize > 1):
         raise ValueError(f"{name} is stored as {stored}, expected chunks of {chunk_rows} rows, shuffled and gzipped")

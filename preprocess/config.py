@@ -29,6 +29,8 @@ class ProcessorConfig(Section):
     tokenizer_type: Annotated[str, Field(min_length=1)]
     max_sequence_length: Annotated[int, Field(ge=2, le=2**24)] = 2048
     overflow: Literal["truncate", "reject"] = "truncate"
+    packing: Literal["none", "best_fit"] = "none"
+    max_images_per_row: Annotated[int, Field(ge=1)] | None = None
 
 
 class DatasetConfig(Section):

@@ -41,6 +41,12 @@ def permuted(start: int, stop: int, n: int, seed: int) -> npt.NDArray[np.int64]:
     return values.astype(np.int64)
 
 
+def derived_seed(seed: int, *numbers: int) -> int:
+    """A seed of its own for each part of what `seed` decides, 0 <= seed < 2**63."""
+    text = " ".join(map(str, (seed, *numbers)))
+    return int.from_bytes(hashlib.shake_256(b"llava-hdf5 part " + text.encode()).digest(8), "little") >> 1
+
+
 def _round_keys(seed: int) -> list[np.uint64]:
     stream = hashlib.shake_256(b"llava-hdf5 shuffle" + seed.to_bytes(8, "little")).digest(8 * _ROUNDS)
     return [np.uint64(int.from_bytes(stream[8 * i : 8 * i + 8], "little")) for i in range(_ROUNDS)]

@@ -1,4 +1,4 @@
-"""Rows with the same image and the same text, found by the fingerprints in the receipts."""
+"""Samples with the same images and the same text, found by the fingerprints in the receipts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOST_PLACES = 3
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Rows of one content: how many, and (task, row in its shard) of the first ones."""
+    """Samples of one content: how many, and (task, sample in its shard) of the first ones."""
 
-    rows: int
+    samples: int
     places: list[tuple[int, int]]
 
 
@@ -26,7 +26,7 @@ class Duplicates:
 
     Attributes:
         every: one of so many contents was looked at; the counts below are multiplied by it.
-        surplus: rows that could be left out so that each content stands once.
+        surplus: samples that could be left out so that each content stands once.
         contents: contents that stand more than once.
         largest: the largest groups.
     """
@@ -73,10 +73,10 @@ def _first_seen(values: npt.NDArray[np.uint64], fingerprints: Sequence[npt.NDArr
 
 
 def _places(value: np.uint64, fingerprints: Sequence[npt.NDArray[np.void]]) -> list[tuple[int, int]]:
-    """(task, row in its shard) of the first rows with a fingerprint."""
+    """(task, sample in its shard) of the first samples with a fingerprint."""
     places: list[tuple[int, int]] = []
     for task, found in enumerate(fingerprints):
-        places += [(task, row) for row in found["row"][found["hash"] == value].tolist()]
+        places += [(task, sample) for sample in found["sample"][found["hash"] == value].tolist()]
         if len(places) >= _MOST_PLACES:
             break
     return places[:_MOST_PLACES]

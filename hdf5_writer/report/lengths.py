@@ -1,4 +1,4 @@
-"""Lengths of rows, and what another maximum sequence length would make of them."""
+"""Lengths of samples, and what another maximum sequence length would make of their rows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ _Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Rows by the positions they use, the dummy slots of a text-only row among them.
+    """Samples by the positions they take, the dummy slots of a fixed text-only row among them.
 
     Attributes:
-        with_image, text_only: shape (max_sequence_length + 1,), int64; element i counts rows that use i positions.
-        num_patches: image slots in every row.
-        image_start_idx: position of the first slot.
+        with_image, text_only: shape (max_sequence_length + 1,), int64; element i counts samples of i positions.
+        text_tokens: of the same shape; element i counts samples of i tokens of text.
+        num_patches: slots of an image.
+        image_start_idx: position of the first slot in fixed rows; None for free rows.
     """
 
     with_image: _Counts
     text_only: _Counts
+    text_tokens: _Counts
     num_patches: int
-    image_start_idx: int
+    image_start_idx: int | None
 
     @property
     def max_sequence_length(self) -> int:
@@ -38,26 +40,33 @@ class Lengths:
 
     @property
     def used(self) -> _Counts:
-        """All rows by used positions."""
+        """All samples by their positions."""
         return self.with_image + self.text_only
 
     @property
-    def text_tokens(self) -> _Counts:
-        """All rows by tokens of text; element i counts rows of i tokens."""
-        return self.used[self.num_patches :]
+    def dummy_slots(self) -> int:
+        """Positions of a text-only sample that are not attended."""
+        return 0 if self.image_start_idx is None else self.num_patches
 
-    def add(self, modality_lengths: npt.NDArray[np.int32]) -> None:
-        """Count the rows of a shard."""
-        lengths = modality_lengths.astype(np.int64)
-        size = len(self.with_image)
-        self.with_image[:] += np.bincount(lengths[lengths > 0], minlength=size)
-        self.text_only[:] += np.bincount(self.num_patches - lengths[lengths < 0], minlength=size)
+    @property
+    def least(self) -> int:
+        """Positions that a row needs for an image and one token."""
+        return (self.image_start_idx or 0) + self.num_patches + 1
+
+    def add(self, positions: npt.NDArray[np.int32], images: _Counts) -> _Counts:
+        """Count the samples of a shard, by their positions and images; their tokens of text."""
+        lengths, size = positions.astype(np.int64), len(self.with_image)
+        self.with_image[:] += np.bincount(lengths[images > 0], minlength=size)
+        self.text_only[:] += np.bincount(lengths[images == 0], minlength=size)
+        text_tokens = lengths - np.where(images > 0, images * self.num_patches, self.dummy_slots)
+        self.text_tokens[:] += np.bincount(text_tokens, minlength=size)
+        return text_tokens
 
 
-def empty_lengths(max_sequence_length: int, num_patches: int, image_start_idx: int) -> Lengths:
-    """No rows yet."""
-    zeros = np.zeros((2, max_sequence_length + 1), dtype=np.int64)
-    return Lengths(zeros[0], zeros[1], num_patches, image_start_idx)
+def empty_lengths(max_sequence_length: int, num_patches: int, image_start_idx: int | None) -> Lengths:
+    """No samples yet."""
+    zeros = np.zeros((3, max_sequence_length + 1), dtype=np.int64)
+    return Lengths(zeros[0], zeros[1], zeros[2], num_patches, image_start_idx)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def recommended_length(lengths: Lengths) -> int | None:
     longest = quantiles(lengths.used, (_SHARE_KEPT,))
     if not longest or longest[0] >= lengths.max_sequence_length:
         return None
-    return -(-max(longest[0], lengths.image_start_idx + lengths.num_patches + 1) // _STEP) * _STEP
+    return -(-max(longest[0], lengths.least) // _STEP) * _STEP
 
 
 def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) -> OtherLength:
@@ -108,12 +117,12 @@ def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) ->
     """
     current = lengths.max_sequence_length
     is_current = length == current
-    if length < lengths.image_start_idx + lengths.num_patches + 1:
+    if length < lengths.least:
         return OtherLength(length, is_current, is_recommended, False, 0, 0.0, 0.0)
     used = np.arange(current + 1)
     kept = np.minimum(used, length)
     rows = int(lengths.used.sum())
-    attended = int(kept @ lengths.with_image + (kept - lengths.num_patches) @ lengths.text_only)
+    attended = int(kept @ lengths.with_image + np.maximum(kept - lengths.dummy_slots, 0) @ lengths.text_only)
     return OtherLength(
         max_sequence_length=length,
         is_current=is_current,

@@ -30,6 +30,7 @@ from hdf5_writer.report.lengths import Lengths, empty_lengths, other_lengths, qu
 from hdf5_writer.report.plots import Plot, histogram, lengths_plot, measurements, scatter
 from hdf5_writer.report.task_statistics import read_fingerprints
 from hdf5_writer.report.throughput import Throughput
+from hdf5_writer.tables import images_of_samples, read_tables
 from hdf5_writer.viewer.dataset import InspectedDataset
 from hdf5_writer.viewer.page import rows_values, side_of
 
@@ -114,9 +115,10 @@ def write_report(
 
 def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
     config, images, throughput = plan.config, ImageTally(), Throughput()
-    inputs = InputTally([file.path for file in plan.inputs], config.dataset.num_patches)
+    inputs = InputTally([file.path for file in plan.inputs])
     length = config.processor.max_sequence_length
-    lengths = empty_lengths(length, config.dataset.num_patches, plan.tokenizer.image_start_idx)
+    start = None if config.has_free_rows else plan.tokenizer.image_start_idx
+    lengths = empty_lengths(length, config.dataset.num_patches, start)
     supervised, rounds = Counter[int](), Counter[int]()
     fingerprints = []
     every = 1
@@ -128,10 +130,10 @@ def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
         fingerprints.append(read_fingerprints(statistics))
         every = statistics["fingerprints_every"]
         with h5py.File(layout.shard(task, plan.tasks), "r") as file:
-            modality_lengths = file["modality_lengths"][:]
-            lengths.add(modality_lengths)
-            inputs.add(file["source_file"][:], modality_lengths, receipt["rejects"])
-            images.add(file["image_paths"][:, 0].tolist())
+            tables = read_tables(file)
+        text_tokens = lengths.add(tables["samples/length"], images_of_samples(tables))
+        inputs.add(tables["samples/source_file"], text_tokens, receipt["rejects"])
+        images.add(tables["images/path"].tolist())
     return _Tallies(
         lengths=lengths,
         supervised=_histogram(supervised),
@@ -208,10 +210,10 @@ def _image_plots(sizes: list[tuple[int, int]]) -> list[tuple[str, Plot]]:
 
 
 def _places(layout: OutputLayout, plan: Plan, duplicates: Duplicates) -> list[list[str]]:
-    """For each of the largest groups, FILE:LINE of its first rows."""
-    return [[_place(layout, plan, task, row) for task, row in group.places] for group in duplicates.largest]
+    """For each of the largest groups, FILE:LINE of its first samples."""
+    return [[_place(layout, plan, task, sample) for task, sample in group.places] for group in duplicates.largest]
 
 
-def _place(layout: OutputLayout, plan: Plan, task: int, row: int) -> str:
+def _place(layout: OutputLayout, plan: Plan, task: int, sample: int) -> str:
     with h5py.File(layout.shard(task, plan.tasks), "r") as file:
-        return f"{plan.inputs[file['source_file'][row]].path}:{file['source_line'][row]}"
+        return f"{plan.inputs[file['samples/source_file'][sample]].path}:{file['samples/source_line'][sample]}"

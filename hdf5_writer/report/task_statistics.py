@@ -1,4 +1,4 @@
-"""What a task notes for the report while its rows pass by: counts, fingerprints and where the time went.
+"""What a task notes for the report while its samples pass by: counts, fingerprints and where the time went.
 
 It goes into the receipt under `report`; `data_params.json` takes the number of duplicates of it.
 """
@@ -11,7 +11,6 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -19,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from hdf5_writer.rows import RowMeasures
-from preprocess.samples import SampleBatch
+from hdf5_writer.row_stream import Samples
 
 # Fingerprints kept over all tasks: of more records, only those whose checksum is divisible by a number, so that all
-# rows of the same content are kept or left out together, and counts of duplicates stay unbiased.
+# samples of the same content are kept or left out together, and counts of duplicates stay unbiased.
 _MOST_FINGERPRINTS = 1_000_000
-FINGERPRINT = np.dtype([("hash", "<u8"), ("row", "<i4")])
+FINGERPRINT = np.dtype([("hash", "<u8"), ("sample", "<i4")])
 
 
 def fingerprints_every(records: int) -> int:
@@ -39,11 +37,11 @@ class TaskStatistics:
     def __init__(self, every: int) -> None:
         """`every`: keep the fingerprints of contents whose checksum this number divides."""
         self._every = every
-        self._rows = 0
+        self._samples = 0
         self._supervised: Counter[int] = Counter()
         self._rounds: Counter[int] = Counter()
         self._hashes: list[bytes] = []
-        self._hashed_rows: list[int] = []
+        self._hashed: list[int] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._began = time.time()
         self._last = perf_counter()
@@ -54,26 +52,28 @@ class TaskStatistics:
         self._seconds[stage] += now - self._last
         self._last = now
 
-    def add(self, batch: SampleBatch, facts: RowMeasures, image_paths: Sequence[str | None]) -> None:
-        """Note records that became rows."""
+    def add(self, samples: Samples) -> None:
+        """Note samples, in the order in which they stand in the shard."""
+        batch, facts = samples.batch, samples.facts
         ids = batch.ids.tobytes()
-        size = batch.ids.itemsize
-        begins = batch.begins[:-1]
-        ends = begins + facts.text_tokens + 1  # behind the last label that the row keeps
-        for begin, end, path in zip((begins * size).tolist(), (ends * size).tolist(), image_paths, strict=True):
-            content = ids[begin:end] + (path or "").encode()
+        begins = (batch.begins * batch.ids.itemsize).tolist()
+        paths = iter(samples.image_paths)
+        image_at = iter(batch.image_at.tolist())
+        for begin, end, images in zip(begins[:-1], begins[1:], facts.images.tolist(), strict=True):
+            # Where an image stands matters too; a path has no NUL.
+            content = ids[begin:end] + b"".join(f"{next(paths)}\0{next(image_at)}\0".encode() for _ in range(images))
             # Thinned by a checksum, which costs a tenth of the digest.
             if self._every == 1 or isal_zlib.crc32(content) % self._every == 0:
                 self._hashes.append(hashlib.sha1(content, usedforsecurity=False).digest()[:8])
-                self._hashed_rows.append(self._rows)
-            self._rows += 1
+                self._hashed.append(self._samples)
+            self._samples += 1
         self._supervised.update(facts.supervised.tolist())
         self._rounds.update(facts.rounds.tolist())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: histograms as [value, rows], fingerprints as base64 of `FINGERPRINT` records."""
+        """Plain JSON: histograms as [value, samples], fingerprints as base64 of `FINGERPRINT` records."""
         table = np.empty(len(self._hashes), dtype=FINGERPRINT)
-        table["hash"], table["row"] = np.frombuffer(b"".join(self._hashes), dtype="<u8"), self._hashed_rows
+        table["hash"], table["sample"] = np.frombuffer(b"".join(self._hashes), dtype="<u8"), self._hashed
         return {
             "worker": f"{platform.node()}:{os.getpid()}",
             "began": round(self._began, 3),

@@ -13,6 +13,7 @@ STAGES = {
     "validate": "validate, check image",
     "render": "render the template",
     "tokenize": "tokenize",
+    "pack": "pack samples into rows",
     "assemble": "assemble rows",
     "compress": "compress",
     "write": "write, fsync",

@@ -52,25 +52,26 @@ class Comparison:
 
 
 class RecordIndex:
-    """Source → row number of a dataset; 16 bytes a row."""
+    """Source → row number of a dataset; 24 bytes a sample."""
 
     def __init__(self, dataset: InspectedDataset, files: list[str]) -> None:
         """`files`: the names that sources are looked up by."""
         self._files = {name: number for number, name in enumerate(files)}
         numbers = np.array([self._files.get(name, -1) for name in dataset.files], dtype=np.int64)
-        parts = []
+        parts, rows = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
         for shard in range(dataset.shards):
-            indices, lines = dataset.sources(shard)
+            indices, lines, row = dataset.sources(shard)
             parts.append((numbers[indices] << _FILE_BITS) | lines)
-        keys = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-        self._order = np.argsort(keys, kind="stable")
-        self._keys = keys[self._order]
+            rows.append(row)
+        keys = np.concatenate(parts)
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._rows = keys[order], np.concatenate(rows)[order]
 
     def find(self, file: str, line: int) -> int | None:
         """The number of the row of a source record."""
         key = (self._files[file] << _FILE_BITS) | line
         at = int(np.searchsorted(self._keys, key))
-        return int(self._order[at]) if at < len(self._keys) and self._keys[at] == key else None
+        return int(self._rows[at]) if at < len(self._keys) and self._keys[at] == key else None
 
 
 def compare_rows(
@@ -103,8 +104,8 @@ def compare_rows(
             continue
         twin = other.read(there)
         result.compared += 1
-        left = _stream(row, mine.params, spellers[0] if by_piece else None)
-        right = _stream(twin, other.params, spellers[1] if by_piece else None)
+        left = _stream(row, spellers[0] if by_piece else None)
+        right = _stream(twin, spellers[1] if by_piece else None)
         if left[0] == right[0]:
             continue
         result.differing += 1
@@ -132,11 +133,11 @@ def setting_differences(mine: DataParams, other: DataParams) -> list[tuple[str, 
 _Stream = tuple[list[tuple[object, bool]], list[int]]
 
 
-def _stream(row: Row, params: DataParams, speller: Speller | None) -> _Stream:
+def _stream(row: Row, speller: Speller | None) -> _Stream:
     """(token, is supervised) of a row and their positions; the image counts as one token, whatever its slots."""
     tokens: list[tuple[object, bool]] = []
     positions: list[int] = []
-    for run in row_runs(row, params.image_start_idx, params.num_patches):
+    for run in row_runs(row):
         if run.kind == "image":
             tokens.append((row.image_path, False))
             positions.append(run.start)

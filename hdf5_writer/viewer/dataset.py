@@ -13,10 +13,11 @@ import numpy.typing as npt
 import orjson
 
 from hdf5_writer.data_params import DataParamsError, read_data_params
+from hdf5_writer.invariants import row_problems, table_problems
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.schema import DATASETS
-from hdf5_writer.verify import row_problems
+from hdf5_writer.tables import read_tables, rows_of_entries, tables_of_rows
 from preprocess.config import ConfigError
 from preprocess.regular_files import open_regular
 from preprocess.settings import did_you_mean
@@ -32,8 +33,9 @@ class Row:
 
     Attributes:
         number: counted over all shards, from 0.
-        file, line: the source; `file` as `data_params.json` lists it, `line` from 1.
-        image_path: relative to image_dir; None for text only.
+        file, line: the source of its first sample; `file` as `data_params.json` lists it, `line` from 1.
+        image_path: of its first image, relative to image_dir; None for text only.
+        slots: (start, count) of every run of image slots, the dummy slots of a fixed text-only row among them.
         used: positions up to the padding, dummy slots of a text-only row among them.
         text_input_ids, labels, loss_mask, key_padding_mask: (max_sequence_length,) as on disk.
         problems: broken invariants, in words.
@@ -43,6 +45,7 @@ class Row:
     file: str
     line: int
     image_path: str | None
+    slots: tuple[tuple[int, int], ...]
     used: int
     text_input_ids: _Array
     labels: _Array
@@ -77,6 +80,7 @@ class InspectedDataset:
         self._file: h5py.File | None = None
         self._opened = -1
         self._columns: dict[str, h5py.Dataset] = {}
+        self._tables: dict[str, _Array] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -90,15 +94,18 @@ class InspectedDataset:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         at = number - int(self._starts[shard])
         file = self._shard(shard)
-        block = {name: file[name][at : at + 1] for name in DATASETS}
-        length = int(block["modality_lengths"][0])
-        path: bytes = block["image_paths"][0, 0]
+        block = {name: file[name][at : at + 1] for name in file} | tables_of_rows(self._tables, at, at + 1)
+        paths: list[bytes] = block["images/path"].tolist()
+        slots = list(zip(block["images/start"].tolist(), block["images/slots"].tolist(), strict=True))
+        if not slots and self.params.image_start_idx is not None:
+            slots = [(self.params.image_start_idx, self.params.num_patches)]
         return Row(
             number=number,
-            file=self.files[int(block["source_file"][0])],
-            line=int(block["source_line"][0]),
-            image_path=path.decode(errors="replace") or None,
-            used=length if length > 0 else self.params.num_patches - length,
+            file=self.files[int(block["samples/source_file"][0])],
+            line=int(block["samples/source_line"][0]),
+            image_path=paths[0].decode(errors="replace") if paths else None,
+            slots=tuple(slots),
+            used=int(block["samples/length"].sum()),
             text_input_ids=block["text_input_ids"][0],
             labels=block["labels"][0],
             loss_mask=block["loss_mask"][0],
@@ -109,7 +116,13 @@ class InspectedDataset:
     def find_source(self, file: str, line: int, most: int) -> list[int]:
         """Numbers of the rows that a line of an input became: one, or none where it was rejected."""
         index = self.files.index(self.input_name(file))
-        return self._search(lambda shard: (shard["source_line"][:] == line) & (shard["source_file"][:] == index), most)
+
+        def matches(tables: dict[str, _Array]) -> _Array:
+            found = (tables["samples/source_line"] == line) & (tables["samples/source_file"] == index)
+            rows: _Array = rows_of_entries(tables, "samples")[found]
+            return rows
+
+        return self._search(matches, most)
 
     def image_dir_and_tokenizer(self) -> tuple[Path | None, str]:
         """Where images and tokenizer were for the run: relative names count from the folder that it was started in."""
@@ -137,16 +150,17 @@ class InspectedDataset:
     def find_image(self, path: str, most: int) -> list[int]:
         """Numbers of the first rows with an image."""
         wanted = path.encode()
-        return self._search(lambda shard: shard["image_paths"][:, 0] == wanted, most)
+        return self._search(lambda tables: rows_of_entries(tables, "images")[tables["images/path"] == wanted], most)
 
     def find_text_only(self, most: int) -> list[int]:
         """Numbers of the first rows without an image."""
-        return self._search(lambda shard: shard["modality_lengths"][:] < 0, most)
+        return self._search(lambda tables: np.flatnonzero(np.diff(tables["images/offsets"]) == 0), most)
 
-    def sources(self, shard: int) -> tuple[_Array, _Array]:
-        """(index of the file, line) of each row of a shard."""
-        file = self._shard(shard)
-        return file["source_file"][:], file["source_line"][:]
+    def sources(self, shard: int) -> tuple[_Array, _Array, _Array]:
+        """(index of the file, line, number of the row) of each sample of a shard."""
+        self._shard(shard)
+        rows = int(self._starts[shard]) + rows_of_entries(self._tables, "samples")
+        return self._tables["samples/source_file"], self._tables["samples/source_line"], rows
 
     @property
     def shards(self) -> int:
@@ -164,7 +178,8 @@ class InspectedDataset:
                         return f"{reject['reason']}: {reject['detail']}"
         return None
 
-    def _search(self, matches: Callable[[dict[str, h5py.Dataset]], _Array], most: int) -> list[int]:
+    def _search(self, matches: Callable[[dict[str, _Array]], _Array], most: int) -> list[int]:
+        """Numbers of the first rows that `matches` finds among the tables of a shard."""
         found: list[int] = []
         for number in self._numbers(matches):
             found.append(number)
@@ -172,13 +187,16 @@ class InspectedDataset:
                 break
         return found
 
-    def _numbers(self, matches: Callable[[dict[str, h5py.Dataset]], _Array]) -> Iterator[int]:
+    def _numbers(self, matches: Callable[[dict[str, _Array]], _Array]) -> Iterator[int]:
         for shard in range(self.shards):
-            start = int(self._starts[shard])
-            yield from (start + int(at) for at in np.flatnonzero(matches(self._shard(shard))))
+            self._shard(shard)
+            yield from (np.unique(matches(self._tables)) + int(self._starts[shard])).tolist()
 
     def _shard(self, number: int) -> dict[str, h5py.Dataset]:
-        """The datasets of a shard, kept open: HDF5 holds the chunk that was read last as long as they are."""
+        """The wide datasets of a shard, kept open: HDF5 holds the chunk that was read last as long as they are.
+
+        Its tables are in `_tables` then.
+        """
         if self._opened != number:
             if self._file is not None:
                 self._file.close()
@@ -187,7 +205,11 @@ class InspectedDataset:
             if not path.is_file():
                 raise OSError(f"{path}: is missing, or no regular file")
             self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
-            for problem in self.params.shard_problems(self._file, shard.rows):
+            for problem in self.params.shard_problems(self._file, shard.size):
                 raise OSError(f"{path}: is not the shard that data_params.json describes: {problem}")
-            self._columns, self._opened = {name: self._file[name] for name in DATASETS}, number
+            self._tables = read_tables(self._file)
+            for problem in table_problems(self._tables, shard.size):
+                raise OSError(f"{path}: is damaged: {problem}")
+            wide = [name for name, spec in DATASETS.items() if spec.entry == "positions"]
+            self._columns, self._opened = {name: self._file[name] for name in wide}, number
         return self._columns

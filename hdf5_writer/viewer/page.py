@@ -148,8 +148,7 @@ def _tables(pieces: list[dict[int, str]]) -> Markup:
 
 
 def _view(side: Side, row: Row, number: int, pieces: list[dict[int, str]], changed: Spans = ()) -> RowView:
-    params = side.dataset.params
-    runs = row_runs(row, params.image_start_idx, params.num_patches)
+    runs = row_runs(row)
     table = pieces[number]
     for id_ in set(itertools.chain.from_iterable(run.ids for run in runs)) - table.keys():
         table[id_] = side.speller.piece(id_)

@@ -37,18 +37,21 @@ class Run:
     after_image: bool = False
 
 
-def row_runs(row: Row, image_start_idx: int, num_patches: int) -> list[Run]:
+def row_runs(row: Row) -> list[Run]:
     """The runs of a row, in order; together they cover the row and its last label."""
     used, width = row.used, len(row.text_input_ids)
     ids = np.append(row.text_input_ids[:used], row.labels[used - 1])
     supervised = np.append(0, row.loss_mask[:used]).astype(bool)
     # Where the loss is, the label is what counts.
     ids[1:][supervised[1:]] = row.labels[:used][supervised[1:]]
-    slots_end = image_start_idx + num_patches
-    slots: Kind = "image" if row.image_path is not None else "masked"
-    runs = _token_runs(ids, supervised, 0, image_start_idx)
-    runs.append(Run(slots, image_start_idx, num_patches))
-    runs += _token_runs(ids, supervised, slots_end, used + 1, after_image=slots == "image")
+    kind: Kind = "image" if row.image_path is not None else "masked"
+    runs: list[Run] = []
+    end = 0
+    for start, count in row.slots:
+        runs += _token_runs(ids, supervised, end, start, after_image=end > 0 and kind == "image")
+        runs.append(Run(kind, start, count))
+        end = start + count
+    runs += _token_runs(ids, supervised, end, used + 1, after_image=end > 0 and kind == "image")
     if width > used:
         runs.append(Run("padding", used, width - used))
     return runs

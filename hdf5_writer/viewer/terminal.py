@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TextIO
 
-from hdf5_writer.viewer.dataset import InspectedDataset, Row
+from hdf5_writer.viewer.dataset import Row
 from hdf5_writer.viewer.decoding import Speller
 from hdf5_writer.viewer.runs import Run, row_runs
 
@@ -21,14 +21,13 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def terminal_rows(dataset: InspectedDataset, rows: Iterable[Row], speller: Speller, *, coloured: bool) -> Iterable[str]:
+def terminal_rows(rows: Iterable[Row], speller: Speller, *, coloured: bool) -> Iterable[str]:
     """One text a row."""
-    params = dataset.params
     for row in rows:
         image = f"image {visible(row.image_path)}" if row.image_path is not None else "text only"
         lines = [f"row {row.number} · {visible(row.file)}:{row.line} · {image} · {row.used} positions"]
         lines += [f"  broken: {problem}" for problem in row.problems]
-        runs = row_runs(row, params.image_start_idx, params.num_patches)
+        runs = row_runs(row)
         lines += [_paint(run, speller, coloured) for run in runs]
         yield "\n".join(lines) + "\n"
 

@@ -153,7 +153,9 @@ def test_rows_stand_in_the_order_of_the_input_without_shuffle(make_config: Confi
     sources = []
     for shard in sorted((tmp_path / "out").glob("*.h5")):
         with h5py.File(shard) as file:
-            sources += zip(file["source_file"][:].tolist(), file["source_line"][:].tolist(), strict=True)
+            sources += zip(
+                file["samples/source_file"][:].tolist(), file["samples/source_line"][:].tolist(), strict=True
+            )
     assert sources == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5)]
 
 
@@ -170,14 +172,14 @@ def test_data_params_say_what_the_shards_hold(make_config: ConfigMaker, tmp_path
             rows += entry["rows"]
             supervised += int(file["loss_mask"][:].sum())
             attended += int((file["key_padding_mask"][:] == 0).sum())
-            with_image += int((file["modality_lengths"][:] > 0).sum())
+            with_image += len(file["images/path"])
     tokens, counts = params["tokens"], params["counts"]
     assert (counts["written"], counts["with_image"], counts["text_only"]) == (rows, with_image, rows - with_image)
     assert (counts["images_moved"], counts["rejected_by_reason"]) == (1, {"no_turns": 1})
     assert (tokens["supervised"], tokens["total"]) == (supervised, attended)
     assert tokens["total"] == tokens["text"] + tokens["image"]
     assert tokens["total"] + tokens["padding"] == rows * config.processor.max_sequence_length
-    assert sum(params["lengths"]["rows"]) == rows
+    assert sum(params["lengths"]["samples"]) == rows
     assert params["config"] == config.as_json()
     assert json.loads((tmp_path / "out" / "data_params.json").read_text())["counts"] == counts
 
@@ -394,7 +396,7 @@ def test_nothing_is_left_of_the_index_of_a_plan_given_up_before_its_first_shard(
     path.write_bytes(line * 3)
     create(config)
     with h5py.File(tmp_path / "out" / "examples-00000-of-00001.h5") as file:
-        assert file["source_line"][:].tolist() == [1, 2, 3]
+        assert file["samples/source_line"][:].tolist() == [1, 2, 3]
 
 
 def test_a_users_own_temporary_file_stays(started: Any, tmp_path: Path) -> None:

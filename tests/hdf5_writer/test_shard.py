@@ -12,9 +12,12 @@ import pytest
 from isal import isal_zlib
 
 from hdf5_writer import shard as shard_module
-from hdf5_writer.rows import RowLayout, measure_rows
-from hdf5_writer.schema import DATASETS, SchemaError, check_version
-from hdf5_writer.shard import ShardBuilder, compress_chunk
+from hdf5_writer.chunks import compress_chunk
+from hdf5_writer.fitting import fit_samples
+from hdf5_writer.row_stream import Samples
+from hdf5_writer.rows import RowLayout
+from hdf5_writer.schema import DATASETS, SchemaError, ShardSize, check_version
+from hdf5_writer.shard import ShardBuilder
 from preprocess.samples import Sample, batch_of, join_batches
 
 LAYOUT = RowLayout(max_sequence_length=40, num_patches=4, image_start_idx=2, pad_id=0, truncate=True)
@@ -32,13 +35,15 @@ def path_of(row: int) -> str | None:
 
 def add(builder: ShardBuilder, rows: Sequence[int]) -> None:
     batch = join_batches([batch_of(sequence(row)) for row in rows])
-    facts, failed = measure_rows(batch, LAYOUT)
+    batch, facts, failed = fit_samples(batch, LAYOUT)
     assert not failed
-    builder.add(batch, facts, [path_of(row) for row in rows], [row % 2 for row in rows], [row + 1 for row in rows])
+    files, lines = np.array([row % 2 for row in rows]), np.array([row + 1 for row in rows])
+    samples = Samples(batch, facts, files, lines, [path for path in map(path_of, rows) if path])
+    builder.add(samples, np.ones(len(rows), np.int64))
 
 
 def build(rows: int, at_a_time: int = 50) -> bytes:
-    builder = ShardBuilder(LAYOUT, {"schema_version": "1.0", "pad_id": 0})
+    builder = ShardBuilder(LAYOUT, {"schema_version": "2.0", "pad_id": 0})
     for start in range(0, rows, at_a_time):
         add(builder, range(start, min(start + at_a_time, rows)))
     assert builder.counts.rows == rows
@@ -48,22 +53,39 @@ def build(rows: int, at_a_time: int = 50) -> bytes:
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 128, 200])
 def test_any_hdf5_library_reads_back_the_rows(rows: int) -> None:
     with h5py.File(io.BytesIO(build(rows)), "r") as file:
-        assert set(file) == set(DATASETS)
-        assert file.attrs["n_examples"] == rows
+        images = sum(row % 3 > 0 for row in range(rows))
+        assert {name: file.attrs[name] for name in ("n_examples", "n_samples", "n_images")} == {
+            "n_examples": rows,
+            "n_samples": rows,
+            "n_images": images,
+        }
+        assert names_in(file) == set(DATASETS)
         for name, spec in DATASETS.items():
-            assert file[name].shape == spec.shape(rows, 40)
+            assert file[name].shape == spec.shape(ShardSize(rows, rows, images), 40)
             if spec.dtype != "path":
                 assert file[name].dtype == np.dtype(spec.dtype)
-        ids, lengths = file["text_input_ids"][:], file["modality_lengths"][:]
+        ids, lengths = file["text_input_ids"][:], file["samples/length"][:]
+        offsets, paths = file["images/offsets"][:], file["images/path"][:]
+        assert file["samples/offsets"][:].tolist() == list(range(rows + 1))
+        assert not file["samples/start"][:].any()
+        assert file["images/start"][:].tolist() == [2] * images
+        assert file["images/slots"][:].tolist() == [4] * images
         for row in range(rows):
             expected = sequence(row)
             used = len(expected.ids) + 4 - 1
             assert ids[row, :2].tolist() == expected.ids[:2].tolist()
             assert ids[row, 6:used].tolist() == expected.ids[2:-1].tolist()
-            assert lengths[row] == (used if row % 3 else -(used - 4))
-            assert file["image_paths"][row, 0].decode() == (f"ü/{row}.png" if row % 3 else "")
-        assert file["source_line"][:].tolist() == list(range(1, rows + 1))
-        assert file["source_file"][:].tolist() == [row % 2 for row in range(rows)]
+            assert lengths[row] == used
+            shown = [path.decode() for path in paths[offsets[row] : offsets[row + 1]]]
+            assert shown == ([f"ü/{row}.png"] if row % 3 else [])
+        assert file["samples/source_line"][:].tolist() == list(range(1, rows + 1))
+        assert file["samples/source_file"][:].tolist() == [row % 2 for row in range(rows)]
+
+
+def names_in(file: h5py.File) -> set[str]:
+    names: set[str] = set()
+    file.visititems(lambda name, found: names.add(name) if isinstance(found, h5py.Dataset) else None)
+    return names
 
 
 def test_only_filters_that_every_hdf5_library_has_are_used() -> None:
@@ -73,8 +95,8 @@ def test_only_filters_that_every_hdf5_library_has_are_used() -> None:
             codes = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
             assert codes <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
             assert h5py.h5z.FILTER_DEFLATE in codes
-        assert file["image_paths"].dtype == np.dtype("S9")  # "ü/67.png" in UTF-8
-        assert h5py.check_string_dtype(file["image_paths"].dtype).encoding == "utf-8"
+        assert file["images/path"].dtype == np.dtype("S9")  # "ü/67.png" in UTF-8
+        assert h5py.check_string_dtype(file["images/path"].dtype).encoding == "utf-8"
 
 
 def test_the_bytes_are_a_function_of_the_rows() -> None:
@@ -114,7 +136,7 @@ def test_nothing_stands_in_the_heap_that_has_no_checksum() -> None:
     image = build(70)
     assert b"GCOL" not in image, "the signature of that heap"
     with h5py.File(io.BytesIO(image)) as file:
-        assert file.attrs["schema_version"] == b"1.0"
+        assert file.attrs["schema_version"] == b"2.0"
         assert file.attrs.get_id("schema_version").get_type().get_size() == 3
 
 
@@ -125,20 +147,20 @@ def test_counts_add_up() -> None:
     image = builder.finish()
     with h5py.File(io.BytesIO(image), "r") as file:
         attended = int((file["key_padding_mask"][:] == 0).sum())
-        assert counts.text_tokens + 4 * counts.rows_with_image == attended
+        assert counts.text_tokens + 4 * counts.images == attended
         assert counts.supervised == int(file["loss_mask"][:].sum())
-        assert counts.rows_with_image == int((file["modality_lengths"][:] > 0).sum())
+        assert counts.samples_with_image == counts.images == len(file["images/path"])
         assert sum(counts.lengths.values()) == 90
 
 
-@pytest.mark.parametrize("found", ["2.0", "0.9", None, "x", 7])
+@pytest.mark.parametrize("found", ["3.0", "1.0", None, "x", 7])
 def test_another_major_version_is_refused(found: object) -> None:
     with pytest.raises(SchemaError, match=r"file\.h5"):
         check_version(found, "file.h5")
 
 
 def test_a_newer_minor_version_is_read() -> None:
-    check_version("1.99", "file.h5")
+    check_version("2.99", "file.h5")
 
 
 @pytest.mark.parametrize("top", [0, 200, 32_000, 70_000, 2**31 - 1])
@@ -155,7 +177,7 @@ def test_the_fast_shuffle_is_hdf5s(top: int) -> None:
 
 _COMPRESS = """
 import hashlib, numpy as np
-from hdf5_writer.shard import compress_chunk
+from hdf5_writer.chunks import compress_chunk
 random, digest = np.random.default_rng(0), hashlib.sha256()
 for size in (7, 98, 392, 3000, 70_000):
     for _ in range(30):
@@ -186,7 +208,7 @@ def build_with(monkeypatch: pytest.MonkeyPatch, damaged_block: int, rows: int, *
         return compress_chunk(array, width)
 
     monkeypatch.setattr(shard_module, "compress_chunk", compress)
-    builder = ShardBuilder(LAYOUT, {"schema_version": "1.0", "pad_id": 0}, verify_all=verify_all)
+    builder = ShardBuilder(LAYOUT, {"schema_version": "2.0", "pad_id": 0}, verify_all=verify_all)
     add(builder, range(rows))
     builder.finish()
 

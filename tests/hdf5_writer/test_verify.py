@@ -94,24 +94,32 @@ EDITS: list[tuple[str, Callable[[np.ndarray[Any, Any]], None], str]] = [
     ("labels", put(0, 5, 99999), "labels has an id outside the vocabulary"),
     ("text_input_ids", put(0, 5, 77), "labels is not text_input_ids one position later"),
     ("labels", put(0, 5, 77), "labels is not text_input_ids one position later"),
-    ("text_input_ids", put(0, 0, 5), "the row does not begin with BOS"),
+    ("text_input_ids", put(0, 0, 5), "a sample does not begin with BOS"),
     ("text_input_ids", put(3, 40, 5), "an image slot does not hold pad_id"),
     ("text_input_ids", put(0, -1, 5), "padding does not hold pad_id"),
     ("labels", put(0, -1, 5), "padding does not hold pad_id"),
     ("loss_mask", put(0, 110, 2), "loss_mask has something else than 0 and 1"),
     ("loss_mask", put(0, -1, 1), "padding is supervised"),
-    ("loss_mask", put(0, 3, 1), "an image slot, or the text before it, is supervised"),
-    ("loss_mask", put(0, 33 + 63, 1), "an image slot, or the text before it, is supervised"),
-    ("loss_mask", put(0, slice(None), 0), "nothing is supervised"),
+    ("loss_mask", put(0, 3, 1), "an image slot, or in a fixed row the text before it, is supervised"),
+    ("loss_mask", put(0, 33 + 63, 1), "an image slot, or in a fixed row the text before it, is supervised"),
+    ("loss_mask", put(0, slice(None), 0), "nothing is supervised in a sample"),
     ("key_padding_mask", put(0, 3, 1), "key_padding_mask does not hide exactly"),
     ("key_padding_mask", put(0, 40, 0), "key_padding_mask does not hide exactly"),
     ("key_padding_mask", put(3, 40, 1), "key_padding_mask does not hide exactly"),
-    ("modality_lengths", put(0, 9999), "modality_lengths does not fit into the row"),
-    ("modality_lengths", put(0, 0), "modality_lengths does not fit into the row"),
-    ("image_paths", put(3, 0, b""), "image_paths and modality_lengths disagree"),
-    ("image_paths", put(0, 0, b"x.png"), "image_paths and modality_lengths disagree"),
-    ("image_paths", put(3, 0, b"\xff.png"), "image_paths is not UTF-8"),
-    ("source_line", put(0, 1), "source_file and source_line are not those"),
+    ("samples/length", put(0, 9999), "samples overlap, leave a gap or do not fit into the row"),
+    ("samples/length", put(0, 0), "samples overlap, leave a gap or do not fit into the row"),
+    ("samples/length", put(0, 60), "the sample is shorter than its image slots"),
+    ("samples/start", put(0, 1), "samples overlap, leave a gap or do not fit into the row"),
+    ("samples/offsets", put(1, 0), "samples/offsets has a row without a sample"),
+    ("samples/offsets", put(1, 9), "samples/offsets does not share out"),
+    ("images/offsets", put(-1, 2), "images/offsets does not share out"),
+    ("images/offsets", put(slice(1, 4), 1), "key_padding_mask does not hide exactly"),
+    ("images/start", put(0, 34), "the image does not stand at image_start_idx 33"),
+    ("images/start", put(0, 9999), "slots of an image do not lie inside one sample"),
+    ("images/slots", put(0, 63), "slots of an image do not lie inside one sample"),
+    ("images/path", put(0, b""), "an image has no path"),
+    ("images/path", put(0, b"\xff.png"), "images/path is not UTF-8"),
+    ("samples/source_line", put(0, 1), "samples/source_file and samples/source_line are not those"),
 ]
 
 
@@ -128,7 +136,7 @@ def test_a_broken_row_is_found_and_named(
 @pytest.mark.parametrize("name", ["image_start_idx", "schema_version", "tokenizer_digest", "plan_digest", "n_examples"])
 def test_a_changed_attribute_is_found(out: OutputLayout, name: str) -> None:
     with h5py.File(out.shard(0, 2), "r+") as file:
-        file.attrs[name] = "2.0" if name == "schema_version" else 1
+        file.attrs[name] = "3.0" if name == "schema_version" else 1
     assert any(name.replace("_", " ") in problem.replace("_", " ") for problem in problems(out))
 
 

@@ -78,7 +78,7 @@ def test_parameters_edited_by_hand(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [("2.0", "upgrade"), ("0.9", "write the dataset again"), (None, "not made")]
+    ("version", "advice"), [("3.0", "upgrade"), ("1.0", "write the dataset again"), (None, "not made")]
 )
 def test_another_major_version(copied: Path, version: str | None, advice: str) -> None:
     change_params(copied, schema_version=version)
@@ -107,7 +107,7 @@ def test_a_dir_that_disagrees_is_refused_by_name(copied: Path, name: str | tuple
 
 
 def test_dirs_of_several_minor_versions_go_together(copied: Path) -> None:
-    change_params(copied, schema_version="1.9")
+    change_params(copied, schema_version="2.9")
     assert len(create_dataloader([second().root, copied], batch_size=4).dataset) == 400
 
 

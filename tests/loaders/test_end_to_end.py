@@ -74,7 +74,7 @@ def test_every_field_of_every_batch(example: Written, aspect_ratio: Any, options
             seen.append(row)
             for name in TEXT:
                 assert np.array_equal(batch[name][i].numpy(), arrays[name][row])
-            path = arrays["image_paths"][row, 0].decode()
+            path = arrays["image_paths"][row].decode()
             assert bool(batch["has_image"][i]) == (path != "")
             if path:
                 assert torch.equal(batch["image_data"][i], pixels_of(IMAGES / path, aspect_ratio, dtype))
@@ -93,7 +93,7 @@ def make_failing(tmp_path: Path) -> tuple[Path, list[str]]:
 
     images = Path(shutil.copytree(IMAGES, tmp_path / "images"))
     with h5py.File(first().root / "examples-00000-of-00005.h5") as file:
-        paths = [path.decode() for path in file["image_paths"][:5, 0]]
+        paths = [path.decode() for path in file["images/path"][:5]]
     (images / paths[0]).unlink()
     (images / paths[1]).write_bytes((images / paths[1]).read_bytes()[:200])
     (images / paths[2]).write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -123,7 +123,7 @@ def test_a_blank_image_is_masked_without_loss_and_counted(tmp_path: Path, worker
     row = failed = 0
     for batch in loader:
         for i in range(10):
-            path = arrays["image_paths"][row, 0].decode()
+            path = arrays["image_paths"][row].decode()
             mask = arrays["key_padding_mask"][row].copy()
             if path in failing:
                 failed += 1
@@ -159,7 +159,7 @@ def test_images_of_several_dirs_come_from_their_own_folder(tmp_path: Path) -> No
     import shutil
 
     other = Path(shutil.copytree(IMAGES, tmp_path / "images"))
-    path = first().arrays["image_paths"][0, 0].decode()
+    path = first().arrays["image_paths"][0].decode()
     Image.new("RGB", (112, 112), (255, 0, 0)).save(other / path)
     roots = [first().root, first().root]
     dataset = create_dataloader(roots, [IMAGES, other], 1).dataset

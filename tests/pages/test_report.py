@@ -17,6 +17,7 @@ from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
 from PIL import ExifTags, Image
 
 from hdf5_writer import create_hdf5_dataset, inspect_hdf5
+from hdf5_writer.fitting import fit_samples
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.receipts import all_receipts
@@ -29,7 +30,8 @@ from hdf5_writer.report.page import _tally, write_report
 from hdf5_writer.report.plots import binned
 from hdf5_writer.report.task_statistics import TaskStatistics, fingerprints_every, read_fingerprints
 from hdf5_writer.report.throughput import Throughput
-from hdf5_writer.rows import RowLayout, measure_rows
+from hdf5_writer.row_stream import Samples
+from hdf5_writer.rows import RowLayout
 from preprocess.samples import Sample, batch_of
 
 
@@ -51,7 +53,10 @@ def rows_of(layout: OutputLayout) -> list[dict[str, Any]]:
     rows = []
     for path in layout.shards():
         with h5py.File(path) as file:
-            columns = {name: file[name][:] for name in file}
+            columns = {name: file[name][:] for name in ("text_input_ids", "labels", "loss_mask")}
+            columns["length"] = file["samples/length"][:]
+            paths = iter(file["images/path"][:].tolist())
+            columns["image_path"] = [next(paths) if images else b"" for images in np.diff(file["images/offsets"][:])]
         rows += [{name: column[i] for name, column in columns.items()} for i in range(len(columns["labels"]))]
     return rows
 
@@ -66,13 +71,11 @@ def test_facts_in_receipts_are_those_of_the_rows(written: OutputLayout) -> None:
     rows = rows_of(written)
     assert supervised == Counter(int(row["loss_mask"].sum()) for row in rows)
     assert rounds == Counter(int((np.diff(row["loss_mask"].astype(int), prepend=0) == 1).sum()) for row in rows)
-    contents = Counter(
-        (row["text_input_ids"].tobytes(), row["labels"].tobytes(), row["image_paths"][0]) for row in rows
-    )
+    contents = Counter((row["text_input_ids"].tobytes(), row["labels"].tobytes(), row["image_path"]) for row in rows)
     duplicates = find_duplicates(prints, 1)
     assert (duplicates.surplus, duplicates.contents) == (3, 2)
     assert duplicates.surplus == sum(contents.values()) - len(contents)
-    assert [group.rows for group in duplicates.largest] == [3, 2]
+    assert [group.samples for group in duplicates.largest] == [3, 2]
     for group in duplicates.largest:
         same = [rows[task * 40 + row] for task, row in group.places]
         assert len({row["labels"].tobytes() for row in same}) == 1
@@ -86,7 +89,7 @@ def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, le
     assert wide["counts"]["truncated"] == 0
     lengths = empty_lengths(400, 64, wide["image_start_idx"])
     for row in rows_of(OutputLayout(tmp_path / "wide")):
-        lengths.add(np.array([row["modality_lengths"]]))
+        lengths.add(np.array([row["length"]]), np.array([len(row["image_path"]) > 0]))
     foretold = at_length(lengths, length)
     real = create(make_config(processor__max_sequence_length=length)).params
     rejected = real["counts"]["rejected"]
@@ -100,17 +103,17 @@ def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, le
 def test_the_recommended_length_keeps_all_but_one_row_in_a_thousand() -> None:
     lengths = empty_lengths(2048, 576, 35)
     assert recommended_length(lengths) is None
-    lengths.add(np.array([700] * 998 + [-250] + [1900], dtype=np.int32))
+    lengths.add(np.array([700] * 998 + [826] + [1900], dtype=np.int32), np.array([1] * 998 + [0, 1]))
     assert recommended_length(lengths) == 832  # the text-only row has 576 dummy slots on top
     chosen = [other for other in other_lengths(lengths) if other.is_recommended]
     assert [(other.max_sequence_length, other.rows_cut) for other in chosen] == [(832, 1)]
-    lengths.add(np.array([2048, 2048], dtype=np.int32))
+    lengths.add(np.array([2048, 2048], dtype=np.int32), np.array([1, 1]))
     assert recommended_length(lengths) is None, "how long cut rows were is not known"
 
 
 def test_no_row_fits_where_the_image_does_not() -> None:
     lengths = empty_lengths(2048, 576, 35)
-    lengths.add(np.array([700, -90], dtype=np.int32))
+    lengths.add(np.array([700, 666], dtype=np.int32), np.array([1, 0]))
     assert not at_length(lengths, 611).fits
     assert at_length(lengths, 612).fits
     assert at_length(lengths, 1024).speed > 2 > at_length(lengths, 2048).speed == 1
@@ -131,7 +134,7 @@ def test_input_files_add_up(tmp_path: Path, make_config: ConfigMaker) -> None:
     params = create(make_config(setup__samples_per_shard=9, processor__max_sequence_length=400)).params
     layout = OutputLayout(tmp_path / "out")
     files = _tally(layout, read_plan(layout)).inputs.files()
-    assert [(file.path, file.records, file.rows, file.rejected) for file in files] == [
+    assert [(file.path, file.records, file.samples, file.rejected) for file in files] == [
         ("b.jsonl", 37, 35, 2),
         ("a.jsonl", 20, 20, 0),
     ]
@@ -263,11 +266,12 @@ def test_fingerprints_are_thinned_by_content() -> None:
     facts = TaskStatistics(every=5)
     for number in [*range(2000), *range(1000)]:
         batch = batch_of(Sample(np.array([1, number, 2], dtype=np.int32), [(1, 3)], (1,)))
-        facts.add(batch, measure_rows(batch, layout)[0], ["a.png"])
+        line = np.zeros(1, np.int64)
+        facts.add(Samples(*fit_samples(batch, layout)[:2], line, line, ["a.png"]))
     kept = read_fingerprints(facts.to_json())
     assert len(kept) < 900
     assert find_duplicates([kept], 5).surplus == pytest.approx(1000, rel=0.2)
-    assert Counter(kept["row"].tolist()).most_common(1)[0][1] == 1
+    assert Counter(kept["sample"].tolist()).most_common(1)[0][1] == 1
 
 
 def test_pauses_between_two_runs_do_not_count() -> None:
@@ -277,7 +281,7 @@ def test_pauses_between_two_runs_do_not_count() -> None:
         throughput.add({"read": 1000, "seconds": 2.0, "report": facts})
     assert throughput.busy_seconds == pytest.approx(5.0)
     assert throughput.rate == pytest.approx(600)
-    assert [share for _, _, share in throughput.stage_rows()] == pytest.approx([0.25, 0, 0, 0, 0.75, 0, 0, 0, 0])
+    assert [share for _, _, share in throughput.stage_rows()] == pytest.approx([0.25, 0, 0, 0, 0.75, 0, 0, 0, 0, 0])
     assert [(name, worker.rate) for name, worker in throughput.busiest(2)] == [("a:1", 500), ("a:2", 500)]
     del throughput.workers["b:1"]
     assert [name for name, _ in throughput.busiest(9)] == ["1", "2"], "one host need not be named"

@@ -41,10 +41,9 @@ def dataset(tmp_path: Path, make_config: ConfigMaker) -> InspectedDataset:
 
 
 def test_runs_cover_every_position_once(dataset: InspectedDataset) -> None:
-    params = dataset.params
     for number in range(len(dataset)):
         row = dataset.read(number)
-        runs = row_runs(row, params.image_start_idx, params.num_patches)
+        runs = row_runs(row)
         covered = [p for run in runs if run.kind != "padding" for p in range(run.start, run.start + run.count)]
         assert covered == list(range(row.used + 1))
         assert runs[-1].start + runs[-1].count == len(row.labels)
@@ -66,7 +65,7 @@ def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_con
 def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     for number, text in enumerate(TEXTS):
-        runs = row_runs(dataset.read(number), dataset.params.image_start_idx, dataset.params.num_patches)
+        runs = row_runs(dataset.read(number))
         (answer,) = [run for run in runs if run.kind == "supervised"]
         parts = speller.parts(answer.ids, starts_text=False)
         assert [part.text for part in parts] == [f" {text}.", "</s>"]
@@ -106,16 +105,16 @@ def test_frames_are_the_words_around_a_question(style: str) -> None:
 def test_nothing_steers_the_terminal(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     rows = [dataset.read(number) for number in range(len(dataset))]
-    coloured = "\n".join(terminal_rows(dataset, rows, speller, coloured=True))
+    coloured = "\n".join(terminal_rows(rows, speller, coloured=True))
     assert "\x1b[30;42m" in coloured
     assert "\\x1b[31mred\\x07" in coloured
-    assert "\x1b" not in "\n".join(terminal_rows(dataset, rows, speller, coloured=False))
+    assert "\x1b" not in "\n".join(terminal_rows(rows, speller, coloured=False))
     assert visible("a\u202eb\n") == "a\\u202eb\\n"
 
 
 def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
-    (text,) = terminal_rows(dataset, [dataset.read(3)], speller, coloured=False)
+    (text,) = terminal_rows([dataset.read(3)], speller, coloured=False)
     lines = text.splitlines()
     assert lines[2].startswith("image    │ [64 image slots")
     assert lines[3:8] == [
@@ -125,7 +124,7 @@ def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedData
         "prompt   │ USER: And? ASSISTANT:",
         "answer   │  No more.</s>",
     ]
-    (several,) = terminal_rows(dataset, [dataset.read(0)], speller, coloured=False)
+    (several,) = terminal_rows([dataset.read(0)], speller, coloured=False)
     assert "answer   │  Déjà vu — “quoted”\n         │ \n         │   two blanks.</s>\n" in several
 
 

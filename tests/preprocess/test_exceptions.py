@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 from conftest import QUICKSTART, turn_pair
 
-from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows
+from hdf5_writer.fitting import fit_samples
+from hdf5_writer.rows import RowLayout, empty_rows, place_samples, write_rows
 from preprocess.conversation import read_conversation
 from preprocess.record_keys import RecordKeys
 from preprocess.samples import Sample, batch_of
@@ -49,9 +51,9 @@ def test_a_row_that_is_cut_predicts_the_token_after_the_cut() -> None:
     assert sequence.image_at
     start = sequence.image_at[0]
     layout = RowLayout(start + 4 + 40, 4, start, encoder().tokenizer.pad_id, truncate=True)
-    facts, wrong = measure_rows(batch_of(sequence), layout)
+    batch, facts, wrong = fit_samples(batch_of(sequence), layout)
     rows = empty_rows(1, layout)
-    write_rows(batch_of(sequence), facts, layout, rows)
+    write_rows(batch, place_samples(facts.length, np.ones(1, np.int64)), layout, rows)
     assert not wrong
     assert facts.truncated.all()
     assert rows.loss_mask[0, -1] == 1
@@ -64,7 +66,7 @@ def test_a_text_only_row_has_num_patches_positions_less() -> None:
     length = len(sequence.ids) - 1
     for slots, truncated in ((1, True), (0, False)):
         layout = RowLayout(length, slots, start, encoder().tokenizer.pad_id, truncate=True)
-        facts, _ = measure_rows(batch_of(sequence), layout)
+        _, facts, _ = fit_samples(batch_of(sequence), layout)
         assert facts.truncated.tolist() == [truncated]
         assert facts.text_tokens.tolist() == [length - slots]
 

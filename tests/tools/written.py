@@ -21,7 +21,10 @@ PICTURES = sorted(str(path.relative_to(IMAGES)) for path in IMAGES.rglob("*.png"
 
 @dataclass(frozen=True)
 class Written:
-    """A dataset on disk, and its arrays as h5py reads them: one entry per row, over all shards."""
+    """A dataset on disk of one sample a row, and its arrays as h5py reads them: one entry per row, over all shards.
+
+    `image_paths` are empty for text only; `modality_lengths` the positions attended, negative for text only.
+    """
 
     root: Path
     arrays: dict[str, Any]
@@ -97,6 +100,12 @@ def read_written(root: Path) -> Written:
     columns: dict[str, list[Any]] = {}
     for path in OutputLayout(root).shards():
         with h5py.File(path) as file:
-            for name in file:
-                columns.setdefault(name, []).append(file[name][:])
+            found = {name: file[name][:] for name in file if isinstance(file[name], h5py.Dataset)}
+            found |= {name: file[f"samples/{name}"][:] for name in ("source_file", "source_line")}
+            lengths, images = file["samples/length"][:], np.diff(file["images/offsets"][:])
+            found["modality_lengths"] = np.where(images > 0, lengths, file.attrs["num_patches"] - lengths)
+            paths = iter(file["images/path"][:].tolist())
+            found["image_paths"] = np.array([next(paths) if count else b"" for count in images], dtype=bytes)
+        for name, column in found.items():
+            columns.setdefault(name, []).append(column)
     return Written(root, {name: np.concatenate(parts) for name, parts in columns.items()})

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import QUICKSTART, needs_shared, shared_folder, turn_pair
 from hypothesis import given, settings
@@ -18,7 +19,8 @@ pytest.importorskip("accelerate")
 
 from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig  # noqa: E402
 
-from hdf5_writer.rows import RowLayout, empty_rows, measure_rows, write_rows  # noqa: E402
+from hdf5_writer.fitting import fit_samples  # noqa: E402
+from hdf5_writer.rows import RowLayout, empty_rows, place_samples, write_rows  # noqa: E402
 from preprocess.conversation import read_conversation  # noqa: E402
 from preprocess.record_keys import RecordKeys  # noqa: E402
 from preprocess.segments import Mark, Segment, Text  # noqa: E402
@@ -62,17 +64,16 @@ def rows_of(source: Path, renderer: LlavaRenderer, conversations: list[Any]) -> 
     layout = RowLayout(LENGTH, PATCHES, start, encoder.tokenizer.pad_id, truncate=True)
     rendered = [renderer.render(conversation) for conversation in conversations]
     batch, failed = BatchEncoder(encoder).encode(rendered)
-    facts, unfit = measure_rows(batch, layout)
+    batch, facts, unfit = fit_samples(batch, layout)
     assert not failed
     assert not unfit
     rows = empty_rows(len(rendered), layout)
-    write_rows(batch, facts, layout, rows)
+    write_rows(batch, place_samples(facts.length, np.ones(len(rendered), np.int64)), layout, rows)
     marks = {mark: f"<{mark.name.lower()}>" for mark in Mark} | {Mark.BOS: "<s>", Mark.EOS: "</s>"}
     made = []
     for number, (segments, conversation) in enumerate(zip(rendered, conversations, strict=True)):
-        used = abs(int(rows.modality_lengths[number]))
+        used = int(facts.length[number])
         text_only = not conversation.images
-        used += PATCHES if text_only else 0
         ids = [*rows.text_input_ids[number, :used].tolist(), int(rows.labels[number, used - 1])]
         if text_only:
             del ids[start : start + PATCHES]

@@ -1,0 +1,180 @@
+"""Samples → samples that fit into a row: what is too long is cut or rejected, images are kept whole or left out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hdf5_writer.rows import RowLayout
+from preprocess.rejects import Reason, Rejected
+from preprocess.samples import SampleBatch
+
+_Ints = npt.NDArray[np.int64]
+_Flags = npt.NDArray[np.bool_]
+
+
+class SampleMeasures(NamedTuple):
+    """What is known of n samples before they are written, each of shape (n,).
+
+    Attributes:
+        length: positions, the dummy slots of a fixed text-only row among them.
+        text_tokens: tokens of text among these positions.
+        images: images that are kept.
+        images_cut: images that were cut off.
+        supervised: labels with loss.
+        rounds: answers of which a label is left.
+        truncated: whether the record is longer than a row.
+    """
+
+    length: _Ints
+    text_tokens: _Ints
+    images: _Ints
+    images_cut: _Ints
+    supervised: _Ints
+    rounds: _Ints
+    truncated: _Flags
+
+    def part(self, start: int, stop: int) -> SampleMeasures:
+        """Some samples."""
+        return SampleMeasures._make(array[start:stop] for array in self)
+
+    def take(self, which: _Ints | _Flags) -> SampleMeasures:
+        """Samples by number, or those that are True."""
+        return SampleMeasures._make(array[which] for array in self)
+
+
+def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, SampleMeasures, dict[int, Exception]]:
+    """Cut the samples of a batch to the length of a row.
+
+    A sequence of n tokens and slots takes n - 1 positions. A run of slots that does not fit whole ends the sample
+    before it; an image that no supervised token follows is left out with all that follows the last supervised label.
+
+    Returns:
+        the samples that fit, facts about them, and what is wrong with the others, by their number in `batch`:
+        `Rejected` with TOO_LONG, NOTHING_SUPERVISED or SUPERVISED_AT_DUMMY_IMAGE (a fixed text-only row whose answer
+        would directly follow a dummy slot, from which it would then have to be predicted); RuntimeError where the
+        image of a fixed row stands elsewhere than at `image_start_idx`, a fault of the program.
+    """
+    batch = _without_first_labels(batch, layout)
+    slots, most = layout.num_patches, layout.max_sequence_length
+    begins, ends = batch.begins[:-1], batch.begins[1:]
+    run_at, run_begins = layout.slot_runs(batch)
+    runs = np.diff(run_begins)
+    of_run = np.repeat(np.arange(batch.records), runs)  # the sample of each run
+    positions = ends - begins + runs * slots - 1
+    truncated = positions > most
+
+    # The sequence that is kept, then its ids and runs.
+    kept_runs, kept = runs.copy(), np.minimum(positions, most) + 1
+    if layout.image_start_idx is None and truncated.any():
+        starts = run_at + (np.arange(len(run_at)) - run_begins[of_run]) * slots
+        unfit = truncated[of_run] & (starts + slots > most)
+        kept_runs -= np.bincount(of_run[unfit], minlength=batch.records)
+        np.minimum.at(kept, of_run[unfit], starts[unfit])
+    kept -= kept_runs * slots
+
+    labels = np.flatnonzero(batch.supervised)
+    first = np.searchsorted(labels, begins)
+    until = np.searchsorted(labels, begins + kept)
+    count = until - first
+    if layout.image_start_idx is None and len(run_at):
+        last_label = np.where(count > 0, np.append(labels, 0)[until - 1] - begins, -1)
+        unused = run_at > last_label[of_run]
+        dropped = np.bincount(of_run[unused], minlength=batch.records)
+        shortened = runs - dropped < kept_runs
+        kept = np.where(shortened, last_label + 1, kept)
+        kept_runs = np.minimum(kept_runs, runs - dropped)
+
+    # A span begins behind a token without loss, and where a sample begins.
+    begins_here = np.zeros(len(batch.ids) + 1, dtype=np.bool_)
+    begins_here[begins] = True
+    spans = labels[begins_here[labels] | ~batch.supervised[labels - 1]]
+    text_only = np.diff(batch.image_begins) == 0
+    facts = SampleMeasures(
+        length=kept + kept_runs * slots - 1,
+        text_tokens=kept - 1,
+        images=np.where(text_only, 0, kept_runs),
+        images_cut=runs - kept_runs,
+        supervised=count,
+        rounds=np.searchsorted(spans, begins + kept) - np.searchsorted(spans, begins),
+        truncated=truncated,
+    )
+    wrong = _wrong(batch, layout, facts, labels, positions)
+    if not wrong and not truncated.any() and not facts.images_cut.any():
+        return batch, facts, wrong
+    fits = np.ones(batch.records, dtype=np.bool_)
+    fits[list(wrong)] = False
+    fitting = facts.take(fits)
+    fitted = _cut(batch, np.where(fits, kept, 0), np.where(fits, facts.images, 0))
+    fitted = fitted._replace(
+        begins=np.append(0, np.cumsum(fitting.text_tokens + 1)), image_begins=np.append(0, np.cumsum(fitting.images))
+    )
+    return fitted, fitting, wrong
+
+
+def _without_first_labels(batch: SampleBatch, layout: RowLayout) -> SampleBatch:
+    """No position predicts the first token of a sequence, so it is no label, unless an image stands before it."""
+    first = batch.begins[:-1][np.diff(batch.begins) > 0]
+    if layout.image_start_idx is not None or not batch.supervised[first].any():
+        return batch
+    supervised = batch.supervised.copy()
+    supervised[first] = False
+    behind_image = np.repeat(batch.begins[:-1], np.diff(batch.image_begins))[batch.image_at == 0]
+    supervised[behind_image] = batch.supervised[behind_image]
+    return batch._replace(supervised=supervised)
+
+
+def _cut(batch: SampleBatch, ids: _Ints, images: _Ints) -> SampleBatch:
+    """The first so many ids and images of each sample."""
+    kept = _firsts(batch.begins, ids)
+    images_kept = _firsts(batch.image_begins, images)
+    return batch._replace(ids=batch.ids[kept], supervised=batch.supervised[kept], image_at=batch.image_at[images_kept])
+
+
+def _firsts(begins: _Ints, counts: _Ints) -> _Flags:
+    """Which elements are among the first so many of their sample."""
+    kept: _Flags = np.arange(begins[-1]) < np.repeat(begins[:-1] + counts, np.diff(begins))
+    return kept
+
+
+def _wrong(
+    batch: SampleBatch, layout: RowLayout, facts: SampleMeasures, labels: _Ints, positions: _Ints
+) -> dict[int, Exception]:
+    """What is wrong with samples that cannot be written, by their number."""
+    start, length = layout.image_start_idx, layout.max_sequence_length
+    begins = batch.begins[:-1]
+    first = np.searchsorted(labels, begins)
+    any_label = np.searchsorted(labels, batch.begins[1:]) > first
+    answer_at = np.append(labels, len(batch.ids))[first] - begins
+    images = np.diff(batch.image_begins)
+    first_image = np.append(batch.image_at, 0)[batch.image_begins[:-1]]
+    nothing = np.zeros(batch.records, dtype=np.bool_)
+    misplaced = nothing if start is None else (images > 1) | ((images == 1) & (first_image != start))
+    too_early = nothing if start is None else any_label & (answer_at < start + (images == 0))
+    too_long = facts.truncated & (not layout.truncate)
+
+    def explain(sample: int) -> Exception:
+        if misplaced[sample]:
+            found = f"{images[sample]} image(s), the first after {first_image[sample]} tokens"
+            return RuntimeError(f"{found}, but rows have one and image_start_idx is {start}")
+        if too_early[sample]:
+            return Rejected(
+                Reason.SUPERVISED_AT_DUMMY_IMAGE,
+                f"the answer begins at token {answer_at[sample] + 1} of a text-only record, within or right behind the "
+                f"first {start} tokens, after which the dummy image stands",
+            )
+        if too_long[sample]:
+            included = "" if start is None and not images[sample] else ", images included"
+            found = f"{positions[sample]} positions{included}, expected at most max_sequence_length {length}"
+            return Rejected(Reason.TOO_LONG, found)
+        if not facts.truncated[sample]:
+            return Rejected(Reason.NOTHING_SUPERVISED, "no answer token")
+        if start is None and facts.images_cut[sample]:
+            cut = f"nothing is supervised before image {facts.images[sample] + 1}"
+            return Rejected(Reason.NOTHING_SUPERVISED, f"{cut}, which does not fit into {length} positions")
+        return Rejected(Reason.NOTHING_SUPERVISED, f"the answer begins behind the {length} positions that are kept")
+
+    wrong = np.flatnonzero(misplaced | too_early | too_long | (facts.supervised == 0)).tolist()
+    return {sample: explain(sample) for sample in wrong}

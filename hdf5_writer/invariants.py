@@ -1,0 +1,173 @@
+"""What holds in every row of every shard, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hdf5_writer.data_params import DataParams
+from hdf5_writer.schema import ShardSize
+from hdf5_writer.tables import TABLES, rows_of_entries, sample_of_image
+
+_Array = npt.NDArray[Any]
+
+
+def table_problems(tables: Mapping[str, _Array], size: ShardSize) -> Iterator[str]:
+    """What is wrong with the offsets of a shard, from which all else is found.
+
+    Args:
+        tables: the offsets of both tables, among others.
+        size: how much the shard holds.
+    """
+    for table in TABLES:
+        offsets, entries = tables[f"{table}/offsets"], getattr(size, table)
+        if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
+            yield f"{table}/offsets does not share out {entries} {table} among {size.rows} rows in their order"
+    if (np.diff(tables["samples/offsets"]) == 0).any():
+        yield "samples/offsets has a row without a sample"
+
+
+def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tuple[str, _Array]]:
+    """The invariants of rows.
+
+    Args:
+        rows: the datasets of `schema.DATASETS`: n rows of those with positions, and the entries of `tables_of_rows`,
+            whose offsets are sound.
+        params: `data_params.json`.
+
+    Yields:
+        (what is wrong, which rows it is wrong in: shape (n,), bool), for every invariant. Rows whose tables are wrong
+        are not looked at further.
+    """
+    ids, labels, loss, hidden = (rows[name] for name in ("text_input_ids", "labels", "loss_mask", "key_padding_mask"))
+    count, width = ids.shape
+    pad, vocab, fixed_at = params.pad_id, params.vocab_size, params.image_start_idx
+
+    yield "text_input_ids has an id outside the vocabulary", _somewhere((ids < 0) | (ids >= vocab))
+    yield "labels has an id outside the vocabulary", _somewhere((labels < 0) | (labels >= vocab))
+    yield "loss_mask has something else than 0 and 1", _somewhere(loss > 1)
+
+    # Samples fill their row from its start, without gaps.
+    offsets, of_sample = rows["samples/offsets"], rows_of_entries(rows, "samples")
+    starts, lengths = (rows[f"samples/{name}"].astype(np.int64) for name in ("start", "length"))
+    before = np.cumsum(lengths) - lengths
+    expected = before - before[offsets[:-1]][of_sample]
+    off = (starts != expected) | (lengths < 1) | (starts + lengths > width)
+    # Slots lie inside one sample, image behind image.
+    of_image = rows_of_entries(rows, "images")
+    image_starts, slots = (rows[f"images/{name}"].astype(np.int64) for name in ("start", "slots"))
+    samples_broken = _in_rows(of_sample, off, count)
+    yield "samples overlap, leave a gap or do not fit into the row", samples_broken
+    sample = np.clip(sample_of_image(rows), 0, None)
+    outside = (image_starts < 0) | (slots != params.num_patches)
+    if len(slots):
+        outside |= (of_sample[sample] != of_image) | (image_starts < starts[sample])
+        outside |= image_starts + slots > starts[sample] + lengths[sample]
+        outside[1:] |= (of_image[1:] == of_image[:-1]) & (image_starts[1:] < image_starts[:-1] + slots[:-1])
+    images_broken = _in_rows(of_image, outside, count) & ~samples_broken
+    yield f"the {params.num_patches} slots of an image do not lie inside one sample", images_broken
+    if fixed_at is not None:
+        misplaced = (image_starts != fixed_at) | (np.diff(rows["images/offsets"])[of_image] > 1)
+        yield f"the image does not stand at image_start_idx {fixed_at}", _in_rows(of_image, misplaced, count)
+        short = starts + lengths < fixed_at + params.num_patches
+        yield "the sample is shorter than its image slots", _in_rows(of_sample, short, count)
+
+    sound = ~(samples_broken | images_broken)
+    keep, keep_image = sound[of_sample], sound[of_image]
+    of_sample, starts, lengths = of_sample[keep], starts[keep], lengths[keep]
+    of_image, image_starts, slots, sample = (array[keep_image] for array in (of_image, image_starts, slots, sample))
+    used = np.zeros(count, dtype=np.int64)
+    np.maximum.at(used, of_sample, starts + lengths)
+    at = np.arange(width)
+    beyond: _Array = (at >= used[:, None]) & sound[:, None]
+    attended_slots = _runs(of_image, image_starts, slots, (count, width))
+    dummy = np.zeros((count, width), dtype=np.bool_)
+    if fixed_at is not None:
+        text_only = sound & (np.diff(rows["images/offsets"]) == 0)
+        dummy[text_only, fixed_at : fixed_at + params.num_patches] = True
+
+    wrongly_hidden: _Array = (hidden != (beyond | dummy)) & sound[:, None]
+    yield (
+        "key_padding_mask does not hide exactly the padding and the dummy slots of a fixed text-only row",
+        _somewhere(wrongly_hidden),
+    )
+    yield "an image slot does not hold pad_id", _somewhere((ids != pad) & (attended_slots | dummy))
+    yield "padding does not hold pad_id", _somewhere(((ids != pad) | (labels != pad)) & beyond)
+    ends = np.zeros((count, width), dtype=np.bool_)
+    ends[of_sample, starts + lengths - 1] = True
+    within: _Array = ~(beyond | ends) & sound[:, None]
+    yield "labels is not text_input_ids one position later", _somewhere((labels[:, :-1] != ids[:, 1:]) & within[:, :-1])
+    yield "padding is supervised", _somewhere((loss != 0) & beyond)
+    yield (
+        "an image slot, or in a fixed row the text before it, is supervised",
+        _somewhere((loss != 0) & _unsupervisable(rows, params, of_image, image_starts, slots, sample, dummy)),
+    )
+    losses = np.concatenate((np.zeros((count, 1), np.int64), np.cumsum(loss, axis=1, dtype=np.int64)), axis=1)
+    none = losses[of_sample, starts + lengths] == losses[of_sample, starts]
+    yield "nothing is supervised in a sample", _in_rows(of_sample, none, count)
+    if params.bos_id >= 0:
+        begins_with_image = attended_slots[of_sample, starts] | dummy[of_sample, starts]
+        no_bos = ~begins_with_image & (ids[of_sample, starts] != params.bos_id)
+        yield "a sample does not begin with BOS", _in_rows(of_sample, no_bos, count)
+    paths = rows["images/path"].tolist()
+    of_path = rows_of_entries(rows, "images")
+    no_path = np.array([not path for path in paths], dtype=np.bool_)
+    yield "an image has no path", _in_rows(of_path, no_path, count)
+    not_utf8 = np.array([not _is_utf8(path) for path in paths], dtype=np.bool_)
+    yield "images/path is not UTF-8", _in_rows(of_path, not_utf8, count)
+
+
+def _unsupervisable(
+    rows: Mapping[str, _Array],
+    params: DataParams,
+    of_image: _Array,
+    image_starts: _Array,
+    slots: _Array,
+    sample: _Array,
+    dummy: _Array,
+) -> _Array:
+    """Positions whose label must not count: those that would predict a slot, and in fixed rows all before the image.
+
+    The label at the last slot is the first token after the image: that may be supervised, but not in a fixed text-only
+    row, where the slot is a dummy.
+    """
+    count, width = dummy.shape
+    if params.image_start_idx is not None:
+        before = np.broadcast_to(np.arange(width) < params.image_start_idx + params.num_patches - 1, dummy.shape)
+        return before | dummy
+    # An image at the very start of its sample has no position before it; there stands the sample before.
+    starts_sample = image_starts == rows["samples/start"][sample]
+    return _runs(of_image, image_starts - 1 + starts_sample, slots - starts_sample, (count, width))
+
+
+def _runs(of_row: _Array, starts: _Array, lengths: _Array, shape: tuple[int, int]) -> _Array:
+    """(n, max_sequence_length) bool: the runs of positions that begin at `starts`, in rows `of_row`."""
+    edges = np.zeros((shape[0], shape[1] + 1), dtype=np.int32)
+    np.add.at(edges, (of_row, starts), 1)
+    np.add.at(edges, (of_row, starts + lengths), -1)
+    inside: _Array = np.cumsum(edges[:, :-1], axis=1) > 0
+    return inside
+
+
+def _in_rows(of_row: _Array, broken: _Array, count: int) -> _Array:
+    """Rows of which an entry is broken."""
+    found = np.zeros(count, dtype=np.bool_)
+    found[of_row[broken]] = True
+    return found
+
+
+def _somewhere(condition: _Array) -> _Array:
+    """Rows in which a condition holds at any position."""
+    rows: _Array = np.logical_or.reduce(condition, axis=1)
+    return rows
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
