@@ -154,7 +154,7 @@ class InspectedRows(Sequence[Row]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return "\n".join(terminal_rows(self._side.dataset, self._rows, self._side.speller, coloured=False))
+        return "\n".join(terminal_rows(self._rows, self._side.speller, coloured=False))
 
     def _repr_html_(self) -> str:
         page = rows_page(self._side, self._rows, self._selection).decode()

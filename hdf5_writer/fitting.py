@@ -45,7 +45,7 @@ class SampleMeasures(NamedTuple):
         return SampleMeasures._make(array[which] for array in self)
 
 
-def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, SampleMeasures, dict[int, Exception]]:
+def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, SampleMeasures, dict[int, Rejected]]:
     """Cut the samples of a batch to the length of a row.
 
     A sequence of n tokens and slots takes n - 1 positions. A run of slots that does not fit whole ends the sample
@@ -53,9 +53,9 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
 
     Returns:
         the samples that fit, facts about them, and what is wrong with the others, by their number in `batch`:
-        `Rejected` with TOO_LONG, NOTHING_SUPERVISED or SUPERVISED_AT_DUMMY_IMAGE (a fixed text-only row whose answer
-        would directly follow a dummy slot, from which it would then have to be predicted); RuntimeError where the
-        image of a fixed row stands elsewhere than at `image_start_idx`, a fault of the program.
+        `Rejected` with TOO_LONG, NOTHING_SUPERVISED, and in fixed rows IMAGE_NOT_AT_START_IDX (which templates that put
+        the image in front never lead to) or SUPERVISED_AT_DUMMY_IMAGE (a text-only answer would directly follow a
+        dummy slot, from which it would then have to be predicted).
     """
     batch = _without_first_labels(batch, layout)
     slots, most = layout.num_patches, layout.max_sequence_length
@@ -141,7 +141,7 @@ def _firsts(begins: _Ints, counts: _Ints) -> _Flags:
 
 def _wrong(
     batch: SampleBatch, layout: RowLayout, facts: SampleMeasures, labels: _Ints, positions: _Ints
-) -> dict[int, Exception]:
+) -> dict[int, Rejected]:
     """What is wrong with samples that cannot be written, by their number."""
     start, length = layout.image_start_idx, layout.max_sequence_length
     begins = batch.begins[:-1]
@@ -151,14 +151,17 @@ def _wrong(
     images = np.diff(batch.image_begins)
     first_image = np.append(batch.image_at, 0)[batch.image_begins[:-1]]
     nothing = np.zeros(batch.records, dtype=np.bool_)
-    misplaced = nothing if start is None else (images > 1) | ((images == 1) & (first_image != start))
+    misplaced = nothing if start is None else (images > 0) & (first_image != start)
     too_early = nothing if start is None else any_label & (answer_at < start + (images == 0))
     too_long = facts.truncated & (not layout.truncate)
 
-    def explain(sample: int) -> Exception:
+    def explain(sample: int) -> Rejected:
         if misplaced[sample]:
-            found = f"{images[sample]} image(s), the first after {first_image[sample]} tokens"
-            return RuntimeError(f"{found}, but rows have one and image_start_idx is {start}")
+            return Rejected(
+                Reason.IMAGE_NOT_AT_START_IDX,
+                f"the image stands after {first_image[sample]} tokens, in fixed rows after {start} (image_start_idx); "
+                "processor.packing best_fit, or dataset.max_images above 1, lets it stand anywhere",
+            )
         if too_early[sample]:
             return Rejected(
                 Reason.SUPERVISED_AT_DUMMY_IMAGE,

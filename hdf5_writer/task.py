@@ -182,7 +182,7 @@ class _Work:
         batch, failed = stages.batches.encode(rendered)
         lap("tokenize")
         fitted, facts, unfit = fit_samples(batch, self._layout)
-        failed = unfit | failed
+        failed = {**unfit, **failed}
         if failed:
             for number in sorted(failed):
                 self._judge(lines[number], failed[number])

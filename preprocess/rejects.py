@@ -44,6 +44,7 @@ class Reason(str, Enum):
     # The tokens.
     TOO_LONG = "too_long"
     NOTHING_SUPERVISED = "nothing_supervised"
+    IMAGE_NOT_AT_START_IDX = "image_not_at_start_idx"
     SUPERVISED_AT_DUMMY_IMAGE = "supervised_at_dummy_image"
     # The task.
     SKIPPED = "skipped"

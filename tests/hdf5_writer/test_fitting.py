@@ -136,10 +136,10 @@ def test_a_fixed_text_only_answer_right_behind_the_dummy_image_is_rejected() -> 
         fit(sample([1, 2, 3, 4, 5], spans), FREE)
 
 
-def test_an_image_at_another_place_in_fixed_rows_is_a_fault_of_the_program() -> None:
-    for image_at in ((3,), (2, 3)):
-        with pytest.raises(RuntimeError, match="image_start_idx is 2"):
-            fit(sample([1, 2, 3, 4], [(3, 4)], *image_at), FIXED)
+def test_an_image_at_another_place_cannot_stand_in_a_fixed_row() -> None:
+    with pytest.raises(Rejected, match="the image stands after 3 tokens, in fixed rows after 2"):
+        fit(sample([1, 2, 3, 4], [(3, 4)], 3), FIXED)
+    fit(sample([1, 2, 3, 4], [(3, 4)], 3), FREE)
 
 
 def test_the_first_token_is_no_label_unless_an_image_stands_before_it() -> None:
