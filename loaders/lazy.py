@@ -52,6 +52,7 @@ class DataArguments:
         is_multimodal: a text-only sample gets an image of zeros.
         image_processor: a transformers image processor, which is then called; None is CLIP's at `image_size`.
         image_size: edge of the image where there is no processor.
+        max_images: images that a record may have.
     """
 
     data_path: str | Path = ""
@@ -61,13 +62,15 @@ class DataArguments:
     is_multimodal: bool = False
     image_processor: Any = None
     image_size: int = 336
+    max_images: int = 1
 
 
 class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
     """Samples of a `.json` (one array) or `.jsonl` file: `input_ids`, `labels` (length,) int64, `image` (3, H, W).
 
-    The image stands in `input_ids` as one -200; labels without loss are -100 and are not shifted. `image` is there
-    for a record with an image when `image_folder` is given, and as zeros for the others when `is_multimodal`.
+    An image stands in `input_ids` as one -200; labels without loss are -100 and are not shifted. `image` is there
+    for a record with an image when `image_folder` is given, and as zeros for the others when `is_multimodal`; of a
+    record with several it is (N, 3, H, W).
     """
 
     def __init__(self, data_path: str | Path, tokenizer: Any, data_args: Any) -> None:
@@ -88,7 +91,9 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         self._tokenizer = _LazyTokenizer.of(tokenizer)
         self._encoder = Encoder(self._tokenizer.tokenizer)
         version = getattr(data_args, "version", "vicuna_v1")
-        dataset = DatasetConfig(system_prompt_style=_VERSIONS.get(version, version))
+        dataset = DatasetConfig(
+            system_prompt_style=_VERSIONS.get(version, version), max_images=getattr(data_args, "max_images", 1)
+        )
         self._renderer = renderer_for(dataset, self._tokenizer.tokenizer)
         folder = getattr(data_args, "image_folder", None)
         self._folder = None if folder is None else Path(folder)
@@ -138,7 +143,8 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             if self._is_multimodal:
                 sample["image"] = self._images.blank()
         elif self._folder is not None:
-            sample["image"] = self._images.read(self._folder / images[0])
+            pixels = [self._images.read(self._folder / image) for image in images]
+            sample["image"] = pixels[0] if len(pixels) == 1 else torch.stack(pixels)
         return sample
 
     @property
@@ -174,7 +180,7 @@ class DataCollatorForSupervisedDataset:
         self._tokenizer = _LazyTokenizer.of(tokenizer)
 
     def __call__(self, instances: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
-        """Make a batch; `images` is (B, 3, H, W), or a list where sizes differ.
+        """Make a batch; `images` is (N, 3, H, W) for all N images in order, or a list where sizes differ.
 
         Raises:
             ValueError: some samples have an image and some have none.
@@ -196,6 +202,7 @@ class DataCollatorForSupervisedDataset:
                     f"{len(instances) - len(images)} of {len(instances)} samples have no image; "
                     "set is_multimodal of the data arguments, so that they get one of zeros"
                 )
+            images = [one for image in images for one in (image if image.ndim == 4 else image[None])]
             alike = all(image.shape == images[0].shape for image in images)
             batch["images"] = torch.stack(images) if alike else images
         return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from preprocess.record_images import read_images
-from preprocess.record_keys import MEDIA_KEYS, RecordKeys
+from preprocess.record_keys import IMAGES, MEDIA_KEYS, RecordKeys
 from preprocess.records import json_type
 from preprocess.rejects import Reason, Rejected, shorten
 
@@ -21,14 +21,15 @@ def flatten_messages(record: dict[str, Any], keys: RecordKeys) -> dict[str, Any]
     places, and the parts name the images only, as in XTuner's data.
 
     Raises:
-        Rejected: a part that is neither text nor image, an image part without a path among others that have one,
-            images named by parts and by the record too, a call of a tool.
+        Rejected: a part that is neither text nor image, image parts of which some have a path or an index and others
+            not, indices that are not those of the record's images, images named by parts and by the record too, a call
+            of a tool.
     """
     messages = record.get(keys.turns)
     if type(messages) is not list:
         return record  # which the reader rejects
     flat: list[Any] = []
-    images: list[str | None] = []
+    images: list[str | int | None] = []
     for number, message in enumerate(messages, start=1):
         if type(message) is dict:
             for name in _CALLS:
@@ -40,24 +41,42 @@ def flatten_messages(record: dict[str, Any], keys: RecordKeys) -> dict[str, Any]
                 message = message | {keys.content: text}
                 images += named
         flat.append(message)
-    if not images or images.count(None) == len(images):
-        return record | {keys.turns: flat}
-    if None in images:
+    if any(image is not None for image in images):
+        return record | {IMAGES: None, keys.image: _named(images, read_images(record, keys)), keys.turns: flat}
+    return record | {keys.turns: flat}
+
+
+def _named(images: list[str | int | None], of_record: tuple[str, ...]) -> list[str]:
+    """The paths of image parts, of which each has a path, or each the number of an image of the record."""
+    paths = [image for image in images if type(image) is str]
+    numbers = [image for image in images if type(image) is int]
+    if len(images) not in (len(paths), len(numbers)):
         raise Rejected(
             Reason.IMAGE_NOT_A_PATH,
-            f"{images.count(None)} of {len(images)} image parts have no path, expected one in each or in none",
+            f"of {len(images)} image parts {len(paths)} have a path and {len(numbers)} an index, "
+            "expected the same of all",
         )
-    if read_images(record, keys):
+    if paths and of_record:
         raise Rejected(
             Reason.IMAGES_NAMED_TWICE, "both the record and its messages name images, expected one of them to"
         )
-    return record | {keys.turns: flat, keys.image: images}
+    if numbers and max(numbers) >= len(of_record):
+        raise Rejected(
+            Reason.TOKEN_WITHOUT_IMAGE,
+            f"an image part has the index {max(numbers)}, but there are {len(of_record)} images",
+        )
+    if numbers and len(set(numbers)) < len(of_record):
+        raise Rejected(
+            Reason.IMAGE_WITHOUT_TOKEN,
+            f"image parts have {len(set(numbers))} indices, but there are {len(of_record)} images",
+        )
+    return paths or [of_record[number] for number in numbers]
 
 
-def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str | None]]:
-    """The text of a message, and the path of each image part, None where it has none."""
+def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str | int | None]]:
+    """The text of a message, and what names the image of each image part."""
     texts: list[str | None] = []  # None for an image
-    images: list[str | None] = []
+    images: list[str | int | None] = []
     for part in parts:
         kind = part.get("type") if type(part) is dict else None
         if kind == "text":
@@ -80,13 +99,15 @@ def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str |
     return "".join(for_image if text is None else text for text in texts), images
 
 
-def _path(part: dict[str, Any], number: int) -> str | None:
-    """What an image part names its image by."""
+def _path(part: dict[str, Any], number: int) -> str | int | None:
+    """What an image part names its image by: a path or, as in TRL's example data, its index among the record's."""
     found = next((part[name] for name in _PATH_KEYS if part.get(name)), None)
     if type(found) is dict and found.get("url"):  # OpenAI's
         found = found["url"]
+    if found is None and type(part.get("index")) is int and part["index"] >= 0:
+        return int(part["index"])
     if type(found) is not str and found is not None:
         raise Rejected(
             Reason.IMAGE_NOT_A_PATH, f"an image part of turn {number} has {json_type(found)}, expected a path"
         )
-    return found or None
+    return found

@@ -171,6 +171,40 @@ def test_the_length_limit_cuts_text_in_the_sample_and_images_in_the_batch(record
     assert batch["input_ids"].shape == (2, 40)
 
 
+def test_several_images_are_in_the_sample_and_in_the_batch_in_order(tmp_path: Path) -> None:
+    paths = ["shapes/0001.png", "shapes/0002.png"]
+    records = [
+        {"images": paths, "conversations": turn_pair("<image> or <image>?", "A")},
+        {"image": paths[1], "conversations": turn_pair("<image>\nQ", "A")},
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    lazy = LazySupervisedDataset(path, TOKENIZER, DataArguments(image_folder=IMAGES, max_images=2, image_size=28))
+    two, one = lazy
+    assert (two["input_ids"] == -200).sum() == 2
+    assert (two["labels"][two["input_ids"] == -200] == -100).all()
+    assert (two["image"].shape, one["image"].shape) == ((2, 3, 28, 28), (3, 28, 28))
+    assert torch.equal(two["image"][1], one["image"])
+    images = DataCollatorForSupervisedDataset(TOKENIZER)([two, one])["images"]
+    assert torch.equal(images, torch.stack([*two["image"], one["image"]]))
+    with pytest.raises(ValueError, match="line 1: too_many_images"):
+        LazySupervisedDataset(path, TOKENIZER, DataArguments(image_folder=IMAGES))[0]
+
+
+def test_records_of_messages_are_read_and_counted(tmp_path: Path) -> None:
+    part = {"type": "image", "image": "shapes/0001.png"}
+    question = {"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": [question, {"role": "assistant", "content": "A star."}]}])
+    same = write_jsonl(
+        tmp_path / "b.jsonl", [{"image": part["image"], "conversations": turn_pair("<image>What is it?", "A star.")}]
+    )
+    found, expected = (
+        LazySupervisedDataset(one, TOKENIZER, DataArguments(image_folder=IMAGES)) for one in (path, same)
+    )
+    for key in ("input_ids", "labels", "image"):
+        assert torch.equal(found[0][key], expected[0][key])
+    assert (found.lengths, found.modality_lengths) == (expected.lengths, expected.modality_lengths)
+
+
 def test_lengths_are_the_authors_estimates(tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "records.jsonl",

@@ -77,6 +77,20 @@ def test_the_record_may_name_the_images_of_the_parts() -> None:
     assert reason_of({**record, "images": ["sky.png", "sea.png"]}) is Reason.IMAGE_WITHOUT_TOKEN
 
 
+def test_parts_may_have_the_index_of_their_image() -> None:
+    """As in HuggingFaceH4/llava-instruct-mix-vsft, TRL's example data."""
+
+    def indexed(*indices: int, images: tuple[str, ...] = ("a.png", "b.png")) -> dict[str, Any]:
+        parts = [{"type": "image", "text": None, "index": index} for index in indices]
+        return {"images": list(images), **user(*parts, {"type": "text", "text": "Q", "index": None})}
+
+    found = read(indexed(1, 0))
+    assert (found.images, found.rounds, found.unused_keys) == (("b.png", "a.png"), [("<image><image>Q", "A")], ())
+    assert read(indexed(0, 0, images=("a.png",))).images == ("a.png", "a.png")
+    assert reason_of(indexed(0, 2)) is Reason.TOKEN_WITHOUT_IMAGE
+    assert reason_of(indexed(0)) is Reason.IMAGE_WITHOUT_TOKEN
+
+
 def test_texts_of_messages_may_hold_the_tokens() -> None:
     record = {"images": ["a", "b"], "messages": [{"role": "user", "content": "<image>Q<image>"}, ANSWER]}
     found = read(record)

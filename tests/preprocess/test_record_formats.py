@@ -124,7 +124,7 @@ _VALUES = st.one_of(
 _PARTS = st.one_of(
     _VALUES,
     st.dictionaries(
-        st.sampled_from(["type", "text", "image", "path", "url", "image_url"]),
+        st.sampled_from(["type", "text", "image", "path", "url", "image_url", "index"]),
         st.one_of(_VALUES, st.sampled_from(["text", "image", "image_url", "video"]), st.just({"url": "a.png"})),
         max_size=3,
     ),
