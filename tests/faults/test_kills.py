@@ -118,10 +118,13 @@ def test_two_runs_in_one_folder(run: Run, wanted: dict[str, str]) -> None:
     while not (run.out / ".work" / "plan.json").exists():
         assert first.poll() is None
         time.sleep(0.01)
-    code, stderr = run.finish()
-    if first.poll() is None:
-        assert code == 2
-        assert "another run is writing here" in stderr
+    os.killpg(first.pid, signal.SIGSTOP)  # it holds the folder for as long as the second one tries
+    try:
+        code, stderr = run.finish()
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
+    assert code == 2
+    assert "another run is writing here" in stderr
     assert first.wait() == 0
     assert output_digests(run.out) == wanted
 

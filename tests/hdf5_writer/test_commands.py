@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,31 +69,25 @@ def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path) -> None:
 def test_the_same_bytes_after_kills_of_the_whole_group(tmp_path: Path) -> None:
     write_jsonl(
         tmp_path / "in" / "a.jsonl",
-        [{"conversations": turn_pair(f"Question {i}? " * 20, f"Answer {i}. " * 40)} for i in range(4000)]
+        [{"conversations": turn_pair(f"Question {i}? " * 20, f"Answer {i}. " * 40)} for i in range(1000)]
         + [{"conversations": []}],
     )
-    arguments = [f"setup.input_dir={tmp_path / 'in'}", "setup.output_dir=out", "setup.samples_per_shard=200"]
+    arguments = [f"setup.input_dir={tmp_path / 'in'}", "setup.output_dir=out", "setup.samples_per_shard=50"]
     places = {}
     for place in ("undisturbed", "killed"):
         places[place] = tmp_path / place
         places[place].mkdir()
-    began = time.monotonic()
     assert run(*arguments, cwd=places["undisturbed"]).returncode == 0
-    takes = time.monotonic() - began
-    choose, out = random.Random(0), places["killed"] / "out"
-    finished_between = []
-    for _ in range(5):
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=places["killed"],
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(choose.uniform(0.3, 1) * takes * 0.8)
+    out = places["killed"] / "out"
+    finished = []
+    for wanted in (0, 1, 5, 12):
+        process = started(places["killed"], *arguments)
+        wait_until(functools.partial(has_shards, out, wanted), process)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        finished_between.append(len(list(out.glob("examples-*.h5"))))
+        process.communicate()
+        finished.append(len(shards_of(out)))
+    assert finished == sorted(finished), "no kill takes away what was finished"
+    assert 12 <= finished[-1] <= 21
     assert run(*arguments, cwd=places["killed"]).returncode == 0
     assert output_digests(out) == output_digests(places["undisturbed"] / "out")
     assert not list(out.rglob("*.tmp"))
@@ -101,20 +95,45 @@ def test_the_same_bytes_after_kills_of_the_whole_group(tmp_path: Path) -> None:
     assert verified.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
-    write_jsonl(tmp_path / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A " * 300)} for _ in range(20_000)])
-    process = subprocess.Popen(
-        [*COMMAND, f"setup.input_dir={tmp_path / 'a.jsonl'}", "setup.samples_per_shard=100", "setup.processes=2"],
-        cwd=tmp_path,
+def shards_of(out: Path) -> list[Path]:
+    return list(out.glob("examples-*.h5"))
+
+
+def has_shards(out: Path, wanted: int) -> bool:
+    return (out / ".work").is_dir() and len(shards_of(out)) >= wanted
+
+
+def started(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=place,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until something is so, which the process brings about before it ends."""
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def long_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records that take longer than any test waits."""
+    record = {"conversations": turn_pair("Q " * 500, "A " * 300)}
+    return write_jsonl(tmp_path_factory.mktemp("long") / "a.jsonl", [record] * 20_000)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, long_input: Path, number: signal.Signals) -> None:
+    options = ("setup.samples_per_shard=100", "setup.processes=2")
+    process = started(tmp_path, f"setup.input_dir={long_input}", *options)
     out = tmp_path / "quickstart_output"
-    while not list(out.glob("examples-*.h5")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: bool(shards_of(out)), process)
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number
@@ -127,21 +146,21 @@ def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, number: signa
     assert not (out / "data_params.json").exists()
 
 
-@pytest.mark.parametrize("delay", [0, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0])
-def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, delay: float) -> None:
-    write_jsonl(tmp_path / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A " * 300)} for _ in range(20_000)])
-    process = subprocess.Popen(
-        [*COMMAND, f"setup.input_dir={tmp_path / 'a.jsonl'}", "setup.samples_per_shard=500", "setup.processes=3"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.mark.parametrize("moment", ["handles", "makes folders", "indexes", "has a plan", "has shards"])
+def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, long_input: Path, moment: str) -> None:
+    options = ("setup.samples_per_shard=500", "setup.processes=3")
+    process = started(tmp_path, f"setup.input_dir={long_input}", *options)
+    out = tmp_path / "quickstart_output"
     # Before a line of ours has run, Python itself answers.
-    while not _handles(process.pid, signal.SIGTERM):
-        assert process.poll() is None
-        time.sleep(0.005)
-    time.sleep(delay)
+    wait_until(lambda: _handles(process.pid, signal.SIGTERM), process)
+    reached: dict[str, Callable[[], bool]] = {
+        "handles": lambda: True,
+        "makes folders": lambda: (out / ".work").is_dir(),
+        "indexes": lambda: any((out / ".work").rglob("*.i64")),
+        "has a plan": lambda: any((out / ".work").rglob("plan.json")),
+        "has shards": lambda: len(shards_of(out)) >= 2,
+    }
+    wait_until(reached[moment], process)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert "interrupted" in stderr
