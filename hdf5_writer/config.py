@@ -80,7 +80,7 @@ class Config(Section):
         if not self.setup.shuffle:
             setup.pop("seed")
         processor = self.processor.model_dump(exclude={"tokenizer_type"})
-        dataset = self.dataset.model_dump(exclude={"image_dir"})
+        dataset = self.dataset.model_dump(exclude={"image_dir", "chat_template"})
         return {"setup": setup, "processor": processor, "dataset": dataset}
 
     def as_json(self) -> dict[str, Any]:

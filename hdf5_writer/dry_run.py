@@ -19,7 +19,6 @@ from preprocess.images import require_image_dir
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
 from preprocess.samples import Sample, batch_of
-from preprocess.tokenize.tokenizer import load_tokenizer
 
 _MOST_TRIED = 1000
 
@@ -30,7 +29,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
     Raises:
         ConfigError: what would stop the run at its start.
     """
-    stages = Stages(config, load_tokenizer(config.processor.tokenizer_type))
+    stages = Stages.for_planning(config)
     facts = stages.tokenizer_params()
     layout = row_layout(config, facts)
     require_image_dir(config.dataset)

@@ -23,8 +23,8 @@ from hdf5_writer.publish import DamagedError, publish, seal, unseal
 from hdf5_writer.receipts import unfinished_tasks
 from hdf5_writer.stages import Stages, row_layout
 from preprocess.config import ConfigError
+from preprocess.templates.jinja.source import chat_template_digest
 from preprocess.tokenize.folder import tokenizer_digest
-from preprocess.tokenize.tokenizer import load_tokenizer
 
 
 def make_folders(layout: OutputLayout) -> None:
@@ -111,7 +111,11 @@ def _plan_there(layout: OutputLayout) -> Plan | None:
 
 
 def _differences(plan: Plan, config: Config, limit: int | None, files: list[InputFile]) -> list[str]:
-    return differences(plan, config, limit, tokenizer_digest(config.processor.tokenizer_type), files)
+    tokenizer = config.processor.tokenizer_type
+    found = differences(plan, config, limit, tokenizer_digest(tokenizer), files)
+    if not found and plan.tokenizer.chat_template != chat_template_digest(config.dataset, tokenizer):
+        found.append("the text of the chat template is another")
+    return found
 
 
 def _refuse(layout: OutputLayout, found: list[str]) -> NoReturn:
@@ -163,7 +167,7 @@ def tokenizer_params(config: Config) -> TokenizerParams:
     Raises:
         ConfigError: the tokenizer cannot be used, or the image does not fit into max_sequence_length.
     """
-    facts = Stages(config, load_tokenizer(config.processor.tokenizer_type)).tokenizer_params()
+    facts = Stages.for_planning(config).tokenizer_params()
     row_layout(config, facts)
     return facts
 

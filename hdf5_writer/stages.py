@@ -14,7 +14,8 @@ from preprocess.images import ImageChecker
 from preprocess.records import parse_record
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample
-from preprocess.templates import renderer_for
+from preprocess.templates import check_template, renderer_for
+from preprocess.templates.jinja.source import chat_template_digest
 from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -29,9 +30,21 @@ class Stages:
         self.encoder = Encoder(tokenizer)
         self.batches = BatchEncoder(self.encoder)
         self.renderer = renderer_for(dataset, tokenizer)
+        self._chat_template = chat_template_digest(dataset, tokenizer.name)
         self.images = ImageChecker(dataset.image_dir, dataset.check_images)
         self._reader = ConversationReader(dataset, self.renderer.traits)
         self.image_start_idx = len(self.encoder.encode(self.renderer.before_image()).ids)
+
+    @classmethod
+    def for_planning(cls, config: Config) -> Stages:
+        """The stages with a tokenizer loaded now and a template that was tried.
+
+        Raises:
+            ConfigError: the tokenizer or the template cannot be used.
+        """
+        tokenizer = load_tokenizer(config.processor.tokenizer_type)
+        check_template(config.dataset, tokenizer)
+        return cls(config, tokenizer)
 
     def tokenizer_params(self) -> TokenizerParams:
         """What the plan keeps of tokenizer and template."""
@@ -43,6 +56,7 @@ class Stages:
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             image_start_idx=self.image_start_idx,
+            chat_template=self._chat_template,
         )
 
     def read(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:

@@ -177,8 +177,8 @@ class _Work:
         lines, conversations = self._pass(
             "validate", lambda found: stages.read(*found), lines, list(zip(records, formats, strict=True))
         )
-        rendered = [stages.renderer.render(conversation) for conversation in conversations]
-        lap("render")
+        lines, texts = self._pass("render", lambda found: (found, stages.renderer.render(found)), lines, conversations)
+        conversations, rendered = [found for found, _ in texts], [segments for _, segments in texts]
         batch, failed = stages.batches.encode(rendered)
         lap("tokenize")
         fitted, facts, unfit = fit_samples(batch, self._layout)

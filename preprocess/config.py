@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,8 @@ class DatasetConfig(Section):
     """The records, the template they are rendered with, and their images."""
 
     system_prompt_style: str
+    chat_template: Path | None = None
+    chat_template_date: date | None = None
     image_dir: Path | None = None
     check_images: Literal["none", "exists", "decode"] = "exists"
     image_size: Annotated[int, Field(ge=1, le=2**14)] = 336
@@ -56,10 +59,18 @@ class DatasetConfig(Section):
     use_ftfy: bool = False
     empty_answer: Literal["reject", "drop_round", "keep"] | None = None
 
-    @field_validator("image_dir", mode="before")
+    @field_validator("image_dir", "chat_template", mode="before")
     @classmethod
     def _expand(cls, value: object) -> object:
         return as_path(value)
+
+    @field_validator("chat_template_date", mode="before")
+    @classmethod
+    def _as_date(cls, value: object) -> object:
+        try:
+            return date.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError(f"it is {value!r}, expected a date such as 2024-07-26") from None
 
     @model_validator(mode="after")
     def _keys_are_different(self) -> DatasetConfig:

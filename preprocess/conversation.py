@@ -109,7 +109,7 @@ def read_conversation(
         max_images: more are rejected.
         repair_text: pass every text through `ftfy.fix_text` (NFC) first.
         empty_answer: what becomes of a round whose answer is null, empty or blank: the record is rejected; the round
-            is left out, unless no other is left, and its images belong to the next; or the answer is "".
+            is left out, unless no other is left, and its images belong to the next; or it is kept, null as "".
 
     Raises:
         Rejected: with the reason of the first thing that is wrong.

@@ -41,6 +41,9 @@ class Reason(str, Enum):
     IMAGE_OUTSIDE = "image_outside"
     IMAGE_MISSING = "image_missing"
     IMAGE_UNREADABLE = "image_unreadable"
+    # The chat template.
+    CHAT_TEMPLATE_FAILED = "chat_template_failed"
+    CHAT_TEMPLATE_CHANGES_TEXT = "chat_template_changes_text"
     # The tokens.
     TOO_LONG = "too_long"
     NOTHING_SUPERVISED = "nothing_supervised"

@@ -38,6 +38,7 @@ class TokenizerParams:
     eos_id: int
     pad_id: int
     image_start_idx: int
+    chat_template: str | None = None  # digest of a Jinja template
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,12 @@ class Plan:
         """The config with its relative folders made absolute."""
         dataset, processor = self.config.dataset, self.config.processor
         images = None if dataset.image_dir is None else Path(self.base, dataset.image_dir)
+        template = None if dataset.chat_template is None else Path(self.base, dataset.chat_template)
         folder = Path(self.base, Path(processor.tokenizer_type).expanduser())
         tokenizer = str(folder) if folder.is_dir() else processor.tokenizer_type
         return self.config.model_copy(
             update={
-                "dataset": dataset.model_copy(update={"image_dir": images}),
+                "dataset": dataset.model_copy(update={"image_dir": images, "chat_template": template}),
                 "processor": processor.model_copy(update={"tokenizer_type": tokenizer}),
             }
         )

@@ -1,22 +1,40 @@
 """`dataset.system_prompt_style` → what turns a conversation into segments.
 
-A template is data, an entry in `llava.py` (the seven of LLaVA 1.5) or in `named.py` (those of today's language models).
+A template is data, an entry in `llava.py` (the seven of LLaVA 1.5) or in `named.py` (those of today's language models);
+or it is a Jinja text (`jinja/`).
 """
 
 from __future__ import annotations
+
+import datetime
 
 from preprocess.config import ConfigError, DatasetConfig
 from preprocess.segments import Special
 from preprocess.settings import did_you_mean
 from preprocess.templates.chat import ChatRenderer
+from preprocess.templates.jinja.check import check_in_child
+from preprocess.templates.jinja.renderer import JinjaRenderer
+from preprocess.templates.jinja.sandbox import TemplateFault
+from preprocess.templates.jinja.source import CHAT_TEMPLATE_STYLE, TemplateSource, read_chat_template
 from preprocess.templates.llava import TEMPLATES, LlavaRenderer, Template
 from preprocess.templates.named import CHAT_TEMPLATES
 from preprocess.templates.renderer import Renderer
 from preprocess.tokenize.tokenizer import Tokenizer
 
-__all__ = ["CHAT_TEMPLATES", "STYLES", "TEMPLATES", "ChatRenderer", "LlavaRenderer", "Renderer", "renderer_for"]
+__all__ = [
+    "CHAT_TEMPLATES",
+    "STYLES",
+    "TEMPLATES",
+    "ChatRenderer",
+    "LlavaRenderer",
+    "Renderer",
+    "check_template",
+    "renderer_for",
+]
 
-STYLES = (*TEMPLATES, *CHAT_TEMPLATES)
+STYLES = (*TEMPLATES, *CHAT_TEMPLATES, CHAT_TEMPLATE_STYLE)
+# What Meta's templates write where no date is given.
+_DATE = datetime.date(2024, 7, 26)
 
 
 def renderer_for(dataset: DatasetConfig, tokenizer: Tokenizer) -> Renderer:
@@ -27,6 +45,11 @@ def renderer_for(dataset: DatasetConfig, tokenizer: Tokenizer) -> Renderer:
             lacks.
     """
     style = dataset.system_prompt_style
+    if style == CHAT_TEMPLATE_STYLE:
+        return _jinja_renderer(dataset, tokenizer)
+    for key in ("chat_template", "chat_template_date"):
+        if getattr(dataset, key) is not None:
+            raise ConfigError(f"dataset.{key} is for system_prompt_style chat_template, not {style!r}; remove it")
     if style in TEMPLATES:
         return _llava_renderer(TEMPLATES[style], dataset, tokenizer)
     if style not in CHAT_TEMPLATES:
@@ -35,13 +58,50 @@ def renderer_for(dataset: DatasetConfig, tokenizer: Tokenizer) -> Renderer:
             f"the templates are {', '.join(STYLES)}"
         )
     template = CHAT_TEMPLATES[style]
+    _check_end(dataset)
+    _check_system(dataset, template.takes_system)
+    return ChatRenderer(template, tokenizer, dataset.system_prompt, f"dataset.system_prompt_style {style}")
+
+
+def check_template(dataset: DatasetConfig, tokenizer: Tokenizer) -> None:
+    """Try a Jinja template in a process of its own, once, before `renderer_for` sets it up in this one.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if dataset.system_prompt_style == CHAT_TEMPLATE_STYLE:
+        source = read_chat_template(dataset, tokenizer.name)
+        try:
+            check_in_child(source, tokenizer.added, dataset.chat_template_date or _DATE)
+        except TemplateFault as fault:
+            raise _unusable(source, fault) from None
+
+
+def _jinja_renderer(dataset: DatasetConfig, tokenizer: Tokenizer) -> JinjaRenderer:
+    _check_end(dataset)
+    source = read_chat_template(dataset, tokenizer.name)
+    try:
+        renderer = JinjaRenderer(source, tokenizer, dataset.system_prompt, dataset.chat_template_date or _DATE)
+    except TemplateFault as fault:
+        raise _unusable(source, fault) from None
+    _check_system(dataset, renderer.traits.takes_system)
+    return renderer
+
+
+def _unusable(source: TemplateSource, fault: TemplateFault) -> ConfigError:
+    return ConfigError(
+        f"dataset.system_prompt_style chat_template: the template of {source.where} cannot be used: {fault}; "
+        "correct it, or name another in dataset.chat_template or system_prompt_style"
+    )
+
+
+def _check_end(dataset: DatasetConfig) -> None:
     for key, is_given in (("append_eos", dataset.append_eos), ("end_token", dataset.end_token is not None)):
         if is_given:
             raise ConfigError(
-                f"dataset.{key} is set, but the template {style!r} has an end-of-turn token of its own; remove it"
+                f"dataset.{key} is set, but the template {dataset.system_prompt_style!r} has an end-of-turn token of "
+                "its own; remove it"
             )
-    _check_system(dataset, template.takes_system)
-    return ChatRenderer(template, tokenizer, dataset.system_prompt, f"dataset.system_prompt_style {style}")
 
 
 def _llava_renderer(template: Template, dataset: DatasetConfig, tokenizer: Tokenizer) -> LlavaRenderer:

@@ -12,6 +12,7 @@ from preprocess.config import ConfigError
 
 _MODEL_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 SPECIAL_KINDS = ("bos", "eos", "unk", "pad")
 
 
@@ -41,7 +42,8 @@ def resolve_folder(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_MODEL_FILES, *_CONFIG_FILES]))
+        files = [*_MODEL_FILES, *_CONFIG_FILES, CHAT_TEMPLATE_FILE]
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ConfigError(
             f"processor.tokenizer_type {name}: is no local folder, and the Hugging Face hub did not give it "

@@ -1,0 +1,64 @@
+"""A first look at a chat template while a run is planned: in a process of its own, which a clock and a limit end.
+
+What runs later is bounded by counting alone (`sandbox.py`). Whatever that does not see, such as a search that never
+comes to an end, is found here, before anything is written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import orjson
+
+from preprocess.templates.jinja.learn import learn, special_pattern
+from preprocess.templates.jinja.sandbox import SandboxedTemplate, TemplateFault
+from preprocess.templates.jinja.source import TemplateSource
+
+_SECONDS = 30
+_MEMORY = 2 << 30
+
+
+def check_in_child(source: TemplateSource, added: Iterable[str], date: datetime.date) -> None:
+    """Try a template.
+
+    Args:
+        source: the template.
+        added: the tokenizer's added tokens.
+        date: what `strftime_now` gives.
+
+    Raises:
+        TemplateFault: it cannot be used, or does not come to an end.
+    """
+    job = orjson.dumps({"text": source.text, "variables": source.variables, "added": list(added), "date": date})
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "preprocess.templates.jinja.check"], input=job, capture_output=True, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise TemplateFault(f"it does not come to an end within {_SECONDS} seconds") from None
+    if child.returncode:
+        raise TemplateFault(f"it ends the process that tries it (exit code {child.returncode}); is it very large?")
+    fault: str | None = orjson.loads(child.stdout)
+    if fault is not None:
+        raise TemplateFault(fault)
+
+
+def main() -> None:
+    """Read a job from standard input and write what is wrong, or null, to standard output."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    job = orjson.loads(sys.stdin.buffer.read())
+    fault = None
+    try:
+        template = SandboxedTemplate(job["text"], job["variables"], datetime.date.fromisoformat(job["date"]))
+        learn(template, special_pattern(dict.fromkeys(job["added"])))
+    except TemplateFault as error:
+        fault = str(error)
+    sys.stdout.buffer.write(orjson.dumps(fault))
+
+
+if __name__ == "__main__":
+    main()
