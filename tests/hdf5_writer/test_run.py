@@ -67,7 +67,6 @@ REJECTED_RECORDS: dict[Reason, Any] = {
     Reason.TOOL_TURN: {"conversations": [*turn_pair("Q", "A"), {"from": "observation", "value": "{}"}]},
     Reason.TWO_SYSTEM_TEXTS: {"system": "S", "system_prompt": "S", "conversations": turn_pair("Q", "A")},
     Reason.SYSTEM_NOT_FIRST: {"conversations": [*turn_pair("Q", "A"), {"from": "system", "value": "S"}]},
-    Reason.NO_PLACE_FOR_SYSTEM: {"conversations": [{"from": "system", "value": "S"}, *turn_pair("Q", "A")]},
     Reason.ROLE_ORDER: {"conversations": [{"from": "human", "value": "Q"}, {"from": "human", "value": "A"}]},
     Reason.ODD_TURNS: {"conversations": [*turn_pair("Q", "A"), {"from": "human", "value": "Q"}]},
     Reason.EMPTY_QUESTION: {"conversations": turn_pair("", "A")},
@@ -82,6 +81,7 @@ REJECTED_RECORDS: dict[Reason, Any] = {
     Reason.IMAGE_OUTSIDE: {"image": "../x.png", "conversations": turn_pair("<image>Q", "A")},
     Reason.IMAGE_MISSING: {"image": "gone.png", "conversations": turn_pair("<image>Q", "A")},
     Reason.IMAGE_UNREADABLE: {"image": "broken.png", "conversations": turn_pair("<image>Q", "A")},
+    Reason.IMAGE_NOT_AT_START_IDX: {**image_record(), "system": "S"},
     Reason.TOO_LONG: {"conversations": turn_pair("Q", "A " * 500)},
 }
 
@@ -115,6 +115,9 @@ def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_pat
     create(make_config(**plain))
     found = {entry["reason"] for entry in rejects_of(tmp_path / "out")}
     assert found == {Reason.TEXT_ONLY_IN_PLAIN.value, Reason.NOT_ONE_ROUND.value}
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"system": "S", **image_record()}])
+    create(make_config(dataset__system_prompt_style="mistral_instruct"), overwrite=True)
+    assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.NO_PLACE_FOR_SYSTEM.value]
     # Nothing is left to supervise when the question alone fills the row.
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A")}])
     create(make_config(), overwrite=True)
@@ -123,9 +126,11 @@ def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_pat
         file.truncate(LONGEST_LINE + 1)
     create(make_config(), overwrite=True)
     assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.LINE_TOO_LONG.value]
-    # In test_conversation, test_features and below.
+    # In test_conversation, test_chat_template, test_features and below.
     elsewhere = {Reason.TOKEN_OUTSIDE_HUMAN_TURN, Reason.SUPERVISED_AT_DUMMY_IMAGE, Reason.SKIPPED}
+    elsewhere |= {Reason.CHAT_TEMPLATE_FAILED, Reason.CHAT_TEMPLATE_CHANGES_TEXT}
     here = {Reason.TEXT_ONLY_IN_PLAIN, Reason.NOT_ONE_ROUND, Reason.NOTHING_SUPERVISED, Reason.LINE_TOO_LONG}
+    here.add(Reason.NO_PLACE_FOR_SYSTEM)
     assert set(Reason) == {*REJECTED_LINES, *REJECTED_RECORDS, *here, *elsewhere}
 
 
