@@ -20,14 +20,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks import growth, loading, preprocessing
+from benchmarks import growth, loading, preprocessing, tokens
 from benchmarks.measure import ROOT, Section
 
-PARTS = ("preprocessing", "loading", "growth")
+PARTS = ("preprocessing", "loading", "growth", "tokens")
 NEEDS: dict[str, tuple[str, ...]] = {
     "preprocessing": ("datasets",),
     "loading": ("datasets", "litdata", "streaming", "torch", "webdataset"),
     "growth": (),
+    "tokens": (),
     "quick": ("datasets", "torch"),
 }
 BOUNDS = Path(__file__).with_name("bounds.json")
@@ -41,6 +42,13 @@ def main() -> int:
         default=ROOT / "configs" / "quickstart" / "tokenizer",
         help="a folder with a tokenizer.json of the Llama layout; the default is the small one that is embedded",
     )
+    parser.add_argument(
+        "--chat",
+        action="append",
+        default=[],
+        metavar="STYLE=DIR",
+        help="for the part tokens: a template and the folder of its tokenizer (may be given several times)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contestant, whose median counts")
     parser.add_argument("--only", choices=PARTS, action="append", help="only this part (may be given several times)")
@@ -48,6 +56,12 @@ def main() -> int:
     options = parser.parse_args()
     if not (options.tokenizer / "tokenizer.json").is_file():
         parser.error(f"--tokenizer {options.tokenizer}: there is no tokenizer.json in it")
+    options.chat = dict(given.partition("=")[::2] for given in options.chat)
+    for style, chat in options.chat.items():
+        if not Path(chat, "tokenizer.json").is_file():
+            parser.error(f"--chat {style}={chat}: there is no tokenizer.json in {chat!r}; give STYLE=DIR")
+    if options.only and "tokens" in options.only and not options.chat:
+        parser.error("--only tokens: give --chat STYLE=DIR, such as llama_3=DIR")
     if options.repeats < 1:
         parser.error(f"--repeats is {options.repeats}, expected at least 1")
     if options.json and not options.json.absolute().parent.is_dir():
@@ -82,6 +96,9 @@ def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         sections += show(preprocessing.run(folder, options.tokenizer, options.repeats, note))
     if "loading" in parts:
         sections += show(loading.run(folder, min(options.repeats, 2), False, note))
+    if "tokens" in parts:
+        chats = {style: Path(chat) for style, chat in options.chat.items()}
+        sections += show(tokens.run(folder, chats, options.repeats, note))
     for section in sections:
         found["sections"].append(section.to_json())
         found["ratios"] |= section.ratios

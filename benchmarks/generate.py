@@ -19,7 +19,8 @@ IMAGE = "shapes/0001.png"  # one that the package embeds
 
 def words_of(tokenizer: Tokenizer) -> list[str]:
     """The words among the tokenizer's own pieces, the frequent ones first, then compounds of them."""
-    pieces = [piece[1:] for piece in tokenizer.tokens if piece.startswith(BLANK) and piece[1:].isalpha()]
+    # Byte-level vocabularies spell the blank "Ġ".
+    pieces = [piece[1:] for piece in tokenizer.tokens if piece[:1] in (BLANK, "Ġ") and piece[1:].isalpha()]
     words = [piece for piece in pieces if piece.isascii() and len(piece) > 1]
     return words + [a + b for a, b in zip(words[::3], words[1::3], strict=False)]
 
@@ -48,8 +49,8 @@ def phase_2_records(tokenizer: Tokenizer, count: int, seed: int = 0) -> Iterator
         yield _conversation(number, seed, [rounds[i] for i in draw.random.integers(0, len(rounds), _ROUNDS)])
 
 
-def write_records(path: Path, records: Iterator[dict[str, Any]]) -> Path:
-    """One JSON object a line."""
+def write_records(path: Path, records: Iterator[Any]) -> Path:
+    """One JSON value a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for record in records:
