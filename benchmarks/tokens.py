@@ -84,7 +84,7 @@ def rendered(data: Path, stages: Stages, count: int) -> Iterator[str]:
     }
     with data.open("rb") as lines:
         for _, line in zip(range(count), lines, strict=False):
-            segments = stages.renderer.render(stages.read(orjson.loads(line)))
+            segments = stages.renderer.render(stages.validate(orjson.loads(line), "llava"))
             yield "".join(
                 segment.text
                 if isinstance(segment, Text)
