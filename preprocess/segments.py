@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -42,4 +45,33 @@ class Mark(Enum):
     IMAGE_TOKEN = "image_token"
 
 
-Segment = Text | Special | Mark
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """Neighbouring segments of a template that are the same in every record, with a special token at both ends.
+
+    They are encoded once for each such object, so a template makes one and uses it for all records.
+    """
+
+    segments: tuple[Text | Special, ...]
+
+    @cached_property
+    def supervised(self) -> bool:
+        """Of all of them."""
+        return self.segments[0].supervised
+
+    @cached_property
+    def starts_text(self) -> bool:
+        """As of the special token at the end."""
+        last = self.segments[-1]
+        return isinstance(last, Special) and last.starts_text
+
+
+Segment = Text | Special | Fixed | Mark
+
+
+def unfolded(segments: Iterable[Segment]) -> list[Segment]:
+    """The segments with what is `Fixed` in single ones."""
+    found: list[Segment] = []
+    for segment in segments:
+        found += segment.segments if isinstance(segment, Fixed) else [segment]
+    return found

@@ -32,6 +32,7 @@ STAGES = [
     "preprocess.tokenize.tokenizer",
     "preprocess.templates.renderer",
     "preprocess.templates.llava",
+    "preprocess.templates.outline",
     "preprocess.templates.chat",
     "preprocess.templates.named",
     "preprocess.templates.jinja.source",

@@ -6,18 +6,19 @@ that token is not. A new template is one more entry in `preprocess/templates/nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 from preprocess.conversation import Conversation, TemplateTraits
 from preprocess.segments import Mark, Segment, Special, Text
+from preprocess.templates.outline import BLANKS, Outline, Part, Place, make_outline
 from preprocess.templates.renderer import Renderer
 from preprocess.tokenize.tokenizer import AddedToken, Tokenizer
 
-# What `\s` is to `tokenizers`, whose added tokens take such characters in (Unicode's White_Space).
-_BLANKS = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+# Numbers of rounds whose outline is kept.
+_MOST_OUTLINES = 200
 
 
 class Token(NamedTuple):
@@ -106,28 +107,69 @@ class ChatRenderer(Renderer):
         self._system, self._user = resolved(template.system), resolved(template.user)
         self._answer_header, self._answer = resolved(template.answer_header), resolved(template.answer, True)
         self._behind_answer = resolved(template.behind_answer)
+        # Of conversations with a system block or without, by the number of their rounds.
+        self._outlines: dict[tuple[bool, int], Outline | None] = {}
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """The whole conversation."""
+        texts, has_system_block = self._texts(conversation)
+        key = has_system_block, len(conversation.rounds)
+        if key not in self._outlines:
+            if len(self._outlines) == _MOST_OUTLINES:
+                self._outlines.clear()
+            self._outlines[key] = make_outline(self._parts(*key))
+        outline = self._outlines[key]
+        if outline is None:
+            return self._built(conversation)
+        found: list[Segment] = []
+        number = 0
+        for part in outline:
+            if isinstance(part, Place):
+                part.fill(found, texts[number], conversation.image_token)
+                number += 1
+            else:
+                found.append(part)
+        return found
+
+    def _texts(self, conversation: Conversation) -> tuple[list[str], bool]:
+        """The texts of a conversation as they are written, in order, and whether the first is a system block's."""
         template = self._template
-        out = SegmentBuilder()
         system = self._default_system if conversation.system is None else conversation.system
         if system is not None and template.strips_questions:
             system = system.strip()
-        last, in_last = len(conversation.rounds) - 1, template.system_in_last_question
-        _write(out, self._opening)
-        if system is not None and template.system is not None:
-            _write(out, self._system, system)
-        for number, (question, answer) in enumerate(conversation.rounds):
-            if template.strips_questions:
-                question = question.strip()
-            if number == last and system is not None and in_last is not None:
-                question = system + in_last + question
-            _write(out, self._user, question, image_token=conversation.image_token)
-            _write(out, self._answer_header)
-            _write(out, self._answer, answer.strip() if template.strips_answers else answer, supervised=True)
-            _write(out, self._behind_answer)
-        _write(out, self._closing)
+        has_block = system is not None and template.system is not None
+        texts = [system] if has_block and system is not None else []
+        for question, answer in conversation.rounds:
+            texts.append(question.strip() if template.strips_questions else question)
+            texts.append(answer.strip() if template.strips_answers else answer)
+        if system is not None and template.system_in_last_question is not None:
+            texts[-2] = system + template.system_in_last_question + texts[-2]
+        return texts, has_block
+
+    def _parts(self, has_system_block: bool, rounds: int) -> Iterator[Part]:
+        """What is written for a conversation of so many rounds; None is the place of a text."""
+        one_round = (self._user, self._answer_header, self._answer, self._behind_answer)
+        for pieces in (self._opening, *(self._system,) * has_system_block, *one_round * rounds, self._closing):
+            supervised = pieces is self._answer
+            for piece in pieces:
+                yield None if isinstance(piece, Slot) else piece, supervised
+
+    def _built(self, conversation: Conversation) -> list[Segment]:
+        """The whole conversation, for a template without an outline."""
+        texts, has_system_block = self._texts(conversation)
+        out, number = SegmentBuilder(), 0
+        for piece, supervised in self._parts(has_system_block, len(conversation.rounds)):
+            if isinstance(piece, tuple):
+                out.special(*piece)
+            elif piece is not None:
+                out.text(piece, supervised=supervised, constant=True)
+            else:
+                token = conversation.image_token
+                for image, part in enumerate(texts[number].split(token) if token else [texts[number]]):
+                    if image:
+                        out.image()
+                    out.text(part, supervised=supervised, constant=False)
+                number += 1
         return out.segments()
 
 
@@ -145,7 +187,7 @@ class SegmentBuilder:
     def text(self, text: str, *, supervised: bool, constant: bool) -> None:
         """Add a text; `constant` where it is the template's own."""
         if self._drops_blanks:
-            text = text.lstrip(_BLANKS)
+            text = text.lstrip(BLANKS)
             self._drops_blanks = not text
         if not text:
             return
@@ -159,7 +201,7 @@ class SegmentBuilder:
         """Add a special token."""
         if token.takes_blanks_before:
             while self._segments and isinstance(last := self._segments[-1], Text):
-                kept = last.text.rstrip(_BLANKS)
+                kept = last.text.rstrip(BLANKS)
                 if kept:
                     self._segments[-1] = last._replace(text=kept)
                     break
@@ -175,21 +217,3 @@ class SegmentBuilder:
     def segments(self) -> list[Segment]:
         """What was added."""
         return self._segments
-
-
-def _write(
-    out: SegmentBuilder, pieces: Iterable[object], text: str = "", *, supervised: bool = False, image_token: str = ""
-) -> None:
-    """Add pieces, with `text` in their slot and an image for each image token in it."""
-    for piece in pieces:
-        if isinstance(piece, str):
-            out.text(piece, supervised=supervised, constant=True)
-        elif isinstance(piece, tuple):
-            out.special(*piece)
-        elif not image_token:
-            out.text(text, supervised=supervised, constant=False)
-        else:
-            for number, part in enumerate(text.split(image_token)):
-                if number:
-                    out.image()
-                out.text(part, supervised=supervised, constant=False)

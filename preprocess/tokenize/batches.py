@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.samples import SampleBatch, batch_of, empty_batch, join_batches
-from preprocess.segments import Mark, Segment, Special, Text
+from preprocess.segments import Fixed, Mark, Segment, Special, Text
 from preprocess.tokenize.cuts import Cuts, SentencePieceCuts
-from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.encoder import Constant, Encoder
 from preprocess.tokenize.word_table import AFTER_BLANK, BARE, CONSTANT, PatternWordTable, WordTable, cut
 
 # An enum's member is slower to look up than a name of the module.
@@ -33,7 +33,7 @@ class BatchEncoder:
         self._encoder = encoder
         self._cuts = encoder.tokenizer.cuts
         self._table = WordTable() if isinstance(self._cuts, SentencePieceCuts) else PatternWordTable()
-        self._constants: dict[Mark | Special | tuple[str, bool], str] = {}
+        self._constants: dict[Constant, str] = {}
         self._constant_ids: list[bytes] = []
         self._bos, self._eos = self._constant(_BOS), self._constant(_EOS)
 
@@ -85,7 +85,7 @@ class BatchEncoder:
                 starts_text = False
                 continue
             before = None
-            if type(segment) is Special:
+            if type(segment) is Special or type(segment) is Fixed:
                 starts_text = segment.starts_text
                 texts.append(self._constant(segment))
                 kinds.append(CONSTANT)
@@ -100,7 +100,7 @@ class BatchEncoder:
                 supervised.append(segment is _EOS)
         return size <= _LARGEST_RECORD
 
-    def _constant(self, key: Mark | Special | tuple[str, bool]) -> str:
+    def _constant(self, key: Constant) -> str:
         """The number, in words of the table, of what is the same in many records; see `Encoder.encode_constant`."""
         number = self._constants.get(key)
         if number is None:

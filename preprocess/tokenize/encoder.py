@@ -14,7 +14,7 @@ import numpy as np
 
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample
-from preprocess.segments import Mark, Segment, Special, Text
+from preprocess.segments import Fixed, Mark, Segment, Special, Text
 from preprocess.tokenize.cuts import BLANK, Cuts
 from preprocess.tokenize.tokenizer import Tokenizer
 
@@ -24,6 +24,8 @@ _MOST_CACHED = 32_000
 # The library needs some fifty bytes a character for one piece; no written language goes this far without a blank.
 _LONGEST_PIECE = 1 << 20
 _ITEM = array("i").itemsize
+# The same in many records; a text of a template comes with whether it starts a text.
+Constant = Mark | Special | Fixed | tuple[str, bool]
 
 
 class Encoder:
@@ -38,7 +40,7 @@ class Encoder:
             self._bare.inner = self._after_blank.inner = self._bare
         self._bos = b"" if tokenizer.bos_id is None else _to_bytes([tokenizer.bos_id])
         self._eos = _to_bytes([tokenizer.eos_id])
-        self._constants: dict[Mark | Special | tuple[str, bool], bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
+        self._constants: dict[Constant, bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
 
     def encode(self, segments: Sequence[Segment]) -> Sample:
         """Ids and supervised spans of a rendered conversation.
@@ -85,6 +87,13 @@ class Encoder:
                     _add_span(spans, count, count + 1)
                 starts_text = segment.starts_text
                 count += 1
+            elif isinstance(segment, Fixed):
+                encoded = self.encode_constant(segment)
+                chunks.append(encoded)
+                end = count + len(encoded) // _ITEM
+                if segment.supervised:
+                    _add_span(spans, count, end)
+                count, starts_text = end, segment.starts_text
             elif segment is Mark.IMAGE or segment is Mark.IMAGE_TOKEN:
                 image_at.append(count)
                 starts_text = segment is Mark.IMAGE or self.tokenizer.prefix_after_special
@@ -99,14 +108,19 @@ class Encoder:
                 count += 1
         return Sample(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, tuple(image_at))
 
-    def encode_constant(self, constant: Mark | Special | tuple[str, bool]) -> bytes:
-        """Ids, as int32, of a mark, a special token or a template's own text with whether it starts a text. Kept."""
-        if constant not in self._constants:
+    def encode_constant(self, constant: Constant) -> bytes:
+        """Ids, as int32, of what is the same in many records. Kept."""
+        found = self._constants.get(constant)
+        if found is None:
             assert not isinstance(constant, Mark)
-            self._constants[constant] = (
-                _to_bytes([constant.id]) if isinstance(constant, Special) else self.encode_text(*constant)
-            )
-        return self._constants[constant]
+            if isinstance(constant, Special):
+                found = _to_bytes([constant.id])
+            elif isinstance(constant, Fixed):
+                found = self.encode(constant.segments).ids.tobytes()
+            else:
+                found = self.encode_text(*constant)
+            self._constants[constant] = found
+        return found
 
     def encode_word(self, word: str, *, after_blank: bool) -> bytes:
         """Ids, as int32, of what has no blank in it; `after_blank` puts one in front."""
