@@ -87,7 +87,7 @@ def stages_of(receipts: list[dict[str, Any]]) -> dict[str, float]:
     for receipt in receipts:
         seconds.update(receipt["report"]["stages"])
     records = sum(receipt["read"] for receipt in receipts)
-    return {stage: seconds[stage] / records * 1e6 for stage in STAGES}
+    return {stage: seconds[stage] / records * 1e6 for stage in STAGES if seconds[stage]}
 
 
 def growth_table(grown: list[Grown]) -> str:
