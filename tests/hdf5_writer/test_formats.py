@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
-from conftest import ConfigMaker, create, turn_pair, write_jsonl
+from conftest import ConfigMaker, create, needs_shared, shared_folder, turn_pair, write_jsonl
 
 from hdf5_writer import create_hdf5_dataset
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.verify import verify_dataset
+from preprocess.preprocess_dataset import convert_json2jsonl_main
 from preprocess.record_formats import MOST_LOOKED_AT
 
 IMAGE = "shapes/0001.png"
@@ -71,6 +73,60 @@ def test_every_format_makes_the_same_row_of_the_same_conversation(make_config: C
     assert (ids == ids[0]).all()
     assert (loss == loss[0]).all()
     assert loss[0].any()
+
+
+@needs_shared("conversations")
+@needs_shared("images")
+@pytest.mark.parametrize("packing", ["none", "best_fit"])
+def test_the_demo_of_llamafactory_becomes_rows_with_no_other_key(
+    make_config: ConfigMaker, tmp_path: Path, packing: str
+) -> None:
+    """hiyouga/LLaMA-Factory, data/mllm_demo.json: an array of messages, two of which have two images."""
+    (tmp_path / "json").mkdir()
+    shutil.copy(shared_folder("conversations") / "llamafactory_mllm_demo.json", tmp_path / "json")
+    assert convert_json2jsonl_main(["--input_dir", str(tmp_path / "json"), "--output_dir", str(tmp_path / "in")]) == 0
+    images = str(shared_folder("images") / "llamafactory")
+    config = make_config(
+        dataset__image_dir=images,
+        dataset__check_images="decode",
+        dataset__max_images=2,
+        processor__packing=packing,
+        processor__max_sequence_length=1024,
+        setup__shuffle=False,
+    )
+    params = create(config).params
+    assert (params["counts"]["written"], params["counts"]["images"], params["counts"]["rejected"]) == (6, 8, 0)
+    assert formats_of(params) == {"llamafactory_mllm_demo.jsonl": "messages"}
+    assert verify_dataset(tmp_path / "out").problems == []
+    with h5py.File(OutputLayout(tmp_path / "out").shard(0, 1), "r") as file:
+        places = [path.decode()[-5:] for path in file["images/path"][:]]
+    if packing == "none":
+        assert places == ["1.jpg", "1.jpg", "2.jpg", "3.jpg"] * 2
+    assert sorted(places) == ["1.jpg"] * 4 + ["2.jpg"] * 2 + ["3.jpg"] * 2
+
+
+def test_tokens_and_images_that_do_not_match_are_rejected_with_their_reason(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    two = {"images": [IMAGE, IMAGE]}
+    records = {
+        "image_without_token": {**two, "conversations": turn_pair("<image>", "A")},
+        "token_without_image": {**two, "conversations": turn_pair("<image>" * 3, "A")},
+        "token_outside_human_turn": {**two, "conversations": turn_pair("<image>", "<image>")},
+        "too_many_images": {"images": [IMAGE] * 3, "conversations": turn_pair("<image>" * 3, "A")},
+        "images_named_twice": {**two, "image": IMAGE, "conversations": turn_pair("<image>" * 2, "A")},
+        "image_missing": {"images": [IMAGE, "gone.png"], "conversations": turn_pair("<image>" * 2, "A")},
+        "image_not_local": {
+            "images": [IMAGE, "data:image/png;base64,"],
+            "conversations": turn_pair("<image>" * 2, "A"),
+        },
+        "no_turns": {"messages": [{"role": "user", "content": "Q"}]},
+    }
+    good = {**two, "conversations": turn_pair("<image><image>", "A")}
+    write_jsonl(tmp_path / "in" / "a.jsonl", [good, *records.values()])
+    create(make_config(dataset__max_images=2))
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert [(reject["line"], reject["reason"]) for reject in rejects] == list(enumerate(records, start=2))
 
 
 def test_the_plan_keeps_the_format_and_its_digest_depends_on_it(make_config: ConfigMaker, tmp_path: Path) -> None:
