@@ -1,4 +1,4 @@
-"""Rows of text as they are kept between a shard and a batch: ids as small as they are, gathered first, widened last.
+"""Rows as they are kept between a shard and a batch: ids as small as they are, gathered first, widened last.
 
 A block takes 6 bytes for each position instead of the 16 of a batch, a row is two copies, and the rows of a whole batch
 become int32 together.
@@ -18,20 +18,36 @@ TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
 ID_KEYS = TEXT_KEYS[:2]
 
 
+class StoredImage(NamedTuple):
+    """An image of a row, as the table `images` of its shard has it.
+
+    Attributes:
+        number: its entry in that table.
+        path: relative to the image folder, UTF-8.
+        start: position of its first slot in the row.
+        slots: how many it has.
+    """
+
+    number: int
+    path: bytes
+    start: int
+    slots: int
+
+
 class Block(NamedTuple):
     """n rows.
 
     Attributes:
         ids: (n, 2, max_sequence_length) uint16, or int32 where one needs it: `text_input_ids` and `labels`.
         masks: (n, 2, max_sequence_length) uint8: `loss_mask` and `key_padding_mask`.
-        modality_lengths: (n,) int32.
-        image_paths: (n,) bytes, empty for a text-only row.
+        lengths: of each row the positions of its samples, which begin at 0 and follow each other without gaps.
+        images: of each row, in their order.
     """
 
     ids: Array
     masks: Array
-    modality_lengths: Array
-    image_paths: Array
+    lengths: Sequence[list[int]]
+    images: Sequence[list[StoredImage]]
 
     @property
     def text_input_ids(self) -> Array:
@@ -55,12 +71,12 @@ class Block(NamedTuple):
         mask: Array = self.masks[:, 1]
         return mask
 
-    def trimmed(self, length: int) -> Block:
-        """The first `length` positions of each row."""
-        if length == self.ids.shape[2]:
-            return self
-        ids, masks = (np.ascontiguousarray(array[:, :, :length]) for array in (self.ids, self.masks))
-        return self._replace(ids=ids, masks=masks)
+    def text(self, length: int) -> Block:
+        """The first `length` positions of each row alone, without what the tables say."""
+        ids, masks = self.ids, self.masks
+        if length < ids.shape[2]:
+            ids, masks = (np.ascontiguousarray(array[:, :, :length]) for array in (ids, masks))
+        return Block(ids, masks, (), ())
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The four of `TEXT_KEYS`, each (n, max_sequence_length) int32."""
@@ -69,7 +85,13 @@ class Block(NamedTuple):
 
 
 def make_block(
-    text_input_ids: Array, labels: Array, loss_mask: Array, key_padding_mask: Array, *, narrow: tuple[Array, Array]
+    text_input_ids: Array,
+    labels: Array,
+    loss_mask: Array,
+    key_padding_mask: Array,
+    *,
+    lengths: Sequence[list[int]],
+    images: Sequence[list[StoredImage]],
 ) -> Block:
     """A block from what a shard stores.
 
@@ -77,7 +99,7 @@ def make_block(
         text_input_ids, labels: (2 to 4, n, max_sequence_length) uint8: the lowest bytes of all ids, then the next;
             those left out are zeros.
         loss_mask, key_padding_mask: (n, max_sequence_length) uint8.
-        narrow: `modality_lengths` and `image_paths`.
+        lengths, images: see `Block`.
     """
     rows, length = loss_mask.shape
     dtype = np.uint16 if max(len(text_input_ids), len(labels)) == 2 else np.uint32
@@ -90,18 +112,19 @@ def make_block(
             np.left_shift(joined, 8, out=joined)
         np.bitwise_or(joined, planes[0], out=joined)
     masks = np.stack((loss_mask, key_padding_mask), axis=1)
-    return Block(ids if dtype is np.uint16 else ids.view(np.int32), masks, *narrow)
+    return Block(ids if dtype is np.uint16 else ids.view(np.int32), masks, lengths, images)
 
 
 def gather(blocks: Sequence[Block], places: Sequence[int]) -> Block:
     """One row of each block, as a block of its own."""
     if not blocks:
-        return Block(np.empty((0, 2, 0), np.uint16), np.empty((0, 2, 0), np.uint8), *np.zeros((2, 0), np.int32))
+        return Block(np.empty((0, 2, 0), np.uint16), np.empty((0, 2, 0), np.uint8), (), ())
     rows, length = len(blocks), blocks[0].ids.shape[2]
     ids = np.empty((rows, 2, length), dtype=np.result_type(*{block.ids.dtype for block in blocks}))
     masks = np.empty((rows, 2, length), dtype=np.uint8)
     for i, (block, place) in enumerate(zip(blocks, places, strict=True)):
         ids[i], masks[i] = block.ids[place], block.masks[place]
     pairs = list(zip(blocks, places, strict=True))
-    lengths = np.array([block.modality_lengths[place] for block, place in pairs], dtype=np.int32)
-    return Block(ids, masks, lengths, np.array([block.image_paths[place] for block, place in pairs], dtype=bytes))
+    return Block(
+        ids, masks, [block.lengths[place] for block, place in pairs], [block.images[place] for block, place in pairs]
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
 from loaders.blocks import Array, Block
+from loaders.positions import position_ids, runs_of, segment_ids, sequence_bounds
 from loaders.samples import Sample, Samples
 
 
@@ -35,17 +38,44 @@ class _BatchParts(NamedTuple):
     """What a batch is made of."""
 
     text: Block
-    has_image: Array
+    layout: _FixedLayout | _FreeLayout
     images: torch.Tensor | None
     failed_images: int
     ignore_index: int | None
+
+
+class _FixedLayout(NamedTuple):
+    """What only a fixed batch has."""
+
+    has_image: Array
+
+    def tensors(self, row_length: int) -> dict[str, torch.Tensor]:
+        return {"has_image": torch.from_numpy(self.has_image)}
+
+
+class _FreeLayout(NamedTuple):
+    """What only a free batch has: `image_places` are (3, N), its images' rows, starts and slots."""
+
+    sample_offsets: Array
+    sample_lengths: Array
+    image_places: Array
+    with_cu_seqlens: bool
+
+    def tensors(self, row_length: int) -> dict[str, torch.Tensor]:
+        runs = runs_of(self.sample_offsets, self.sample_lengths, row_length)
+        arrays = {"position_ids": position_ids(runs, row_length), "segment_ids": segment_ids(runs, row_length)}
+        if self.with_cu_seqlens:
+            bounds, longest = sequence_bounds(runs)
+            arrays |= {"cu_seqlens": bounds, "max_seqlen": np.array(longest, dtype=np.int32)}
+        arrays |= dict(zip(("image_rows", "image_starts", "image_slots"), self.image_places.copy(), strict=True))
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _make_batch(source: _BatchParts) -> Batch:
     batch = Batch(source.text.tensors())
     if source.ignore_index is not None:
         batch["labels"].masked_fill_(batch["loss_mask"] == 0, source.ignore_index)
-    batch["has_image"] = torch.from_numpy(source.has_image)
+    batch.update(source.layout.tensors(source.text.ids.shape[2]))
     if source.images is not None:
         batch["image_data"] = source.images
     batch.failed_images = source.failed_images
@@ -73,15 +103,17 @@ class Collator:
         image_end: int,
         trim_to: int | None = None,
         ignore_index: int | None = None,
+        with_cu_seqlens: bool = False,
     ) -> None:
         """Set up; `LlavaH5Dataset.collator` fills in what follows from the dataset.
 
         Args:
             max_sequence_length: positions in a row.
-            image_end: the position behind the last image slot.
+            image_end: of fixed rows, the position behind the last image slot; 0 for free ones.
             trim_to: cut the sequence axis to the longest row, rounded up to a multiple of this; None keeps all.
             ignore_index: what labels without loss become, as `torch.nn.functional.cross_entropy` expects it; None
                 leaves them as stored (the next token, also where there is no loss).
+            with_cu_seqlens: add the bounds of samples to a free batch.
 
         Raises:
             ValueError: `trim_to` is not positive.
@@ -92,20 +124,30 @@ class Collator:
         self._image_end = image_end
         self._trim_to = trim_to
         self._ignore_index = ignore_index
+        self._with_cu_seqlens = with_cu_seqlens
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Make a batch.
 
         Returns:
             `text_input_ids`, `labels`, `loss_mask`, `key_padding_mask`: (B, T) int32, T the maximum sequence length
-            or what `trim_to` leaves; `has_image`: (B,) bool; and, where the dataset reads images, `image_data`:
+            or what `trim_to` leaves.
+
+            Of fixed rows, `has_image`: (B,) bool; and, where the dataset reads images, `image_data`:
             (B, 3, image_size, image_size).
+
+            Of free rows, `position_ids`, from 0 in each sample, and `segment_ids`, 1, 2, … for the samples of a row
+            and 0 for padding: (B, T) int32; `image_rows`, `image_starts`, `image_slots`: (N,) int32, for each image of
+            the batch its row, its first position there and its number of slots; `image_data`:
+            (N, 3, image_size, image_size); and with `with_cu_seqlens` `cu_seqlens`: (S + 1,) int32, the bounds of
+            samples in the flattened batch of B * T positions, where a row's padding is one sample more, and
+            `max_seqlen`: () int32, the longest of them.
         """
         rows = Samples.of(samples)
         source = _BatchParts(
-            text=rows.text.trimmed(self._trimmed_length(rows)),
-            has_image=rows.has_image,
-            images=None if rows.images is None else torch.stack(list(rows.images)),
+            text=rows.rows.text(self._trimmed_length(rows)),
+            layout=self._free_layout(rows) if rows.are_free else _FixedLayout(rows.has_image),
+            images=rows.pixels,
             failed_images=int(rows.image_failed.sum()),
             ignore_index=self._ignore_index,
         )
@@ -113,6 +155,16 @@ class Collator:
         if get_worker_info() is not None:
             batch._source, batch._versions = source, _versions(batch)
         return batch
+
+    def _free_layout(self, rows: Samples) -> _FreeLayout:
+        counts = [len(lengths) for lengths in rows.rows.lengths]
+        places = [(row, image.start, image.slots) for row, images in enumerate(rows.rows.images) for image in images]
+        return _FreeLayout(
+            sample_offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
+            sample_lengths=np.array(list(chain.from_iterable(rows.rows.lengths)), dtype=np.int32),
+            image_places=np.array(places, dtype=np.int32).reshape(-1, 3).T,
+            with_cu_seqlens=self._with_cu_seqlens,
+        )
 
     def _trimmed_length(self, rows: Samples) -> int:
         if self._trim_to is None:

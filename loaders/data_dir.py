@@ -39,8 +39,10 @@ class DataDir:
     Attributes:
         root: the folder.
         tokenizer_digest, plan_digest, vocab_size: as in `data_params.json`.
-        max_sequence_length, num_patches, image_start_idx, image_size, pad_id: the shape and places of every row.
-        inputs: names of the JSONL files; `source_file` of a sample is an index into them.
+        max_sequence_length, num_patches, image_start_idx, image_size, pad_id: the shape and places of every row;
+            `image_start_idx` is None where rows are free: packed, or of several images.
+        packing: whether a row can hold several samples, "none" or the way of packing.
+        inputs: names of the JSONL files; `source_file` of a row is an index into them.
         shards: in order; the rows of the dataset are theirs, one after the other.
     """
 
@@ -49,9 +51,10 @@ class DataDir:
     plan_digest: str
     max_sequence_length: int
     num_patches: int
-    image_start_idx: int
+    image_start_idx: int | None
     image_size: int
     pad_id: int
+    packing: str
     vocab_size: int
     inputs: tuple[str, ...]
     shards: tuple[Shard, ...]
@@ -82,8 +85,6 @@ def read_data_dir(root: str | Path) -> DataDir:
         ) from None
     except DataParamsError as error:
         raise DataDirError(str(error)) from None
-    if params.image_start_idx is None:
-        raise DataDirError(f"{layout.root}: image_start_idx is null; rows with images anywhere are not read yet")
     return DataDir(
         root=layout.root,
         tokenizer_digest=params.tokenizer.digest,
@@ -93,6 +94,7 @@ def read_data_dir(root: str | Path) -> DataDir:
         image_start_idx=params.image_start_idx,
         image_size=params.image_size,
         pad_id=params.pad_id,
+        packing=params.packing,
         vocab_size=params.vocab_size,
         inputs=tuple(file.path for file in params.inputs),
         shards=tuple(_check_shard(layout, params, shard) for shard in params.shards),
@@ -107,6 +109,12 @@ def require_alike(dirs: Sequence[DataDir]) -> None:
     """
     first = dirs[0]
     for other in dirs[1:]:
+        if (first.image_start_idx is None) != (other.image_start_idx is None):
+            free, fixed = (first, other) if first.image_start_idx is None else (other, first)
+            raise DataDirError(
+                f"{free.root}: its rows are packed or hold several images, those of {fixed.root} have one image at one "
+                "place; rows of one loader must agree: write one of them again, with the same processor.packing"
+            )
         for name in (
             "max_sequence_length",
             "num_patches",

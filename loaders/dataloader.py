@@ -139,6 +139,7 @@ def create_dataloader(
     group_by_modality: bool = False,
     trim_to: int | None = None,
     ignore_index: int | None = None,
+    with_cu_seqlens: bool = False,
     rank: int | None = None,
     world_size: int | None = None,
     num_workers: int = 0,
@@ -155,19 +156,23 @@ def create_dataloader(
         data_dir: a folder that `create_hdf5_dataset` wrote, or several.
         img_data_dir: the folder that image paths are relative to, or one for each dataset; None reads no images.
         batch_size: rows for one rank; the global batch has batch_size * world_size.
-        mixture: [(folder, weight), …] instead of `data_dir`: see `loaders.mixture.MixtureOrder`.
+        mixture: [(folder, weight), …] instead of `data_dir`: see `loaders.mixture.MixtureOrder`. Weights count rows,
+            of packed data too.
         image_aspect_ratio: "square" or "pad": see `loaders.image_transform.ImageTransform`.
         image_dtype: of `image_data`: float16, bfloat16 or float32.
-        on_image_error: "raise", or "blank": zeros, image slots masked, loss off, counted in `failed_images`.
+        on_image_error: "raise", or "blank": zeros, image slots masked, the loss of its sample off, counted in
+            `failed_images`.
         shuffle: mix rows, anew in every epoch; otherwise they come as they are stored.
         shuffle_seed: names the order.
         shuffle_window: blocks of 64 rows that are mixed with each other, and kept decoded in each process
             (384 bytes for each row and 64 positions).
         drop_last: leave out the rows at the end of an epoch that do not fill a global batch. False fills it up with
             rows of the same batch whose `loss_mask` is 0, so that every row counts once.
-        group_by_modality: global batches are all-image or all-text, of like lengths.
+        group_by_modality: global batches are all-image or all-text, of like lengths; not for packed rows.
         trim_to: cut a batch to its longest row, rounded up to a multiple of this; None keeps the fixed length.
         ignore_index: what labels without loss become, -100 for a cross-entropy; None leaves them as stored.
+        with_cu_seqlens: add `cu_seqlens` and `max_seqlen` to batches of packed rows, for variable-length attention: see
+            `loaders.collate.Collator`.
         rank, world_size: by default those of `torch.distributed`, else 0 of 1.
         num_workers, prefetch_factor, persistent_workers, pin_memory, multiprocessing_context: as of `DataLoader`.
         open_files: shard files kept open in each process.
@@ -208,6 +213,12 @@ def create_dataloader(
     size = batch_size * world_size
     batches: GlobalBatches
     if group_by_modality:
+        for read in dataset.data_dirs:
+            if read.packing != "none":
+                raise ValueError(
+                    f"group_by_modality is given, but rows of {read.root} are packed: each holds samples with and "
+                    "without images and is about full, so there is nothing to group; leave it out"
+                )
         lengths = dataset.modality_lengths
         batches = ModalityBatches(
             order,
@@ -238,7 +249,7 @@ def create_dataloader(
         dataset,
         RankBatchSampler(batches, rank=rank, world_size=world_size),
         described,
-        collate_fn=dataset.collator(trim_to=trim_to, ignore_index=ignore_index),
+        collate_fn=dataset.collator(trim_to=trim_to, ignore_index=ignore_index, with_cu_seqlens=with_cu_seqlens),
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         persistent_workers=persistent_workers,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from loaders.blocks import Array, Block, gather
+from loaders.blocks import Array, Block, StoredImage, gather
 from loaders.collate import Collator
 from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
-from loaders.image_transform import ImageError, ImageTransform, read_image
+from loaders.image_source import ImageFiles, ImageSource
+from loaders.image_transform import ImageError, ImageTransform
 from loaders.samples import Sample, Samples, WithoutLoss
 from loaders.shard_reader import BLOCK_ROWS, ShardReader
-from preprocess.image_files import is_inside
 from preprocess.square_images import AspectRatio
 
 OnImageError = Literal["raise", "blank"]
@@ -34,7 +36,14 @@ class LlavaH5Dataset(Dataset[Sample]):
     A sample has the keys of a batch without its first axis: `text_input_ids`, `labels` (max_sequence_length,) int32,
     `loss_mask`, `key_padding_mask` (max_sequence_length,) uint8, all read-only numpy arrays; `has_image` bool;
     `image_data` (3, image_size, image_size) where `img_data_dir` is given; and for the collator `used_length` (the
-    position behind the last one attended) and `image_failed`.
+    position behind the last one that is no padding) and `image_failed`.
+
+    Where rows are free (packed, or of several images), a row with k samples and m images has, in place of `has_image`
+    and `used_length`, `sample_lengths` (k,), `image_start` and `image_slots` (m,) int32, `image_failed` (m,) bool,
+    and `image_data` (m, 3, image_size, image_size).
+
+    Attributes:
+        are_free: whether rows are.
 
     Files are opened when the first row is asked for, in whatever process asks.
     """
@@ -59,7 +68,8 @@ class LlavaH5Dataset(Dataset[Sample]):
             img_data_dir: the folder that `image_paths` are relative to, or one for each of `data_dirs`; None reads
                 no images, and samples have no `image_data`.
             image_aspect_ratio, image_dtype: see `loaders.image_transform.ImageTransform`.
-            on_image_error: "raise", or "blank": zeros, image slots masked, loss off, `has_image` False.
+            on_image_error: "raise", or "blank": zeros, image slots masked, the loss of the image's sample off,
+                `has_image` False.
             cache_blocks: decoded blocks (of 64 rows) that are kept in each process.
             open_files: shard files kept open in each process.
             threads: that decode the blocks of a batch; 1 for a dataset that several processes read.
@@ -78,13 +88,16 @@ class LlavaH5Dataset(Dataset[Sample]):
             raise ValueError(f"cache_blocks is {cache_blocks} and open_files {open_files}, expected at least 1")
         self.data_dirs: tuple[DataDir, ...] = tuple(read_data_dir(folder) for folder in folders)
         require_alike(self.data_dirs)
-        self._image_dirs = None if img_data_dir is None else _image_dirs(img_data_dir, self.data_dirs)
+        image_dirs = None if img_data_dir is None else _image_dirs(img_data_dir, self.data_dirs)
         first = self.data_dirs[0]
+        self.are_free = first.image_start_idx is None
         self._transform = ImageTransform(first.image_size, image_aspect_ratio, image_dtype)
         self._blank_failures = on_image_error == "blank"
-        self._image_slots = slice(first.image_start_idx, first.image_start_idx + first.num_patches)
         shards = [shard for data_dir in self.data_dirs for shard in data_dir.shards]
         self._dir_of_shard = [number for number, dir_ in enumerate(self.data_dirs) for _ in dir_.shards]
+        self._image_source: ImageSource | None = None
+        if image_dirs is not None:
+            self._image_source = ImageFiles([image_dirs[number] for number in self._dir_of_shard], self._transform)
         self._shard_rows = [shard.rows for shard in shards]
         self._starts = np.concatenate(([0], np.cumsum(self._shard_rows, dtype=np.int64)))
         self._reader = ShardReader(
@@ -117,38 +130,63 @@ class LlavaH5Dataset(Dataset[Sample]):
         blocks, places = np.divmod(numbers, BLOCK_ROWS)
         keys = list(zip(shards.tolist(), blocks.tolist(), strict=True))
         found = self._reader.blocks(sorted(set(keys)))
-        text = gather([found[key] for key in keys], places.tolist())
-        has_image = text.modality_lengths > 0
+        read = gather([found[key] for key in keys], places.tolist())
         loss_off = np.fromiter((isinstance(row, WithoutLoss) for row in rows), dtype=bool, count=len(rows))
-        slots = self._image_slots
-        used_lengths = np.where(has_image, text.modality_lengths, slots.stop - slots.start - text.modality_lengths)
-        failed = np.zeros(len(rows), dtype=bool)
-        images: list[torch.Tensor] | None = None
-        if self._image_dirs is not None:
-            images = []
-            for i, ((shard, _), row) in enumerate(zip(keys, numbers.tolist(), strict=True)):
-                image = self._image(text, shard, row, i) if has_image[i] else None
-                failed[i] = has_image[i] and image is None
-                images.append(self._transform.blank() if image is None else image)
-            text.key_padding_mask[failed, slots] = 1
-        text.loss_mask[loss_off | failed] = 0
-        return Samples(text, has_image & ~failed, failed, used_lengths, images)
+        read.loss_mask[loss_off] = 0
+        failed: list[bool] = []
+        pixels = None
+        if self._image_source is not None:
+            images: list[torch.Tensor] = []
+            for i, (shard, number) in enumerate(zip(shards.tolist(), numbers.tolist(), strict=True)):
+                for image in read.images[i]:
+                    pixel = self._pixels(self._image_source, shard, number, image, read.lengths[i])
+                    failed.append(pixel is None)
+                    images.append(self._transform.blank() if pixel is None else pixel)
+                    if pixel is None:
+                        _blank_out(read, i, image)
+                if not self.are_free and not read.images[i]:
+                    images.append(self._transform.blank())
+            pixels = torch.stack(images) if images else self._transform.blank()[None][:0]
+        else:
+            failed = [False] * sum(map(len, read.images))
+        return Samples(read, self.are_free, np.array(failed, dtype=bool), pixels)
 
     @property
     def modality_lengths(self) -> npt.NDArray[np.int32]:
         """Positions attended of every row, (rows,) int32: positive with an image, negative for text only."""
         if self._modality_lengths is None:
-            columns = [self._reader.modality_lengths(shard, 0, rows) for shard, rows in enumerate(self._shard_rows)]
+            columns = [self._modality_lengths_of(shard) for shard in range(len(self._shard_rows))]
             self._modality_lengths = np.concatenate(columns).astype(np.int32, copy=False)
         return self._modality_lengths
 
-    def collator(self, *, trim_to: int | None = None, ignore_index: int | None = None) -> Collator:
-        """The collator for samples of this dataset; see `loaders.collate.Collator`."""
+    def _modality_lengths_of(self, shard: int) -> Array:
+        bounds = self._reader.column(shard, "samples/offsets", 0, self._shard_rows[shard] + 1)
+        ends = np.concatenate(([0], np.cumsum(self._reader.column(shard, "samples/length", 0, int(bounds[-1])))))
+        lengths: Array = ends[bounds[1:]] - ends[bounds[:-1]]
+        images = np.diff(self._reader.column(shard, "images/offsets", 0, self._shard_rows[shard] + 1))
+        dummy_slots = 0 if self.are_free else self.data_dirs[0].num_patches
+        return np.where(images > 0, lengths, dummy_slots - lengths)
+
+    def collator(
+        self, *, trim_to: int | None = None, ignore_index: int | None = None, with_cu_seqlens: bool = False
+    ) -> Collator:
+        """The collator for samples of this dataset; see `loaders.collate.Collator`.
+
+        Raises:
+            ValueError: `with_cu_seqlens`, but rows are fixed.
+        """
+        first = self.data_dirs[0]
+        if with_cu_seqlens and not self.are_free:
+            raise ValueError(
+                f"with_cu_seqlens needs rows without masked image slots, which {first.root} has: write the dataset "
+                "with processor.packing best_fit, or leave it out"
+            )
         return Collator(
-            max_sequence_length=self.data_dirs[0].max_sequence_length,
-            image_end=self._image_slots.stop,
+            max_sequence_length=first.max_sequence_length,
+            image_end=0 if first.image_start_idx is None else first.image_start_idx + first.num_patches,
             trim_to=trim_to,
             ignore_index=ignore_index,
+            with_cu_seqlens=with_cu_seqlens,
         )
 
     def blocks(self, data_dir: int) -> tuple[list[int], list[int]]:
@@ -162,10 +200,18 @@ class LlavaH5Dataset(Dataset[Sample]):
                 sizes += [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
         return starts, sizes
 
-    def source(self, row: int) -> tuple[str, int]:
-        """Input file and line, from 1, that a row was made of."""
+    def source(self, row: int, sample: int = 0) -> tuple[str, int]:
+        """Input file and line, from 1, that a sample of a row was made of.
+
+        Args:
+            row: its number, negative from the end.
+            sample: its number in the row.
+
+        Raises:
+            IndexError: no such row, or no such sample in it.
+        """
         shards, numbers = self._places([row])
-        return self._source(int(shards[0]), int(numbers[0]))
+        return self._source(int(shards[0]), int(numbers[0]), sample)
 
     def _places(self, rows: Sequence[int]) -> tuple[Array, Array]:
         """The shard of each row, and its number in that shard."""
@@ -177,32 +223,43 @@ class LlavaH5Dataset(Dataset[Sample]):
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         return shards, numbers - self._starts[shards]
 
-    def _source(self, shard: int, row: int) -> tuple[str, int]:
-        file = int(self._reader.column(shard, "samples/source_file", row, row + 1)[0])
-        line = int(self._reader.column(shard, "samples/source_line", row, row + 1)[0])
+    def _source(self, shard: int, row: int, sample: int) -> tuple[str, int]:
+        first, behind = self._reader.column(shard, "samples/offsets", row, row + 2).tolist()
+        if not 0 <= sample < behind - first:
+            raise IndexError(f"sample {sample} is asked for, but the row has {behind - first}")
+        at = first + sample
+        file = int(self._reader.column(shard, "samples/source_file", at, at + 1)[0])
+        line = int(self._reader.column(shard, "samples/source_line", at, at + 1)[0])
         return self.data_dirs[self._dir_of_shard[shard]].inputs[file], line
 
-    def _image(self, block: Block, shard: int, row: int, place: int) -> torch.Tensor | None:
-        """The image of a row; None where it fails and failures are left blank."""
-        assert self._image_dirs is not None
-        stored: bytes = block.image_paths[place]
-        path = stored.decode()
+    def _pixels(
+        self, source: ImageSource, shard: int, row: int, image: StoredImage, lengths: list[int]
+    ) -> torch.Tensor | None:
+        """An image of a row whose samples have those lengths; None where it fails and failures are left blank."""
         try:
-            if not is_inside(path):
-                raise ImageError("the path leads out of the folder")
-            return read_image(self._image_dirs[self._dir_of_shard[shard]] / path, self._transform)
+            return source.read(shard, image)
         except ImageError as error:
-            file, line = self._source(shard, row)
-            said = (
-                f"image {path} in {self._image_dirs[self._dir_of_shard[shard]]}, of {file}, line {line}, "
-                f"cannot be read ({error})"
-            )
+            file, line = self._source(shard, row, _sample_at(lengths, image.start))
+            said = f"{source.describe(shard, image)}, of {file}, line {line}, cannot be read ({error})"
             if self._blank_failures:
                 self._failures += 1
                 if self._failures <= _MOST_LOGGED:
-                    _log.warning("%s; the row is left blank", said)
+                    _log.warning("%s; the sample is left blank", said)
                 return None
             raise ImageError(f'{said}; restore the file, or give on_image_error="blank" to train without it') from None
+
+
+def _sample_at(lengths: list[int], position: int) -> int:
+    """Which sample of a row has a position."""
+    return bisect_right(list(accumulate(lengths)), position)
+
+
+def _blank_out(rows: Block, row: int, image: StoredImage) -> None:
+    """Mask the slots of an image, and the loss of the sample that it belongs to, and of no other."""
+    sample = _sample_at(rows.lengths[row], image.start)
+    start = sum(rows.lengths[row][:sample])
+    rows.key_padding_mask[row, image.start : image.start + image.slots] = 1
+    rows.loss_mask[row, start : start + rows.lengths[row][sample]] = 0
 
 
 def _as_list(folders: Folders) -> list[str | Path]:

@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from loaders.blocks import TEXT_KEYS, Array, Block, make_block
+from loaders.blocks import TEXT_KEYS, Array, Block, StoredImage, make_block
 
 Sample = dict[str, Any]
 
@@ -23,20 +23,37 @@ class Samples(Sequence[Sample]):
     """Rows that `LlavaH5Dataset` read together: as a sequence, samples as it describes them.
 
     Attributes:
-        text: the rows, belonging to no cache.
-        has_image, image_failed: (n,) bool.
-        used_lengths: (n,) int, the position behind the last one attended.
-        images: n of (3, image_size, image_size), or None where no images are read.
+        rows: belonging to no cache.
+        are_free: whether a row can have any number of images, anywhere.
+        image_failed: (images,) bool, of each image in the order of rows.
+        pixels: of each image, (images, 3, image_size, image_size), if rows are free; else of each row, zeros where it
+            has none; None where no images are read.
     """
 
-    text: Block
-    has_image: Array
+    rows: Block
+    are_free: bool
     image_failed: Array
-    used_lengths: Array
-    images: Sequence[torch.Tensor] | None
+    pixels: torch.Tensor | None
 
     def __len__(self) -> int:
-        return len(self.has_image)
+        return len(self.rows.ids)
+
+    @property
+    def image_counts(self) -> Array:
+        """Images of each row, (n,)."""
+        return np.array([len(images) for images in self.rows.images], dtype=np.int64)
+
+    @property
+    def has_image(self) -> Array:
+        """(n,) bool: whether a row that is not free has an image, and it did not fail."""
+        found = self.image_counts > 0
+        found[found] = ~self.image_failed
+        return found
+
+    @property
+    def used_lengths(self) -> Array:
+        """(n,) int: the position behind the last one that belongs to a sample."""
+        return np.array([sum(lengths) for lengths in self.rows.lengths], dtype=np.int64)
 
     @overload
     def __getitem__(self, at: int) -> Sample: ...
@@ -49,15 +66,25 @@ class Samples(Sequence[Sample]):
         if isinstance(at, slice):
             return [self[i] for i in range(len(self))[at]]
         i = range(len(self))[at]
-        row = self.text._replace(ids=self.text.ids[i : i + 1], masks=self.text.masks[i : i + 1])
+        row = self.rows._replace(ids=self.rows.ids[i : i + 1], masks=self.rows.masks[i : i + 1])
         sample: Sample = {key: getattr(row, key)[0] for key in TEXT_KEYS}
-        for array in sample.values():
-            array.setflags(write=False)
-        sample["has_image"] = bool(self.has_image[i])
-        sample["used_length"] = int(self.used_lengths[i])
-        sample["image_failed"] = bool(self.image_failed[i])
-        if self.images is not None:
-            sample["image_data"] = self.images[i]
+        first = int(self.image_counts[:i].sum())
+        images = slice(first, first + len(self.rows.images[i]))
+        if self.are_free:
+            sample["sample_lengths"] = np.array(self.rows.lengths[i], dtype=np.int32)
+            for name in ("start", "slots"):
+                places = [getattr(image, name) for image in self.rows.images[i]]
+                sample[f"image_{name}"] = np.array(places, dtype=np.int32)
+            sample["image_failed"] = self.image_failed[images]
+        else:
+            sample["has_image"] = bool(self.has_image[i])
+            sample["used_length"] = int(self.used_lengths[i])
+            sample["image_failed"] = bool(self.image_failed[images].any())
+        for value in sample.values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+        if self.pixels is not None:
+            sample["image_data"] = self.pixels[images if self.are_free else i]
         return sample
 
     def __iter__(self) -> Iterator[Sample]:
@@ -72,10 +99,27 @@ class Samples(Sequence[Sample]):
         for key in ("text_input_ids", "labels"):
             items = np.ascontiguousarray(wide[key], dtype="<i4")
             wide[key] = np.moveaxis(items.view(np.uint8).reshape(*items.shape, 4), -1, 0)
-        return cls(
-            text=make_block(**wide, narrow=(np.zeros(len(samples), np.int32), np.zeros(len(samples), bytes))),
-            has_image=np.array([sample["has_image"] for sample in samples], dtype=bool),
-            image_failed=np.array([sample["image_failed"] for sample in samples], dtype=bool),
-            used_lengths=np.array([sample["used_length"] for sample in samples]),
-            images=[sample["image_data"] for sample in samples] if "image_data" in samples[0] else None,
-        )
+        are_free = "sample_lengths" in samples[0]
+        read = _free_tables if are_free else _fixed_tables
+        tables = [read(sample) for sample in samples]
+        rows = make_block(**wide, lengths=[row[0] for row in tables], images=[row[1] for row in tables])
+        pixels = None
+        if "image_data" in samples[0]:
+            join = torch.cat if are_free else torch.stack
+            pixels = join([sample["image_data"] for sample in samples])
+        return cls(rows, are_free, np.array([flag for row in tables for flag in row[2]], dtype=bool), pixels)
+
+
+_Tables = tuple[list[int], list[StoredImage], list[bool]]
+
+
+def _free_tables(sample: Sample) -> _Tables:
+    places = zip(sample["image_start"].tolist(), sample["image_slots"].tolist(), strict=True)
+    images = [StoredImage(0, b"", start, slots) for start, slots in places]
+    return sample["sample_lengths"].tolist(), images, sample["image_failed"].tolist()
+
+
+def _fixed_tables(sample: Sample) -> _Tables:
+    has_one = sample["has_image"] or sample["image_failed"]
+    images = [StoredImage(0, b"", 0, 0)] if has_one else []
+    return [sample["used_length"]], images, [sample["image_failed"]] * len(images)

@@ -16,14 +16,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any, TypeVar, cast
 
 import h5py
 import numpy as np
 from isal import isal_zlib
 
 from hdf5_writer.schema import DATASETS
-from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, make_block
+from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, StoredImage, make_block
 from loaders.data_dir import Shard
 from preprocess.regular_files import open_descriptor, open_regular
 
@@ -31,6 +32,7 @@ from preprocess.regular_files import open_descriptor, open_regular
 _NARROW_CHUNKS = 64
 BLOCK_ROWS = DATASETS["labels"].per_chunk
 
+T = TypeVar("T")
 _InflateError = cast(type[Exception], isal_zlib.error)
 
 
@@ -139,29 +141,24 @@ class ShardReader:
         shard, number = key
         start = number * BLOCK_ROWS
         stop = min(start + BLOCK_ROWS, self._shards[shard].rows)
-        narrow = (self.modality_lengths(shard, start, stop), self._image_paths(shard, start, stop))
         wide = {name: self._read_chunk(shard, name, number, _Chunks.planes) for name in TEXT_KEYS}
-        return make_block(**{name: planes[..., : stop - start, :] for name, planes in wide.items()}, narrow=narrow)
+        text = {name: planes[..., : stop - start, :] for name, planes in wide.items()}
+        return make_block(**text, lengths=self._lengths(shard, start, stop), images=self._images(shard, start, stop))
 
-    def modality_lengths(self, shard: int, start: int, stop: int) -> Array:
-        """Positions attended of some rows, int32: positive with an image, negative for text only.
+    def _lengths(self, shard: int, start: int, stop: int) -> list[list[int]]:
+        """Positions of the samples of some rows."""
+        bounds = self.column(shard, "samples/offsets", start, stop + 1).tolist()
+        return _by_row(self.column(shard, "samples/length", bounds[0], bounds[-1]).tolist(), bounds)
 
-        Each row is one sample, and has at most one image.
-        """
-        lengths = self.column(shard, "samples/length", start, stop)
-        images = np.diff(self.column(shard, "images/offsets", start, stop + 1))
-        return np.where(images > 0, lengths, self._shards[shard].params.num_patches - lengths).astype(np.int32)
-
-    def _image_paths(self, shard: int, start: int, stop: int) -> Array:
-        """The image path of some rows, empty for text only."""
-        offsets = self.column(shard, "images/offsets", start, stop + 1)
-        paths = self.column(shard, "images/path", int(offsets[0]), int(offsets[-1]))
-        found = np.zeros(stop - start, dtype=paths.dtype if len(paths) else "S1")
-        found[np.diff(offsets) > 0] = paths
-        return found
+    def _images(self, shard: int, start: int, stop: int) -> list[list[StoredImage]]:
+        """Images of some rows."""
+        bounds = self.column(shard, "images/offsets", start, stop + 1).tolist()
+        first, behind = bounds[0], bounds[-1]
+        columns = (self.column(shard, f"images/{name}", first, behind).tolist() for name in ("path", "start", "slots"))
+        return _by_row(list(map(StoredImage, range(first, behind), *columns)), bounds)
 
     def column(self, shard: int, name: str, start: int, stop: int) -> Array:
-        """Entries of a column of the tables `samples` and `images`, by its name in the file."""
+        """Entries of a dataset of the tables, such as `samples/length`."""
         parts = []
         self._after_fork()
         with self._lock:
@@ -271,6 +268,11 @@ class _Chunks:
         return array
 
 
+def _by_row(entries: list[T], bounds: list[int]) -> list[list[T]]:
+    """Entries of a table from `bounds[0]` on, cut into those of each row."""
+    return [entries[begin - bounds[0] : end - bounds[0]] for begin, end in pairwise(bounds)]
+
+
 def _adler32_with_zeros(data: bytes, zeros: int) -> bytes:
     """The Adler-32 of data and so many zeros behind it, as the end of a zlib stream has it (RFC 1950)."""
     checksum = isal_zlib.adler32(data)
@@ -288,15 +290,16 @@ def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
 
 
 def _chunks_of(dataset: h5py.Dataset, name: str, used_bytes: int | None) -> _Chunks:
-    rows, row_shape, dtype = dataset.shape[0], tuple(dataset.shape[1:]), dataset.dtype
+    entries, *row_shape = dataset.shape
+    dtype = dataset.dtype
     used_bytes = used_bytes or dtype.itemsize
-    if not rows:
-        return _Chunks(1, row_shape, dtype, used_bytes, [], [])
-    chunk_rows = min(DATASETS[name].per_chunk, rows)
+    if not entries:
+        return _Chunks(1, tuple(row_shape), dtype, used_bytes, [], [])
+    chunk_rows = min(DATASETS[name].per_chunk, entries)
     stored = (dataset.chunks, dataset.compression, dataset.shuffle)
     if stored != ((chunk_rows, *row_shape), "gzip", dtype.itemsize > 1):
-        raise ValueError(f"{name} is stored as {stored}, expected chunks of {chunk_rows} rows, shuffled and gzipped")
-    count = -(-rows // chunk_rows)
+        raise ValueError(f"{name} is stored as {stored}, expected chunks of {chunk_rows} entries, shuffled and gzipped")
+    count = -(-entries // chunk_rows)
     offsets, sizes = [-1] * count, [0] * count
 
     def note(info: Any) -> None:
@@ -308,7 +311,7 @@ def _chunks_of(dataset: h5py.Dataset, name: str, used_bytes: int | None) -> _Chu
     dataset.id.chunk_iter(note)
     if min(offsets) < 0:
         raise ValueError(f"chunk {offsets.index(-1)} of {name} is absent or not compressed")
-    return _Chunks(chunk_rows, row_shape, dtype, used_bytes, offsets, sizes)
+    return _Chunks(chunk_rows, tuple(row_shape), dtype, used_bytes, offsets, sizes)
 
 
 def _check_sha256(shard: Shard) -> None:

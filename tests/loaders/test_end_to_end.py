@@ -20,6 +20,9 @@ from PIL import Image  # noqa: E402
 from written import Written, first, read_written  # noqa: E402
 
 from loaders import ImageError, create_dataloader  # noqa: E402
+from loaders.blocks import StoredImage  # noqa: E402
+from loaders.image_source import ImageFiles  # noqa: E402
+from loaders.image_transform import ImageTransform  # noqa: E402
 
 IMAGES = QUICKSTART / "images"
 TEXT = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
@@ -173,12 +176,10 @@ def test_without_an_image_folder_there_are_no_images() -> None:
 
 
 def test_a_stored_path_never_leads_out_of_the_folder() -> None:
-    dataset = create_dataloader(first().root, IMAGES, 1).dataset
-    block = dataset._reader.block(0, 0)
+    files = ImageFiles([IMAGES], ImageTransform(112, "square"))
     for path in (b"/etc/passwd", b"../images/x.png", b"a/../../x.png"):
-        changed = block._replace(image_paths=np.array([path] * 64))
         with pytest.raises(ImageError, match="leads out of the folder"):
-            dataset._image(changed, 0, 0, 0)
+            files.read(0, StoredImage(number=0, path=path, start=1, slots=64))
 
 
 def test_the_state_is_json_and_the_same_on_every_rank() -> None:

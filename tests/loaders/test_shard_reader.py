@@ -81,12 +81,12 @@ def test_ids_beyond_two_bytes(tmp_path: Path) -> None:
         assert len(planes) == (2 if value == 65_535 else 4)
         masks = np.zeros(array.shape, np.uint8)
         small = np.zeros((2, *array.shape), np.uint8)
-        narrow = (np.ones(len(array), np.int32), np.zeros(len(array), bytes))
-        block = make_block(planes, small, masks, masks, narrow=narrow)
+        tables: dict[str, Any] = {"lengths": [[256]] * len(array), "images": [[]] * len(array)}
+        block = make_block(planes, small, masks, masks, **tables)
         assert np.array_equal(block.text_input_ids, array)
         assert not block.labels.any()
-        other = make_block(small, small, masks + 1, masks, narrow=narrow)
-        mixed = gather([other, block], [1, 0]).trimmed(256).tensors()
+        other = make_block(small, small, masks + 1, masks, **tables)
+        mixed = gather([other, block], [1, 0]).text(256).tensors()
         assert mixed["text_input_ids"].tolist() == [[0] * 256, array[0].tolist()]
         assert mixed["loss_mask"].float().mean() == 0.5
 
@@ -153,10 +153,11 @@ def test_a_flipped_bit_anywhere_in_a_chunk_is_noticed(copied: Path, name: str) -
             continue
         unnoticed += 1
         assert place < size - 4, "the checksum itself"
-        field = "image_paths" if name == "images/path" else name
-        expected = first().arrays[field][70:134]
-        found = getattr(block, field)
-        assert np.array_equal(found.reshape(expected.shape), expected)
+        if name == "images/path":
+            expected = [[path] if path else [] for path in first().arrays["image_paths"][70:134].tolist()]
+            assert [[image.path for image in images] for images in block.images] == expected
+        else:
+            assert np.array_equal(getattr(block, name), first().arrays[name][70:134])
     assert unnoticed < 15
     assert messages == {f"{shard}: {name} is damaged from row 0 on"}
 

@@ -47,10 +47,15 @@ def records_of(count: int, salt: str) -> list[dict[str, Any]]:
     return records
 
 
-def write_dataset(
+def write_dataset(folder: Path, **options: Any) -> Written:
+    """Write a dataset of one sample a row, see `write_folder`, and read it."""
+    return read_written(write_folder(folder, **options))
+
+
+def write_folder(
     folder: Path, *, records: int | list[Any], samples_per_shard: int, salt: str = "first", **changes: Any
-) -> Written:
-    """Run the main job in this process. `changes`: `section__key=value`."""
+) -> Path:
+    """Run the main job in this process, and give its output folder. `changes`: `section__key=value`."""
     made = records_of(records, salt) if isinstance(records, int) else records
     write_jsonl(folder / "in" / f"{salt}.jsonl", made)
     values: dict[str, dict[str, Any]] = {
@@ -73,7 +78,7 @@ def write_dataset(
         section, _, key = name.partition("__")
         values[section][key] = value
     create(build_config(values, "test", folder))
-    return read_written(folder / "out")
+    return folder / "out"
 
 
 @functools.cache
