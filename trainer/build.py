@@ -22,7 +22,6 @@ from trainer.model import LlavaForRows
 from trainer.params import ModelParams
 from trainer.params_file import ParamsError
 from trainer.pretrained import load_image_model, load_text_model, load_whole
-from trainer.segment_attention import is_flattened
 
 # The number of rows of the embedding becomes a multiple of it, as in the models of llava-hf.
 _ROWS_MULTIPLE = 64
@@ -176,12 +175,12 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
             f"the rows have {shape.max_sequence_length} positions, but the text model was made for "
             f"{text.max_position_embeddings}; write the dataset with a smaller processor.max_sequence_length"
         )
-    if shape.image_start_idx is None and not is_flattened(params.attention):
+    if shape.image_start_idx is None and params.attention != "flash_attention_2":
         _refuse_other_attention(text, shape)
 
 
 def _refuse_other_attention(text: Any, shape: RowShape) -> None:
-    """The mask that keeps samples apart takes the place of the model's own, with all that it would leave out."""
+    """What keeps samples apart takes the place of the model's own mask, with all that it would leave out."""
     kinds = set(getattr(text, "layer_types", None) or ["sliding_attention"])
     window = getattr(text, "sliding_window", None)
     if unknown := kinds - {"full_attention", "sliding_attention"}:
@@ -192,7 +191,7 @@ def _refuse_other_attention(text: Any, shape: RowShape) -> None:
     if "sliding_attention" in kinds and window is not None and window < shape.max_sequence_length:
         raise ParamsError(
             f"the text model attends to {window} positions at most, but packed rows have {shape.max_sequence_length} "
-            "and their mask no such limit; give model.attention flash_attention_2, or write the dataset with a "
+            "and their attention no such limit; give model.attention flash_attention_2, or write the dataset with a "
             f"processor.max_sequence_length of at most {window}"
         )
 

@@ -138,13 +138,13 @@ class ModelParams(_Section):
         image_start_idx: refused where the data has another; None takes the data's.
         freeze: regexes; a parameter is frozen when `re.search` finds one of them in its name.
         image_feature_select_layer_idx: index into the hidden states of the vision model, the embedding layer's first.
-        attention: implementation in transformers.
+        attention: implementation in transformers; "sdpa_by_sample" is ours, see `trainer.segment_attention`.
     """
 
     image_start_idx: Annotated[int, Field(ge=0)] | None = None
     freeze: list[Name] = []
     image_feature_select_layer_idx: int = -2
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "sdpa_by_sample", "eager", "flash_attention_2"] = "sdpa"
     image_model: ImageModelParams
     text_model: TextModelParams
     projector: ProjectorParams = ProjectorParams()

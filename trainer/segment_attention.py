@@ -6,6 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+# torch's own attention without a mask: time and memory go with the samples' lengths, on any device.
+BY_SAMPLE = "sdpa_by_sample"
 
 
 def segment_attention(implementation: str, segment_ids: Tensor, key_padding_mask: Tensor, dtype: torch.dtype) -> Any:
@@ -15,25 +22,29 @@ def segment_attention(implementation: str, segment_ids: Tensor, key_padding_mask
     are told here. With variable lengths the batch must be flattened to one row, see `is_flattened`.
 
     Args:
-        implementation: "sdpa", "eager", or any of FlashAttention.
+        implementation: "sdpa", "eager", `BY_SAMPLE`, or any of FlashAttention.
         segment_ids: (B, T) integers: 1, 2, … for each sample of a row, 0 for padding.
         key_padding_mask: (B, T), 1 where not to attend.
         dtype: of the hidden states.
 
     Returns:
         `attention_mask`; with FlashAttention also `cu_seq_lens_q`, `max_length_q` and the same of k
-        (`FlashAttentionKwargs` of transformers/modeling_flash_attention_utils.py).
+        (`FlashAttentionKwargs` of transformers/modeling_flash_attention_utils.py); with `BY_SAMPLE` `sample_lengths`.
     """
     if not is_flattened(implementation):
         return {"attention_mask": block_mask(segment_ids, key_padding_mask, _computed_in(dtype, segment_ids.device))}
     bounds, longest = sequence_bounds(segment_ids)
+    if implementation == BY_SAMPLE:
+        # A mask of four axes is taken as it is; without one, transformers would make one of (B * T)².
+        unused = torch.empty((1, 1, 0, 0), dtype=dtype, device=segment_ids.device)
+        return {"attention_mask": unused, "sample_lengths": bounds.diff().tolist()}
     lengths = {f"cu_seq_lens_{side}": bounds for side in "qk"} | {f"max_length_{side}": longest for side in "qk"}
     return {"attention_mask": None, **lengths}
 
 
 def is_flattened(implementation: str) -> bool:
     """Whether an implementation takes the samples of a batch one behind the other, in one row of B * T positions."""
-    return "flash" in implementation
+    return implementation == BY_SAMPLE or "flash" in implementation
 
 
 def block_mask(segment_ids: Tensor, key_padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -70,3 +81,26 @@ def sequence_bounds(segment_ids: Tensor) -> tuple[Tensor, int]:
 def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Autocast would turn a float32 mask into its own dtype again in every layer."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
+
+
+def _attend_by_sample(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """`sdpa` of each sample of a flattened batch by itself; of any other batch, `sdpa`.
+
+    Takes and gives what the attention functions of transformers do: (1, heads, positions, size of a head), and
+    (1, positions, heads, size of a head).
+    """
+    lengths: list[int] | None = options.pop("sample_lengths", None)
+    if lengths is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    keywords: dict[str, Any] = {"dropout_p": options.get("dropout", 0.0), "scale": options.get("scaling")}
+    attended = [
+        functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True, **keywords)
+        for q, k, v in zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    ]
+    return torch.cat(attended, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(BY_SAMPLE, _attend_by_sample)
+AttentionMaskInterface.register(BY_SAMPLE, sdpa_mask)

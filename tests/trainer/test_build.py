@@ -179,6 +179,7 @@ FREE = RowShape(image_start_idx=None, num_patches=16, image_size=56, max_sequenc
         ({"sliding_window": 64}, "sdpa", "attends to 64 positions at most, but packed rows have 96"),
         ({"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}, "eager", "at most 64"),
         ({"sliding_window": 64, "layer_types": ["full_attention"] * 2}, "sdpa", None),
+        ({"sliding_window": 64}, "sdpa_by_sample", "at most, but packed rows have 96"),
         ({"sliding_window": 96}, "sdpa", None),
         ({"sliding_window": None}, "sdpa", None),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "sdpa", "has layers of chunked_attention"),

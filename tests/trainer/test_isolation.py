@@ -22,7 +22,7 @@ from transformers import (  # noqa: E402
 from trainer.model import LlavaForRows  # noqa: E402
 
 VOCABULARY, PATCHES, SIZE, LENGTH = 97, 4, 28, 64
-ATTENTIONS = ["sdpa", "eager", "flash_reference"]
+ATTENTIONS = ["sdpa", "eager", "sdpa_by_sample", "flash_reference"]
 TEXT_MODELS = {"llama": LlamaConfig, "qwen2": Qwen2Config}
 
 
