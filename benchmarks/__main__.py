@@ -20,13 +20,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks import growth, loading, preprocessing, tokens
+from benchmarks import growth, loading, packing, preprocessing, tokens
 from benchmarks.measure import ROOT, Section
 
-PARTS = ("preprocessing", "loading", "growth", "tokens")
+PARTS = ("preprocessing", "loading", "packing", "growth", "tokens")
 NEEDS: dict[str, tuple[str, ...]] = {
     "preprocessing": ("datasets",),
     "loading": ("datasets", "litdata", "streaming", "torch", "webdataset"),
+    "packing": ("litdata", "torch"),
     "growth": (),
     "tokens": (),
     "quick": ("datasets", "torch"),
@@ -99,6 +100,8 @@ def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if "tokens" in parts:
         chats = {style: Path(chat) for style, chat in options.chat.items()}
         sections += show(tokens.run(folder, chats, options.repeats, note))
+    if "packing" in parts:
+        sections += show(packing.run(folder, min(options.repeats, 2), note))
     for section in sections:
         found["sections"].append(section.to_json())
         found["ratios"] |= section.ratios

@@ -22,13 +22,13 @@ TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
 LENGTH = 2048
 _PHOTO = (640, 480)
 _PHOTOS = 48  # as many files; rows beyond take them again
-_SHARDS = 8
 
 
-def write_dataset(folder: Path, rows: int, *, with_images: bool) -> Path:
+def write_dataset(folder: Path, rows: int, *, with_images: bool, packing: str = "none", shards: int = 8) -> Path:
     """Made-up conversations as rows of 2,048 positions in `folder/ours`, and photos in `folder/photos`.
 
     Without images half of the rows have one all the same, which is then not read; with images every row has one.
+    `rows` are samples where they are packed.
     """
     made = phase_2_records(load_tokenizer(str(QUICKSTART / "tokenizer")), 2 * rows if with_images else rows)
     if with_images:
@@ -39,9 +39,13 @@ def write_dataset(folder: Path, rows: int, *, with_images: bool) -> Path:
         "setup": {
             "input_dir": str(folder / "in"),
             "output_dir": str(folder / "ours"),
-            "samples_per_shard": -(-rows // _SHARDS),
+            "samples_per_shard": -(-rows // shards),
         },
-        "processor": {"tokenizer_type": str(QUICKSTART / "tokenizer"), "max_sequence_length": LENGTH},
+        "processor": {
+            "tokenizer_type": str(QUICKSTART / "tokenizer"),
+            "max_sequence_length": LENGTH,
+            "packing": packing,
+        },
         "dataset": {"check_images": "none", "system_prompt_style": "vicuna_v1"},
     }
     create_dataset(build_config(values, "benchmark", folder), Silent())
@@ -131,6 +135,31 @@ class Checksum:
     def to_json(self) -> dict[str, Any]:
         """`rows`, `checksum` of their texts, and `pixels`, which may differ by what float16 rounds."""
         return {"checked_rows": self.rows, "checksum": f"{self._sum:016x}", "pixels": self._pixels}
+
+
+class SampleChecksum:
+    """Of the supervised labels of any number of samples, whatever their order and however many share a row."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self.samples = 0
+        self.rows = 0
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Take in a batch, packed or not. A row that only fills up a batch has no loss and is no sample."""
+        labels, counts = (np.asarray(batch[key]) for key in ("labels", "loss_mask"))
+        segments = np.asarray(batch["segment_ids"]) if "segment_ids" in batch else np.ones_like(labels)
+        for row_labels, row_counts, row_segments in zip(labels, counts == 1, segments, strict=True):
+            supervised, owners = row_labels[row_counts], row_segments[row_counts]
+            for sample in np.split(supervised, np.flatnonzero(np.diff(owners)) + 1) if len(supervised) else ():
+                hashed = hashlib.blake2b(sample.astype("<i4").tobytes(), digest_size=8)
+                self._sum = (self._sum + int.from_bytes(hashed.digest(), "little")) % 2**64
+                self.samples += 1
+        self.rows += len(labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """`checked_samples` and their `checksum`."""
+        return {"checked_samples": self.samples, "checksum": f"{self._sum:016x}"}
 
 
 def expected(folder: Path) -> dict[str, Any]:

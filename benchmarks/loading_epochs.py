@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.loading_data import Checksum, photos
+from benchmarks.loading_data import Checksum, SampleChecksum, photos
 from benchmarks.loading_peers import BATCH, PEERS, Batches
 from benchmarks.pillow_limit import PillowEpoch
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--pixels", choices=["square", "pad"])
     parser.add_argument("--in-order", action="store_true", help="ours only: rows as they are stored")
+    parser.add_argument("--samples", action="store_true", help="check samples, however many share a row")
     options = parser.parse_args()
     # The arrays that peers give to torch are read-only, of which torch warns.
     warnings.simplefilter("ignore")
@@ -46,7 +47,7 @@ def main() -> None:
         epoch()
     else:
         loader = open_loader(options.name, options.folder, options.workers, options.pixels, not options.in_order)
-        checksum = Checksum()
+        checksum = SampleChecksum() if options.samples else Checksum()
         for batch in loader:
             checksum.add(batch)
         checked, rows = checksum.to_json(), checksum.rows

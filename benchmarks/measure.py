@@ -117,18 +117,19 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
-def table(measured: Sequence[Measured], ours: str) -> str:
-    """Markdown. `ours`: the name of the one that the others are compared with."""
+def table(measured: Sequence[Measured], ours: str, unit: str = "row") -> str:
+    """Markdown. `ours`: the name of the one that the others are compared with; `unit`: what is counted."""
     mine = next(result for result in measured if result.name == ours)
     lines = [
-        "| | rows/s | ours is faster | peak memory | bytes out a row | leaves out |",
+        f"| | {unit}s/s | ours is faster | peak memory | bytes out a {unit} | leaves out |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for result in measured:
         out = "–" if result.out_bytes is None else f"{result.out_bytes / result.rows:,.0f}"
+        digits = 0 if result.rate >= 10 else 2
         ratio = "–" if result.name.startswith("ours") else f"{mine.rate / result.rate:.2f}×"
         lines.append(
-            f"| {result.name} | {result.rate:,.0f} | {ratio} | {result.peak_bytes / 2**20:,.0f} MB | {out} "
+            f"| {result.name} | {result.rate:,.{digits}f} | {ratio} | {result.peak_bytes / 2**20:,.0f} MB | {out} "
             f"| {result.leaves_out or '–'} |"
         )
     return "\n".join(lines)
@@ -143,21 +144,24 @@ class Section:
         measured: every contestant.
         ours: the name of the one that the others are compared with.
         ratios: the figures that matter, by name; larger is better.
+        unit: what is counted.
     """
 
     title: str
     measured: Sequence[Measured]
     ours: str
     ratios: dict[str, float]
+    unit: str = "row"
 
     def to_markdown(self) -> str:
         """Heading and table."""
-        return f"## {self.title}\n\n{table(self.measured, self.ours)}"
+        return f"## {self.title}\n\n{table(self.measured, self.ours, self.unit)}"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "title": self.title,
             "ours": self.ours,
+            "unit": self.unit,
             "measured": [result.to_json() for result in self.measured],
             "ratios": self.ratios,
         }
