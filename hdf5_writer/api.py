@@ -19,9 +19,11 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.progress import ConsoleProgress, dataset_warnings, summary_rows
 from hdf5_writer.report.process import write_in_own_process
 from hdf5_writer.verify import Findings
-from hdf5_writer.viewer.dataset import InspectedDataset, Row
-from hdf5_writer.viewer.page import Side, rows_page, side_of
-from hdf5_writer.viewer.terminal import terminal_rows
+from hdf5_writer.viewer.chat import Side, side_of
+from hdf5_writer.viewer.dataset import InspectedDataset
+from hdf5_writer.viewer.page import rows_page
+from hdf5_writer.viewer.row import Row
+from hdf5_writer.viewer.terminal import terminal_row
 from preprocess.config import ConfigError
 from preprocess.square_images import AspectRatio
 
@@ -154,7 +156,7 @@ class InspectedRows(Sequence[Row]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return "\n".join(terminal_rows(self._rows, self._side.speller, coloured=False))
+        return "\n".join(terminal_row(row, self._side.speller, coloured=False) for row in self._rows)
 
     def _repr_html_(self) -> str:
         page = rows_page(self._side, self._rows, self._selection).decode()

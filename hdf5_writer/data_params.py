@@ -106,6 +106,7 @@ class DatasetKeys(_Part):
 
     system_prompt_style: str
     image_dir: str | None
+    system_prompt: str | None = None
     max_images: _Size
 
 

@@ -15,8 +15,8 @@ from hdf5_writer import __version__
 from preprocess.config import ConfigError
 
 if TYPE_CHECKING:
-    from hdf5_writer.viewer.dataset import InspectedDataset
-    from hdf5_writer.viewer.page import Side
+    from hdf5_writer.viewer.chat import Side
+    from hdf5_writer.viewer.dataset import InspectedDataset, Places
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 _MOST_ON_A_PAGE = 500
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--random", type=_positive, metavar="N", help="N rows drawn at random, see --seed")
     which.add_argument("--source", type=_source, metavar="FILE:LINE", help="what became of a line of an input")
     which.add_argument("--image", metavar="PATH", help="rows with this image, as the records name it")
-    which.add_argument("--text-only", action="store_true", help="rows without an image")
+    which.add_argument("--text-only", action="store_true", help="rows with a sample that has no image")
     parser.add_argument("--seed", type=int, default=0, help="for --random (default 0)")
     parser.add_argument(
         "--most",
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         "--compare",
         type=Path,
         metavar="OTHER_DIR",
-        help="show the same source records of another dataset beside these, where they differ; "
-        f"looks at the first {_MOST_COMPARED:,} rows unless rows are chosen",
+        help="show what another dataset made of the same source records beside these, where they differ, packed or "
+        f"not; looks at the rows of the first {_MOST_COMPARED:,} samples unless rows are chosen",
     )
     parser.add_argument("--terminal", action="store_true", help="print the rows as text too")
     parser.add_argument(
@@ -96,34 +96,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from hdf5_writer.viewer.compare import compare_rows
+    from hdf5_writer.publish import publish
+    from hdf5_writer.viewer.compare import compare_samples
     from hdf5_writer.viewer.dataset import InspectedDataset
-    from hdf5_writer.viewer.page import write_comparison_page, write_rows_page
-    from hdf5_writer.viewer.terminal import terminal_rows, wants_colour
+    from hdf5_writer.viewer.page import rows_page, write_comparison_page
+    from hdf5_writer.viewer.terminal import terminal_row, wants_colour
 
     dataset = InspectedDataset(options.output_dir)
-    numbers, selection = _select(dataset, options)
+    chosen, selection = _select(dataset, options)
+    meant = chosen if isinstance(chosen, dict) else {}
     output: Path = options.output or dataset.layout.rows_page
     side = _side(dataset, options, options.tokenizer)
+    coloured = wants_colour(sys.stdout)
     if options.compare is None:
-        rows = [dataset.read(number) for number in numbers]
+        rows = [dataset.read(number) for number in chosen]
         with _writing(output):
-            write_rows_page(side, rows, selection, output)
+            publish(output, [rows_page(side, rows, selection, meant)])
         if options.terminal:
-            for text in terminal_rows(rows, side.speller, coloured=wants_colour(sys.stdout)):
-                print(text)
+            for row in rows:
+                print(terminal_row(row, side.speller, coloured=coloured, meant=meant.get(row.number, ())))
         print(f"{output}: {selection}")
     else:
         # The tokenizer of the other dataset may well be another one: --tokenizer speaks of the first alone.
         other = _side(InspectedDataset(options.compare), options, None)
         spellers = side.speller, other.speller
-        found = compare_rows(dataset, other.dataset, numbers, spellers, min(options.most, _MOST_ON_A_PAGE))
+        found = compare_samples(dataset, other.dataset, chosen, spellers, min(options.most, _MOST_ON_A_PAGE))
         with _writing(output):
             write_comparison_page((side, other), found, selection, output)
         if options.terminal:
             for pair in found.pairs:
-                for there, row in ((side, pair.row), (other, pair.other)):
-                    print(*terminal_rows([row], there.speller, coloured=wants_colour(sys.stdout)))
+                for there, one in zip((side, other), pair, strict=True):
+                    print(terminal_row(one.row, there.speller, coloured=coloured, meant=(one.sample.number,)))
         print(f"{output}: {found.compared:,} records compared, {found.differing:,} differ")
     return DONE
 
@@ -139,7 +142,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str | None) -> Side:
-    from hdf5_writer.viewer.page import side_of
+    from hdf5_writer.viewer.chat import side_of
 
     side = side_of(dataset, tokenizer=tokenizer, image_dir=options.image_dir, aspect_ratio=options.image_aspect_ratio)
     if side.speller.note:
@@ -147,8 +150,8 @@ def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str
     return side
 
 
-def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int], str]:
-    """Row numbers, and what they are in words.
+def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int] | Places, str]:
+    """Row numbers, with the samples that are meant where samples were asked for, and what they are in words.
 
     Raises:
         ConfigError: no such rows, or more than a page can show.
@@ -178,10 +181,11 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
     if options.text_only:
         rows = dataset.find_text_only(min(options.most, _MOST_ON_A_PAGE))
         if not rows:
-            raise ConfigError("--text-only: every row of this dataset has an image; leave it out")
-        return rows, f"{_first(rows)} without an image"
-    default = (0, _MOST_COMPARED if options.compare is not None else 20)
-    start, stop = options.rows or default
+            raise ConfigError("--text-only: every sample of this dataset has an image; leave it out")
+        what = "without an image" if dataset.params.image_start_idx is not None else "with a sample without an image"
+        return rows, f"{_first(rows)} {what}"
+    default = 20 if options.compare is None else dataset.rows_of_first_samples(_MOST_COMPARED)
+    start, stop = options.rows or (0, default)
     if start >= total:
         raise ConfigError(f"--rows {start}:{stop}: the dataset has {total:,} rows, 0 to {total - 1}")
     stop = min(stop, total)
@@ -191,7 +195,7 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
     return range(start, stop), f"{which} of {total:,}"
 
 
-def _first(rows: list[int]) -> str:
+def _first(rows: Places) -> str:
     return "the first row" if len(rows) == 1 else f"the first {len(rows)} rows"
 
 

@@ -17,22 +17,24 @@ import hdf5_writer
 from loaders.lazy import IGNORE_INDEX, IMAGE_TOKEN_INDEX, DataArguments, LazySupervisedDataset
 
 
-def on_the_fly_labels(sample: dict, dummy_at: int, slots: int) -> np.ndarray:
+def on_the_fly_labels(sample: dict, dummy_at: int | None, slots: int) -> np.ndarray:
     """The labels of a lazy sample as a row holds them: with image slots, shifted by one."""
     ids, labels = sample["input_ids"].numpy(), sample["labels"].numpy()
     found = np.flatnonzero(ids == IMAGE_TOKEN_INDEX)
-    at, behind = (int(found[0]), 1) if len(found) else (dummy_at, 0)  # a text-only row has dummy slots
+    if not len(found) and dummy_at is None:
+        return labels[1:]
+    at, behind = (int(found[0]), 1) if len(found) else (dummy_at, 0)  # a fixed text-only row has dummy slots
     return np.concatenate([labels[:at], np.full(slots, IGNORE_INDEX), labels[at + behind :]])[1:]
 
 
 def main(output_dir: str | None) -> tuple[int, int]:
-    """Compare all rows: how many there are, and how many differ."""
+    """Compare all samples: how many there are, and how many differ."""
     if output_dir is None:
         output_dir = "quickstart_output"
         hdf5_writer.create_dataset(hdf5_writer.load_config("quickstart.yaml", setup__output_dir=output_dir))
     params = json.loads((Path(output_dir) / "data_params.json").read_text())
     dataset = params["config"]["dataset"]
-    rows = hdf5_writer.inspect_rows(output_dir, range(params["counts"]["written"]))
+    rows = hdf5_writer.inspect_rows(output_dir, range(params["rows"]))
     lazy = {
         file["path"]: LazySupervisedDataset(
             Path(params["config"]["setup"]["input_dir"]) / file["path"],
@@ -41,15 +43,20 @@ def main(output_dir: str | None) -> tuple[int, int]:
         )
         for file in params["inputs"]
     }
-    different = 0
+    compared = different = 0
     for row in rows:
-        expected = on_the_fly_labels(lazy[row.file][row.line - 1], params["image_start_idx"], params["num_patches"])
-        labels = np.where(row.loss_mask == 1, row.labels, IGNORE_INDEX)
-        if not np.array_equal(labels[: len(expected)], expected[: len(labels)]):
-            different += 1
-            print(f"{row.file}, line {row.line}: the labels differ")
-    print(f"{len(rows)} rows compared, {different} differ")
-    return len(rows), different
+        for sample in row.samples:
+            expected = on_the_fly_labels(
+                lazy[sample.file][sample.line - 1], params["image_start_idx"], params["num_patches"]
+            )
+            here = slice(sample.start, sample.start + sample.length)
+            labels = np.where(row.loss_mask[here] == 1, row.labels[here], IGNORE_INDEX)
+            compared += 1
+            if not np.array_equal(labels, expected[: len(labels)]):
+                different += 1
+                print(f"{sample.file}, line {sample.line}: the labels differ")
+    print(f"{compared} samples compared, {different} differ")
+    return compared, different
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@
   addEventListener("beforeprint", () => {
     rows.forEach(fillRow);
     for (const button of document.querySelectorAll(".run button")) button.click();
-    for (const fold of document.querySelectorAll(".row details.fold")) fold.open = true;
+    for (const fold of document.querySelectorAll(".row details.fold, .row details.sample")) fold.open = true;
   });
 
   const show = (event) => {

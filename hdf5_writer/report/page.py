@@ -31,8 +31,9 @@ from hdf5_writer.report.plots import Plot, histogram, lengths_plot, measurements
 from hdf5_writer.report.task_statistics import read_fingerprints
 from hdf5_writer.report.throughput import Throughput
 from hdf5_writer.tables import images_of_samples, read_tables
+from hdf5_writer.viewer.chat import side_of
 from hdf5_writer.viewer.dataset import InspectedDataset
-from hdf5_writer.viewer.page import rows_values, side_of
+from hdf5_writer.viewer.page import rows_values
 
 _EXAMPLES = 3
 _FIRST_ROWS = 5

@@ -1,34 +1,44 @@
-"""The same source records in two datasets, where they differ."""
+"""Samples of the same source records in two datasets, where they differ."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hdf5_writer.data_params import DataParams
-from hdf5_writer.viewer.dataset import InspectedDataset, Row
+from hdf5_writer.viewer.dataset import InspectedDataset
 from hdf5_writer.viewer.decoding import Speller
-from hdf5_writer.viewer.runs import row_runs
+from hdf5_writer.viewer.row import Row, RowSample
+from hdf5_writer.viewer.runs import sample_runs
 
 # `difflib` takes the product of two lengths: past this, all between the first and the last difference is one.
 _MOST_PAIRS = 1_000_000
 _FILE_BITS = 40  # a key is the number of a file and, in so many bits, a line
+_ROWS_KEPT = 64  # packed rows are met again
+_NO_INTS = np.zeros(0, dtype=np.int64)
 
 Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One source record in both datasets; `changed` are (start, end) positions whose tokens differ."""
+class Found:
+    """A sample in one of the datasets; `changed` are (start, end) positions whose tokens differ."""
 
     row: Row
-    other: Row
+    sample: RowSample
     changed: Spans
-    other_changed: Spans
+
+
+class Pair(NamedTuple):
+    """What both datasets made of one source record."""
+
+    mine: Found
+    other: Found
 
 
 @dataclass
@@ -52,36 +62,40 @@ class Comparison:
 
 
 class RecordIndex:
-    """Source → row number of a dataset; 24 bytes a sample."""
+    """Source → where its sample stands in a dataset; 28 bytes a sample."""
 
     def __init__(self, dataset: InspectedDataset, files: list[str]) -> None:
         """`files`: the names that sources are looked up by."""
         self._files = {name: number for number, name in enumerate(files)}
         numbers = np.array([self._files.get(name, -1) for name in dataset.files], dtype=np.int64)
-        parts, rows = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        keys, rows, samples = [_NO_INTS], [_NO_INTS], [_NO_INTS.astype(np.int32)]
         for shard in range(dataset.shards):
-            indices, lines, row = dataset.sources(shard)
-            parts.append((numbers[indices] << _FILE_BITS) | lines)
+            indices, lines, row, sample = dataset.sources(shard)
+            keys.append((numbers[indices] << _FILE_BITS) | lines)
             rows.append(row)
-        keys = np.concatenate(parts)
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._rows = keys[order], np.concatenate(rows)[order]
+            samples.append(sample.astype(np.int32))
+        unsorted = np.concatenate(keys)
+        order = np.argsort(unsorted, kind="stable")
+        self._keys = unsorted[order]
+        self._rows, self._samples = np.concatenate(rows)[order], np.concatenate(samples)[order]
 
-    def find(self, file: str, line: int) -> int | None:
-        """The number of the row of a source record."""
+    def find(self, file: str, line: int) -> tuple[int, int] | None:
+        """(number of the row, number in the row) of the sample of a source record."""
         key = (self._files[file] << _FILE_BITS) | line
         at = int(np.searchsorted(self._keys, key))
-        return int(self._rows[at]) if at < len(self._keys) and self._keys[at] == key else None
+        if at == len(self._keys) or self._keys[at] != key:
+            return None
+        return int(self._rows[at]), int(self._samples[at])
 
 
-def compare_rows(
+def compare_samples(
     mine: InspectedDataset,
     other: InspectedDataset,
     numbers: Iterable[int],
     spellers: tuple[Speller, Speller],
     most: int,
 ) -> Comparison:
-    """Compare rows with the rows that the other dataset made of the same source records.
+    """Compare samples with those that the other dataset made of the same source records, in whatever rows they stand.
 
     Args:
         mine, other: the datasets.
@@ -93,25 +107,32 @@ def compare_rows(
     index = RecordIndex(other, mine.files)
     same_ids = mine.params.tokenizer.digest == other.params.tokenizer.digest
     by_piece = not same_ids and all(speller.knows_text for speller in spellers)
-    for number in numbers:
+    read_twin = functools.lru_cache(maxsize=_ROWS_KEPT)(other.read)
+    for row, sample in _samples(mine, numbers):
         if len(result.pairs) == most:
             result.is_complete = False
             break
-        row = mine.read(number)
-        there = index.find(row.file, row.line)
+        there = index.find(sample.file, sample.line)
         if there is None:
             result.only_here += 1
             continue
-        twin = other.read(there)
+        other_row = read_twin(there[0])
+        twin = other_row.samples[there[1]]
         result.compared += 1
-        left = _stream(row, spellers[0] if by_piece else None)
-        right = _stream(twin, spellers[1] if by_piece else None)
+        left = _stream(row, sample, spellers[0] if by_piece else None)
+        right = _stream(other_row, twin, spellers[1] if by_piece else None)
         if left[0] == right[0]:
             continue
         result.differing += 1
         changed, other_changed = _differences(left, right)
-        result.pairs.append(Pair(row, twin, changed, other_changed))
+        result.pairs.append(Pair(Found(row, sample, changed), Found(other_row, twin, other_changed)))
     return result
+
+
+def _samples(dataset: InspectedDataset, numbers: Iterable[int]) -> Iterator[tuple[Row, RowSample]]:
+    for number in numbers:
+        row = dataset.read(number)
+        yield from ((row, sample) for sample in row.samples)
 
 
 def setting_differences(mine: DataParams, other: DataParams) -> list[tuple[str, Any, Any]]:
@@ -133,13 +154,13 @@ def setting_differences(mine: DataParams, other: DataParams) -> list[tuple[str, 
 _Stream = tuple[list[tuple[object, bool]], list[int]]
 
 
-def _stream(row: Row, speller: Speller | None) -> _Stream:
-    """(token, is supervised) of a row and their positions; the image counts as one token, whatever its slots."""
+def _stream(row: Row, sample: RowSample, speller: Speller | None) -> _Stream:
+    """(token, is supervised) of a sample and their positions; an image counts as one token, whatever its slots."""
     tokens: list[tuple[object, bool]] = []
     positions: list[int] = []
-    for run in row_runs(row):
-        if run.kind == "image":
-            tokens.append((row.image_path, False))
+    for run in sample_runs(row, sample):
+        if run.image is not None:
+            tokens.append((run.image.path, False))
             positions.append(run.start)
         for offset, id_ in enumerate(run.ids):
             tokens.append((id_ if speller is None else speller.piece(id_), run.kind == "supervised"))

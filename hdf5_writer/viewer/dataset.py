@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from hdf5_writer.invariants import row_problems, table_problems
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.schema import DATASETS
-from hdf5_writer.tables import read_tables, rows_of_entries, tables_of_rows
+from hdf5_writer.tables import images_of_samples, read_tables, rows_of_entries, sample_of_image, tables_of_rows
+from hdf5_writer.viewer.row import Row, RowImage, RowSample
 from preprocess.config import ConfigError
 from preprocess.regular_files import open_regular
 from preprocess.settings import did_you_mean
@@ -26,32 +26,8 @@ _Array = npt.NDArray[Any]
 # A chunk of 64 rows of 8,192 int32 has 2 MB; HDF5 keeps 1 MB unless told.
 _CHUNK_CACHE = 4 << 20
 
-
-@dataclass(frozen=True)
-class Row:
-    """One row and where it came from.
-
-    Attributes:
-        number: counted over all shards, from 0.
-        file, line: the source of its first sample; `file` as `data_params.json` lists it, `line` from 1.
-        image_path: of its first image, relative to image_dir; None for text only.
-        slots: (start, count) of every run of image slots, the dummy slots of a fixed text-only row among them.
-        used: positions up to the padding, dummy slots of a text-only row among them.
-        text_input_ids, labels, loss_mask, key_padding_mask: (max_sequence_length,) as on disk.
-        problems: broken invariants, in words.
-    """
-
-    number: int
-    file: str
-    line: int
-    image_path: str | None
-    slots: tuple[tuple[int, int], ...]
-    used: int
-    text_input_ids: _Array
-    labels: _Array
-    loss_mask: _Array
-    key_padding_mask: _Array
-    problems: tuple[str, ...]
+# Row → numbers, in the row, of the samples that are meant.
+Places = dict[int, set[int]]
 
 
 class InspectedDataset:
@@ -95,17 +71,9 @@ class InspectedDataset:
         at = number - int(self._starts[shard])
         file = self._shard(shard)
         block = {name: file[name][at : at + 1] for name in file} | tables_of_rows(self._tables, at, at + 1)
-        paths: list[bytes] = block["images/path"].tolist()
-        slots = list(zip(block["images/start"].tolist(), block["images/slots"].tolist(), strict=True))
-        if not slots and self.params.image_start_idx is not None:
-            slots = [(self.params.image_start_idx, self.params.num_patches)]
         return Row(
             number=number,
-            file=self.files[int(block["samples/source_file"][0])],
-            line=int(block["samples/source_line"][0]),
-            image_path=paths[0].decode(errors="replace") if paths else None,
-            slots=tuple(slots),
-            used=int(block["samples/length"].sum()),
+            samples=self._samples(block),
             text_input_ids=block["text_input_ids"][0],
             labels=block["labels"][0],
             loss_mask=block["loss_mask"][0],
@@ -113,16 +81,15 @@ class InspectedDataset:
             problems=tuple(problem for problem, broken in row_problems(block, self.params) if broken[0]),
         )
 
-    def find_source(self, file: str, line: int, most: int) -> list[int]:
-        """Numbers of the rows that a line of an input became: one, or none where it was rejected."""
+    def find_source(self, file: str, line: int, most: int) -> Places:
+        """The sample that a line of an input became; none where it was rejected."""
         index = self.files.index(self.input_name(file))
-
-        def matches(tables: dict[str, _Array]) -> _Array:
-            found = (tables["samples/source_line"] == line) & (tables["samples/source_file"] == index)
-            rows: _Array = rows_of_entries(tables, "samples")[found]
-            return rows
-
-        return self._search(matches, most)
+        return self._search(
+            lambda tables: np.flatnonzero(
+                (tables["samples/source_line"] == line) & (tables["samples/source_file"] == index)
+            ),
+            most,
+        )
 
     def image_dir_and_tokenizer(self) -> tuple[Path | None, str]:
         """Where images and tokenizer were for the run: relative names count from the folder that it was started in."""
@@ -147,20 +114,33 @@ class InspectedDataset:
             f"{did_you_mean(file, self.files)}; the first is {self.files[0]}"
         )
 
-    def find_image(self, path: str, most: int) -> list[int]:
-        """Numbers of the first rows with an image."""
+    def find_image(self, path: str, most: int) -> Places:
+        """The samples with an image in the first rows that have it."""
         wanted = path.encode()
-        return self._search(lambda tables: rows_of_entries(tables, "images")[tables["images/path"] == wanted], most)
+        return self._search(lambda tables: sample_of_image(tables)[tables["images/path"] == wanted], most)
 
-    def find_text_only(self, most: int) -> list[int]:
-        """Numbers of the first rows without an image."""
-        return self._search(lambda tables: np.flatnonzero(np.diff(tables["images/offsets"]) == 0), most)
+    def find_text_only(self, most: int) -> Places:
+        """The samples without an image in the first rows that have one."""
+        return self._search(lambda tables: np.flatnonzero(images_of_samples(tables) == 0), most)
 
-    def sources(self, shard: int) -> tuple[_Array, _Array, _Array]:
-        """(index of the file, line, number of the row) of each sample of a shard."""
+    def sources(self, shard: int) -> tuple[_Array, _Array, _Array, _Array]:
+        """(index of the file, line, number of the row, number in the row) of each sample of a shard."""
         self._shard(shard)
-        rows = int(self._starts[shard]) + rows_of_entries(self._tables, "samples")
-        return self._tables["samples/source_file"], self._tables["samples/source_line"], rows
+        rows = rows_of_entries(self._tables, "samples")
+        within = np.arange(len(rows)) - self._tables["samples/offsets"][rows]
+        files, lines = (self._tables[f"samples/source_{name}"] for name in ("file", "line"))
+        return files, lines, rows + int(self._starts[shard]), within
+
+    def rows_of_first_samples(self, most: int) -> int:
+        """How many of the first rows hold so many samples; at least one, and all where there are no more."""
+        rows = samples = 0
+        for shard, entry in enumerate(self.params.shards):
+            if samples + entry.samples > most:
+                self._shard(shard)
+                within = int(np.searchsorted(self._tables["samples/offsets"], most - samples, side="right")) - 1
+                return max(1, rows + within)
+            rows, samples = rows + entry.rows, samples + entry.samples
+        return rows
 
     @property
     def shards(self) -> int:
@@ -178,19 +158,35 @@ class InspectedDataset:
                         return f"{reject['reason']}: {reject['detail']}"
         return None
 
-    def _search(self, matches: Callable[[dict[str, _Array]], _Array], most: int) -> list[int]:
-        """Numbers of the first rows that `matches` finds among the tables of a shard."""
-        found: list[int] = []
-        for number in self._numbers(matches):
-            found.append(number)
-            if len(found) == most:
-                break
-        return found
+    def _samples(self, block: Mapping[str, _Array]) -> tuple[RowSample, ...]:
+        """The samples of a row, of its entries in the tables."""
+        images: list[list[RowImage]] = [[] for _ in block["samples/start"]]
+        columns = (block[f"images/{name}"].tolist() for name in ("path", "start", "slots"))
+        for sample, path, start, slots in zip(sample_of_image(block).tolist(), *columns, strict=True):
+            images[max(sample, 0)].append(RowImage(path.decode(errors="replace"), start, slots))
+        fixed_at = self.params.image_start_idx
+        dummy = None if fixed_at is None else (fixed_at, self.params.num_patches)
+        names = ("source_file", "source_line", "start", "length")
+        entries = zip(*(block[f"samples/{name}"].tolist() for name in names), strict=True)
+        return tuple(
+            RowSample(number, self.files[file], line, start, length, tuple(images[number]), dummy_slots)
+            for number, (file, line, start, length) in enumerate(entries)
+            for dummy_slots in [None if images[number] else dummy]
+        )
 
-    def _numbers(self, matches: Callable[[dict[str, _Array]], _Array]) -> Iterator[int]:
+    def _search(self, matches: Callable[[dict[str, _Array]], _Array], most: int) -> Places:
+        """Where the samples stand whose numbers `matches` finds in the tables of a shard; `most` rows at most."""
+        found: Places = {}
         for shard in range(self.shards):
             self._shard(shard)
-            yield from (np.unique(matches(self._tables)) + int(self._starts[shard])).tolist()
+            samples = np.unique(matches(self._tables))
+            rows = rows_of_entries(self._tables, "samples")[samples]
+            within = samples - self._tables["samples/offsets"][rows]
+            for row, number in zip((rows + int(self._starts[shard])).tolist(), within.tolist(), strict=True):
+                if len(found) == most and row not in found:
+                    return found
+                found.setdefault(row, set()).add(number)
+        return found
 
     def _shard(self, number: int) -> dict[str, h5py.Dataset]:
         """The wide datasets of a shard, kept open: HDF5 holds the chunk that was read last as long as they are.

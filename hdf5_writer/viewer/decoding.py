@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hdf5_writer.data_params import DataParams
 from preprocess.config import ConfigError
+from preprocess.templates import TEMPLATES
 from preprocess.tokenize.byte_level import byte_alphabet
 from preprocess.tokenize.cuts import BLANK
 from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -24,9 +25,16 @@ class Part(NamedTuple):
 class Speller:
     """Spells the ids of one dataset."""
 
-    def __init__(self, tokenizer: Tokenizer | None, note: str | None) -> None:
-        """`note`: why there is no tokenizer."""
+    def __init__(self, tokenizer: Tokenizer | None, note: str | None, *, image_starts_text: bool = True) -> None:
+        """Make a speller.
+
+        Args:
+            tokenizer: that of the dataset.
+            note: why there is no tokenizer.
+            image_starts_text: the text behind an image begins as a text does.
+        """
         self.note = note
+        self._image_starts_text = image_starts_text
         self._tokenizer = tokenizer
         self._bytes = byte_alphabet()
         self._special = set() if tokenizer is None else {tokenizer.bos_id, tokenizer.eos_id}
@@ -45,6 +53,17 @@ class Speller:
         """The piece as the vocabulary spells it, or the id."""
         tokens = () if self._tokenizer is None else self._tokenizer.tokens
         return tokens[id_] if 0 <= id_ < len(tokens) and tokens[id_] else f"[{id_}]"
+
+    def starts_text(self, before: int | None, after_image: bool) -> bool:
+        """Whether a token starts a text, so that its dummy prefix is none of the text.
+
+        Args:
+            before: the token before it; None where its sample begins, and behind an image.
+            after_image: it stands behind an image.
+        """
+        if after_image:
+            return self._image_starts_text
+        return before is None or before in self._before_text
 
     def parts(self, ids: tuple[int, ...], starts_text: bool) -> list[Part]:
         """Decode ids.
@@ -109,4 +128,6 @@ def load_speller(params: DataParams, name: str) -> Speller:
             f"(digest {tokenizer.digest[:12]}…, expected {params.tokenizer.digest[:12]}…); "
             "give the right one by --tokenizer.",
         )
-    return Speller(tokenizer, None)
+    # Templates of LLaVA 1.5 begin a text there; others go on as behind any special token (`Encoder.encode`).
+    is_llava = params.config.dataset.system_prompt_style in TEMPLATES
+    return Speller(tokenizer, None, image_starts_text=is_llava or tokenizer.prefix_after_special)

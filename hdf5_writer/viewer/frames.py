@@ -2,85 +2,207 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
-from hdf5_writer.viewer.decoding import Speller
+from hdf5_writer.viewer.decoding import Part
 from preprocess.templates import CHAT_TEMPLATES, TEMPLATES
-from preprocess.templates.chat import ChatTemplate, Slot, Token
+from preprocess.templates.chat import ChatTemplate, Piece, Pieces, Slot, Token
+from preprocess.templates.llava import Template
+
+Style = Literal["text", "system", "frame", "special"]
 
 
-class Framed(NamedTuple):
-    """A text cut in three; `head` and `tail` are empty where the template's words were not found."""
+class Said(NamedTuple):
+    """A stretch of a conversation: a person's text, a system text, the template's words, or a special token."""
 
-    head: str
+    style: Style
     text: str
-    tail: str
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The context between two images, or between an image and an answer.
+
+    Attributes:
+        parts: its texts and special tokens.
+        opens_sample: nothing stands before it but, where `behind_opening`, the opening.
+        opens_turn: no image stands between it and the answer before.
+        ends_turn: no image stands between it and the answer behind.
+        moved_image: it stands behind the only image of its sample.
+    """
+
+    parts: Sequence[Part]
+    opens_sample: bool
+    behind_opening: bool
+    opens_turn: bool
+    ends_turn: bool
+    moved_image: bool
+
+
+class Frames(Protocol):
+    """The words of one template.
+
+    Attributes:
+        opening: how every sample begins that has no system turn of its own, up to the end of the system text; empty
+            where the template puts none there.
+        moves_images: the only image of a sample is put in front, with a newline behind it.
+    """
+
+    opening: str
+    moves_images: bool
+
+    def cut(self, stretch: Stretch) -> list[Said]:
+        """Tell the template's words from a person's."""
+
+
+def frames_of(style: str, system: str | None) -> Frames:
+    """The words of a template; of an unknown one there are none, and texts stay whole.
+
+    Args:
+        style: `dataset.system_prompt_style`.
+        system: `dataset.system_prompt`, which stands instead of the template's own system text.
+    """
+    if style in TEMPLATES:
+        return LlavaFrames(TEMPLATES[style], system)
+    return ChatFrames(CHAT_TEMPLATES.get(style), system)
+
+
+class LlavaFrames:
+    """Templates whose words are text: they are looked for where they stand, at both ends of a turn."""
+
+    moves_images = True
+
+    def __init__(self, template: Template, system: str | None) -> None:
+        """`system`: instead of the template's own; None for that one."""
+        system = template.system if system is None else system
+        first, _, self._first_tail = template.first_prompt.partition("{question}")
+        self._before_system, _, self._behind_system = first.partition("{system}")
+        self._takes_system = template.takes_system
+        self._later, _, self._later_tail = template.later_prompt.partition("{question}")
+        self._before_image, _, self._behind_image = template.image.partition("{image}")
+        self.opening = self._before_system + system if self._takes_system and system else ""
+
+    def cut(self, stretch: Stretch) -> list[Said]:
+        """The words of the template are at the start of the first text, and at the end of the last one."""
+        said = [Said("special" if part.is_special else "text", part.text) for part in stretch.parts]
+        texts = [i for i, part in enumerate(stretch.parts) if not part.is_special]
+        if not texts:
+            return said
+        head, system, text = self._cut_head(stretch, stretch.parts[texts[0]].text)
+        said[texts[0]] = Said("text", text)
+        tail = self._before_image
+        if stretch.ends_turn:
+            tail = self._first_tail if stretch.opens_sample else self._later_tail
+        last = said[texts[-1]].text
+        if tail and last.endswith(tail):
+            said[texts[-1]] = Said("text", last.removesuffix(tail))
+            said.insert(texts[-1] + 1, Said("frame", tail))
+        said[texts[0] : texts[0]] = [*system, Said("frame", head)]
+        return said
+
+    def _cut_head(self, stretch: Stretch, text: str) -> tuple[str, list[Said], str]:
+        """The template's words at the start of a text, a system text before them, and the rest of it."""
+        system: list[Said] = []
+        if not stretch.opens_turn:
+            newline = "\n" if stretch.moved_image else ""
+            heads = [self._behind_image + newline, self._behind_image]
+        elif not stretch.opens_sample:
+            heads = [self._later]
+        elif stretch.behind_opening:
+            heads = [self._behind_system]
+        else:
+            system, text = self._own_system(text)
+            heads = [self._behind_system if self._takes_system else self._before_system]
+        for head in heads:
+            for words in (head + self._before_image, head) if stretch.opens_turn else (head,):
+                if text.startswith(words):
+                    return words, system, text.removeprefix(words)
+        return "", system, text
+
+    def _own_system(self, text: str) -> tuple[list[Said], str]:
+        """The system text of a record that has one: all up to the words that stand before its first question."""
+        own = text.removeprefix(self._before_system)
+        at = own.find(self._behind_system)
+        if not self._takes_system or not text.startswith(self._before_system) or at < 0:
+            return [], text
+        return [Said("frame", self._before_system), Said("system", own[:at])], own[at:]
 
 
 class ChatFrames:
-    """The words of one template; of an unknown one there are none, and texts stay whole.
+    """Templates of special tokens, which no text of a record becomes: what stands behind them is known for sure."""
 
-    Attributes:
-        opening: how every row begins, up to the end of the system prompt; empty where the template has none.
-    """
+    moves_images = False
 
-    def __init__(self, style: str) -> None:
-        """`style`: `dataset.system_prompt_style`."""
+    def __init__(self, template: ChatTemplate | None, system: str | None) -> None:
+        """`template`: None for an unknown one; `system` as in `LlavaFrames`."""
         self.opening = ""
-        heads, tails = {""}, {""}
-        template = TEMPLATES.get(style)
+        self._behind_answer: Pieces = ()
+        blocks: list[tuple[Style, Pieces]] = []
         if template is not None:
-            image_head, _, image_tail = template.image.partition("{image}")
-            if template.system:
-                self.opening = template.first_prompt.partition("{system}")[0] + template.system
-            for prompt in (template.first_prompt, template.later_prompt):
-                head, _, tail = prompt.replace("{system}", template.system).partition("{question}")
-                # The newline is what the authors put between the image and the first question.
-                for start in (head, head.removeprefix(self.opening)):
-                    heads |= {start, start + image_head}
-                heads.add(f"{image_tail}\n")
-                tails.add(tail)
-        elif style in CHAT_TEMPLATES:
-            found_heads, found_tails = _frames_of(CHAT_TEMPLATES[style])
-            heads |= found_heads
-            tails |= found_tails
-        self._heads = sorted(heads, key=len, reverse=True)
-        self._tails = sorted(tails, key=len, reverse=True)
+            system = template.default_system if system is None else system
+            system_block = template.system or ()
+            if system_block and system is not None:
+                self.opening = "".join(map(_spelled(system), (*template.opening, *system_block)))
+            styles: tuple[Style, ...] = ("system", "text")
+            for style, block in zip(styles, (system_block, template.user), strict=True):
+                at = block.index(Slot.TEXT) if block else 0
+                blocks += [(style, block[:at]), ("text", block[at + 1 :])]
+            blocks.append(("text", template.answer_header))
+            self._behind_answer = template.behind_answer
+        # Where two begin alike, the longer one is meant.
+        self._blocks = sorted((block for block in blocks if block[1]), key=lambda block: -len(block[1]))
 
-    def cut(self, text: str) -> Framed:
-        """Cut one run of context."""
-        head = next(head for head in self._heads if text.startswith(head))
-        rest = text[len(head) :]
-        tail = next(tail for tail in self._tails if rest.endswith(tail))
-        return Framed(head, rest[: len(rest) - len(tail)], tail)
+    def cut(self, stretch: Stretch) -> list[Said]:
+        """What stands from special tokens to the next text is the template's, and the text is a person's."""
+        said: list[Said] = []
+        blocks = list(self._blocks)
+        if stretch.opens_turn and not stretch.opens_sample and self._behind_answer:
+            blocks.append(("text", self._behind_answer))
+        at = 0
+        while at < len(stretch.parts):
+            for style, block in blocks:
+                found = _match(block, stretch.parts[at:])
+                if found is not None:
+                    words, taken, rest = found
+                    said += [*words, *([Said(style, rest)] if rest else [])]
+                    at += taken
+                    break
+            else:
+                part = stretch.parts[at]
+                said.append(Said("special" if part.is_special else "text", part.text))
+                at += 1
+            blocks = self._blocks
+        return said
 
-    def opening_tokens(self, ids: tuple[int, ...], speller: Speller) -> int:
-        """How many of a row's first tokens are its opening; 0 where no number of tokens spells just that."""
-        for count in range(1, len(ids) + 1 if self.opening else 1):
-            text = "".join(part.text for part in speller.parts(ids[:count], True) if not part.is_special)
-            if text == self.opening:
-                return count
-            if not self.opening.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}")):
-                break
-        return 0
+
+def _spelled(text: str) -> Callable[[Piece], str]:
+    return lambda piece: piece.spelling if isinstance(piece, Token) else piece if isinstance(piece, str) else text
 
 
-def _frames_of(template: ChatTemplate) -> tuple[set[str], set[str]]:
-    """What stands before and behind a text, between it and the next special tokens; where there is none, it is a head.
+def _match(block: Pieces, parts: Sequence[Part]) -> tuple[list[Said], int, str] | None:
+    """The words of a block at the start of some parts, how many parts they take, and the rest of the last one.
 
-    A token that takes the blanks behind it leaves the template's newlines out.
+    Blanks of the template may be absent: some special tokens take those beside them in.
     """
-    heads: set[str] = set()
-    tails: set[str] = set()
-    for pieces in (template.system, template.user, template.answer_header, template.behind_answer):
-        head, behind_text = "", False
-        for piece in (*(pieces or ()), Token("")):
-            if piece is Slot.TEXT:
-                heads |= {head, head + (template.default_system or "")} if pieces is template.system else {head}
-                head, behind_text = "", True
-            elif isinstance(piece, Token):
-                (tails if behind_text else heads).add(head)
-                head, behind_text = "", False
-            elif isinstance(piece, str):
-                head += piece
-    return heads, tails
+    words: list[Said] = []
+    taken, rest = 0, ""
+    for piece in block:
+        following = parts[taken] if taken < len(parts) else None
+        if isinstance(piece, Token):
+            if rest or following is None or not following.is_special or following.text != piece.spelling:
+                return None
+            words.append(Said("special", piece.spelling))
+            taken += 1
+            continue
+        assert isinstance(piece, str)
+        if not rest and following is not None and not following.is_special:
+            rest = following.text
+            taken += 1
+        if rest.startswith(piece):
+            words.append(Said("frame", piece))
+            rest = rest.removeprefix(piece)
+        elif piece.strip():
+            return None
+    return (words, taken, rest) if taken else None

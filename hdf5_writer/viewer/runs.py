@@ -1,4 +1,4 @@
-"""A row → runs of positions of one kind, as the viewer shows them."""
+"""A sample → runs of positions of one kind, as the viewer shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hdf5_writer.viewer.dataset import Row
+from hdf5_writer.viewer.row import Row, RowImage, RowSample
 
 Kind = Literal["context", "supervised", "image", "masked", "padding"]
 
@@ -18,52 +18,70 @@ Kind = Literal["context", "supervised", "image", "masked", "padding"]
 class Run:
     """Neighbouring positions of one kind.
 
-    Positions are those of the full sequence: the token at position p stands in `text_input_ids[p]`, is the label at
-    p - 1, and is supervised when `loss_mask[p - 1]` is 1. The last one is a label only.
+    Positions are those of the row, as if the sample's last token, which is a label only, had one too: the token at
+    position p stands in `text_input_ids[p]`, is the label at p - 1, and is supervised when `loss_mask[p - 1]` is 1.
 
     Attributes:
         kind: "context" and "supervised" hold tokens; "image" the slots of an image, "masked" the dummy slots of a
-            text-only row, "padding" what follows the row.
+            fixed text-only row, "padding" what follows the samples of a row.
         start: the first position.
         count: positions.
         ids: of the tokens; empty for the other kinds.
-        after_image: the text starts anew, behind image slots.
+        image: the image of the slots; None for the other kinds.
+        before: the token before these of the same text; None where a sample begins, and behind an image.
+        after_image: it stands behind image slots.
     """
 
     kind: Kind
     start: int
     count: int
     ids: tuple[int, ...] = ()
+    image: RowImage | None = None
+    before: int | None = None
     after_image: bool = False
 
 
-def row_runs(row: Row) -> list[Run]:
-    """The runs of a row, in order; together they cover the row and its last label."""
-    used, width = row.used, len(row.text_input_ids)
-    ids = np.append(row.text_input_ids[:used], row.labels[used - 1])
-    supervised = np.append(0, row.loss_mask[:used]).astype(bool)
+def sample_runs(row: Row, sample: RowSample) -> list[Run]:
+    """The runs of a sample, in order; together they cover its positions and its last label."""
+    start, end = sample.start, min(sample.start + sample.length, len(row.labels))
+    ids = np.append(row.text_input_ids[start:end], row.labels[end - 1])
+    supervised = np.append(0, row.loss_mask[start:end]).astype(bool)
     # Where the loss is, the label is what counts.
-    ids[1:][supervised[1:]] = row.labels[:used][supervised[1:]]
-    kind: Kind = "image" if row.image_path is not None else "masked"
+    ids[1:][supervised[1:]] = row.labels[start:end][supervised[1:]]
+    slots: list[Run] = [Run("image", image.start, image.slots, image=image) for image in sample.images]
+    if sample.dummy_slots:
+        slots = [Run("masked", *sample.dummy_slots)]
     runs: list[Run] = []
-    end = 0
-    for start, count in row.slots:
-        runs += _token_runs(ids, supervised, end, start, after_image=end > 0 and kind == "image")
-        runs.append(Run(kind, start, count))
-        end = start + count
-    runs += _token_runs(ids, supervised, end, used + 1, after_image=end > 0 and kind == "image")
-    if width > used:
-        runs.append(Run("padding", used, width - used))
+    at, before, after_image = start, None, False
+    for run in [*slots, None]:
+        if run is not None and not at <= run.start <= end - run.count:
+            continue  # the row is broken, and its problems say so
+        until = end + 1 if run is None else run.start
+        some = _token_runs(ids[at - start : until - start], supervised[at - start : until - start], at)
+        for ids_kind, first, tokens in some:
+            runs.append(Run(ids_kind, first, len(tokens), tokens, before=before, after_image=after_image))
+            before, after_image = tokens[-1], False
+        if run is not None:
+            runs.append(run)
+            at = run.start + run.count
+            if run.kind == "image":
+                before, after_image = None, True
     return runs
+
+
+def padding_run(row: Row) -> Run | None:
+    """What follows the samples; None in a full row."""
+    count = len(row.text_input_ids) - row.used
+    return Run("padding", row.used, count) if count else None
 
 
 def _token_runs(
-    ids: npt.NDArray[np.int32], supervised: npt.NDArray[np.bool_], start: int, end: int, after_image: bool = False
-) -> list[Run]:
-    runs = []
-    cuts = [start, *(np.flatnonzero(np.diff(supervised[start:end])) + start + 1).tolist(), end]
-    for a, b in itertools.pairwise(cuts):
-        if a < b:
-            kind: Kind = "supervised" if supervised[a] else "context"
-            runs.append(Run(kind, a, b - a, tuple(ids[a:b].tolist()), after_image and a == start))
-    return runs
+    ids: npt.NDArray[np.int32], supervised: npt.NDArray[np.bool_], start: int
+) -> list[tuple[Kind, int, tuple[int, ...]]]:
+    """(kind, first position, ids) of neighbouring tokens that are all supervised or all not."""
+    cuts = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(ids)]
+    return [
+        ("supervised" if supervised[a] else "context", start + a, tuple(ids[a:b].tolist()))
+        for a, b in itertools.pairwise(cuts)
+        if a < b
+    ]

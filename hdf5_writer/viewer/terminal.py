@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TextIO
 
-from hdf5_writer.viewer.dataset import Row
 from hdf5_writer.viewer.decoding import Speller
-from hdf5_writer.viewer.runs import Run, row_runs
+from hdf5_writer.viewer.row import Row, RowSample
+from hdf5_writer.viewer.runs import Run, padding_run, sample_runs
 
 _CODES = {"supervised": "30;42", "context": "0", "image": "30;44", "masked": "30;43", "padding": "2"}
 _LABELS = {"supervised": "answer", "context": "prompt", "image": "image", "masked": "no image", "padding": "padding"}
 _WIDTH = max(map(len, _LABELS.values()))
 _NAMES = {"image": "image slots", "masked": "dummy image slots, masked: text only", "padding": "positions of padding"}
+_MOST_NAMES = 3
 
 
 def wants_colour(stream: TextIO) -> bool:
@@ -21,15 +22,30 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def terminal_rows(rows: Iterable[Row], speller: Speller, *, coloured: bool) -> Iterable[str]:
-    """One text a row."""
-    for row in rows:
-        image = f"image {visible(row.image_path)}" if row.image_path is not None else "text only"
-        lines = [f"row {row.number} · {visible(row.file)}:{row.line} · {image} · {row.used} positions"]
-        lines += [f"  broken: {problem}" for problem in row.problems]
-        runs = row_runs(row)
-        lines += [_paint(run, speller, coloured) for run in runs]
-        yield "\n".join(lines) + "\n"
+def terminal_row(row: Row, speller: Speller, *, coloured: bool, meant: Collection[int] = ()) -> str:
+    """The text of a row.
+
+    Args:
+        row: the row.
+        speller: of its dataset.
+        coloured: whether to colour it.
+        meant: numbers of the samples to show; of the others there is one line each. All where it is empty.
+    """
+    several = len(row.samples) > 1
+    if several:
+        lines = [f"row {row.number} · {len(row.samples)} samples · {_images(row.images)} · {row.used} positions"]
+    else:
+        lines = [f"row {row.number} · {_facts(row.samples[0])}"]
+    lines += [f"  broken: {problem}" for problem in row.problems]
+    for sample in row.samples:
+        if several:
+            lines += ["", f"sample {sample.number + 1} of {len(row.samples)} · {_facts(sample)}"]
+        if not meant or sample.number in meant:
+            lines += [_paint(run, speller, coloured) for run in sample_runs(row, sample)]
+    padding = padding_run(row)
+    if padding is not None:
+        lines += [*([""] if several else []), _paint(padding, speller, coloured)]
+    return "\n".join(lines) + "\n"
 
 
 def visible(text: str) -> str:
@@ -37,11 +53,25 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def _facts(sample: RowSample) -> str:
+    paths = [visible(image.path) for image in sample.images]
+    images = "text only"
+    if paths:
+        more = f" and {len(paths) - _MOST_NAMES} more" if len(paths) > _MOST_NAMES else ""
+        images = f"image{'s' * (len(paths) > 1)} {', '.join(paths[:_MOST_NAMES])}{more}"
+    return f"{visible(sample.source)} · {images} · {sample.length} positions"
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}" if count else "text only"
+
+
 def _paint(run: Run, speller: Speller, coloured: bool) -> str:
     if run.kind in _NAMES:
-        text = f"[{run.count:,} {_NAMES[run.kind]}, from position {run.start}]"
+        path = "" if run.image is None else f" of {visible(run.image.path)}"
+        text = f"[{run.count:,} {_NAMES[run.kind]}{path}, from position {run.start}]"
     elif speller.knows_text:
-        parts = speller.parts(run.ids, run.start == 0 or run.after_image)
+        parts = speller.parts(run.ids, speller.starts_text(run.before, run.after_image))
         text = "".join(part.text for part in parts)
     else:
         text = " ".join(map(str, run.ids))

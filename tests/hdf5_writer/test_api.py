@@ -60,7 +60,7 @@ def test_a_finished_dataset_is_returned_at_once(result: hdf5_writer.DatasetResul
 def test_rows_show_themselves_as_text_and_as_a_page(result: hdf5_writer.DatasetResult) -> None:
     rows = hdf5_writer.inspect_rows(result.output_dir, -1)
     assert len(rows) == 1
-    assert (rows[0].file, rows[0].line) == ("a.jsonl", 1)
+    assert rows[0].samples[0].source == "a.jsonl:1"
     assert "Hello <b>" in repr(rows)
     page = rows._repr_html_()
     assert page.startswith("<iframe srcdoc=")
@@ -143,7 +143,7 @@ def test_the_example_of_rejects_lists_each_with_its_reason(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_the_example_of_labels_finds_no_difference(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the on-the-fly side needs torch")
-    assert run_example("compare_labels.py", tmp_path).endswith("55 rows compared, 0 differ\n")
+    assert run_example("compare_labels.py", tmp_path).endswith("55 samples compared, 0 differ\n")
 
 
 @pytest.mark.slow

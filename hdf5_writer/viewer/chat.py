@@ -1,0 +1,227 @@
+"""A sample → what the page shows of it: the turns of a chat, and the positions of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from hdf5_writer.viewer.dataset import InspectedDataset
+from hdf5_writer.viewer.decoding import Part, Speller, load_speller
+from hdf5_writer.viewer.frames import Frames, Said, Stretch, frames_of
+from hdf5_writer.viewer.row import Row, RowImage, RowSample
+from hdf5_writer.viewer.runs import Run, sample_runs
+from hdf5_writer.viewer.thumbnails import Thumbnail, Thumbnails
+from preprocess.square_images import AspectRatio
+
+
+@dataclass(frozen=True)
+class Side:
+    """Everything that is needed to show rows of one dataset; a comparison has two."""
+
+    dataset: InspectedDataset
+    speller: Speller
+    thumbnails: Thumbnails
+
+    @functools.cached_property
+    def frames(self) -> Frames:
+        """The words of its template."""
+        shown = self.dataset.params.config.dataset
+        return frames_of(shown.system_prompt_style, shown.system_prompt)
+
+    @functools.cached_property
+    def opening_ids(self) -> set[tuple[int, ...]]:
+        """Those of the opening that have been met."""
+        return set()
+
+
+def side_of(
+    dataset: InspectedDataset,
+    *,
+    tokenizer: str | None = None,
+    image_dir: Path | None = None,
+    aspect_ratio: AspectRatio = "square",
+) -> Side:
+    """A dataset with its tokenizer and images, where the run found them unless it is said where they are now."""
+    found, named = dataset.image_dir_and_tokenizer()
+    speller = load_speller(dataset.params, tokenizer or named)
+    return Side(dataset, speller, Thumbnails(image_dir or found, aspect_ratio))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image where it stands in a turn."""
+
+    image: RowImage
+    thumbnail: Thumbnail
+    style: ClassVar = "picture"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Positions of one kind; `ids` of tokens, "" for slots and padding; `is_opening` for the system prompt's."""
+
+    kind: str
+    start: int
+    count: int
+    ids: str
+    is_opening: bool = False
+    image: RowImage | None = None
+
+
+@dataclass
+class Turn:
+    """What stands side by side on the page: all context up to an answer, or an answer.
+
+    Attributes:
+        kind: "context" or "supervised".
+        items: the chat, without the opening: what belongs into one bubble is a list of its own. Without a tokenizer,
+            pictures only.
+        blocks: its positions.
+    """
+
+    kind: str
+    items: list[list[Said | Picture]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def has_text(self) -> bool:
+        """There is something to read."""
+        return any(isinstance(item, Said) for item in itertools.chain.from_iterable(self.items))
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """A sample as the page shows it."""
+
+    sample: RowSample
+    supervised: int
+    turns: list[Turn]
+
+    @property
+    def end(self) -> int:
+        """The position behind its last one, where its last token would stand: it is a label only."""
+        return self.sample.start + self.sample.length
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(width, height) of its pictures in pixels, of those that could be read."""
+        items = itertools.chain.from_iterable(itertools.chain.from_iterable(turn.items) for turn in self.turns)
+        return [item.thumbnail.size for item in items if isinstance(item, Picture) and item.thumbnail.size]
+
+
+def sample_view(side: Side, row: Row, sample: RowSample, padding: Run | None = None) -> SampleView:
+    """How the page shows a sample.
+
+    Args:
+        side: its dataset.
+        row: its row.
+        sample: the sample.
+        padding: what stands behind it, to show with its last turn.
+    """
+    runs = sample_runs(row, sample)
+    turns: list[list[Run]] = []
+    for run in runs:
+        if not turns or "supervised" in (run.kind, turns[-1][0].kind):
+            turns.append([])
+        turns[-1].append(run)
+    shown = [_turn(side, sample, some, is_first=number == 0) for number, some in enumerate(turns)]
+    if padding is not None:
+        shown[-1].blocks.append(_block(padding))
+    return SampleView(sample, row.supervised(sample), shown)
+
+
+def ids_of(view: SampleView) -> set[int]:
+    """All ids that it shows."""
+    blocks = itertools.chain.from_iterable(turn.blocks for turn in view.turns)
+    return {int(id_) for block in blocks for id_ in block.ids.split()}
+
+
+def _block(run: Run, *, skipped: int = 0) -> Block:
+    ids = " ".join(map(str, run.ids[skipped:]))
+    return Block(run.kind, run.start + skipped, run.count - skipped, ids, image=run.image)
+
+
+def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> Turn:
+    turn = Turn("supervised" if runs[0].kind == "supervised" else "context")
+    opening = _opening_tokens(side, runs[0]) if is_first else 0
+    said: list[Said | Picture] = []
+    waiting: list[Run] = []  # text goes on behind dummy slots, not behind an image
+
+    def flush(*, is_last: bool) -> None:
+        ids = tuple(itertools.chain.from_iterable(run.ids for run in waiting))
+        opens_turn = not waiting or not waiting[0].after_image
+        starts_text = bool(waiting) and side.speller.starts_text(waiting[0].before, waiting[0].after_image)
+        parts = side.speller.parts(ids, starts_text)
+        if turn.kind == "supervised":
+            said.extend(_answer(parts))
+        else:
+            first = is_first and opens_turn
+            single = len(sample.images) == 1 and side.frames.moves_images
+            said.extend(side.frames.cut(Stretch(parts, first, bool(first and opening), opens_turn, is_last, single)))
+        waiting.clear()
+
+    for run in runs:
+        if opening and run is runs[0]:
+            ids = run.ids[:opening]
+            turn.blocks.append(Block(run.kind, run.start, opening, " ".join(map(str, ids)), is_opening=True))
+            if run.count > opening:
+                turn.blocks.append(_block(run, skipped=opening))
+                waiting.append(dataclasses.replace(run, ids=run.ids[opening:], before=run.ids[opening - 1]))
+            continue
+        turn.blocks.append(_block(run))
+        if run.image is not None:
+            flush(is_last=False)
+            said.append(Picture(run.image, side.thumbnails.of(run.image.path)))
+        elif run.ids:
+            waiting.append(run)
+    flush(is_last=True)
+    turn.items = _bubbles(said)
+    return turn
+
+
+def _answer(parts: list[Part]) -> list[Said]:
+    """The blank before an answer belongs to its first token, and is no text to read."""
+    return [Said("special", text) if is_special else Said("text", text.removeprefix(" ")) for text, is_special in parts]
+
+
+def _bubbles(said: list[Said | Picture]) -> list[list[Said | Picture]]:
+    """Texts and pictures that follow each other share a bubble; blanks alone are nothing to see."""
+    bubbles: list[list[Said | Picture]] = []
+    is_open = False
+    for item in said:
+        if isinstance(item, Said) and not item.text.strip(" "):
+            continue
+        is_part = isinstance(item, Picture) or item.style == "text"
+        if not (is_part and is_open):
+            bubbles.append([])
+        bubbles[-1].append(item)
+        is_open = is_part
+    return bubbles
+
+
+def _opening_tokens(side: Side, run: Run) -> int:
+    """How many of a sample's first tokens are the opening of its template; 0 where no number spells just that."""
+    opening, ids = side.frames.opening, run.ids
+    if not opening or not side.speller.knows_text:
+        return 0
+    for found in side.opening_ids:
+        if ids[: len(found)] == found:
+            return len(found)
+    wanted = "".join(opening.split())  # some special tokens take the blanks beside them in
+    for count in range(1, len(ids) + 1):
+        parts = side.speller.parts(ids[:count], starts_text=True)
+        # Templates of text do not name the BOS before them.
+        spelled = [part.text for part in parts if not part.is_special or part.text in opening]
+        text = "".join("".join(spelled).split())
+        if text == wanted:
+            behind = side.speller.parts(ids[count : count + 1], starts_text=False)
+            count += bool(behind) and behind[0].text == opening[len(opening.rstrip()) :]
+            side.opening_ids.add(ids[:count])
+            return count
+        if not wanted.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}")):
+            break
+    return 0
