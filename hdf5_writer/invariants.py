@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hdf5_writer.data_params import DataParams
 from hdf5_writer.schema import ShardSize
 from hdf5_writer.tables import TABLES, rows_of_entries, sample_of_image
+from preprocess.templates import begins_with_bos
 
 _Array = npt.NDArray[Any]
 
@@ -108,7 +109,7 @@ def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tup
     losses = np.concatenate((np.zeros((count, 1), np.int64), np.cumsum(loss, axis=1, dtype=np.int64)), axis=1)
     none = losses[of_sample, starts + lengths] == losses[of_sample, starts]
     yield "nothing is supervised in a sample", _in_rows(of_sample, none, count)
-    if params.bos_id >= 0:
+    if params.bos_id >= 0 and begins_with_bos(params.config.dataset.system_prompt_style):
         begins_with_image = attended_slots[of_sample, starts] | dummy[of_sample, starts]
         no_bos = ~begins_with_image & (ids[of_sample, starts] != params.bos_id)
         yield "a sample does not begin with BOS", _in_rows(of_sample, no_bos, count)

@@ -28,6 +28,7 @@ __all__ = [
     "ChatRenderer",
     "LlavaRenderer",
     "Renderer",
+    "begins_with_bos",
     "check_template",
     "renderer_for",
 ]
@@ -102,6 +103,11 @@ def _check_end(dataset: DatasetConfig) -> None:
                 f"dataset.{key} is set, but the template {dataset.system_prompt_style!r} has an end-of-turn token of "
                 "its own; remove it"
             )
+
+
+def begins_with_bos(style: str) -> bool:
+    """Whether every sample of a template begins with BOS, where the tokenizer has one."""
+    return style in TEMPLATES or (style in CHAT_TEMPLATES and bool(CHAT_TEMPLATES[style].opening))
 
 
 def _llava_renderer(template: Template, dataset: DatasetConfig, tokenizer: Tokenizer) -> LlavaRenderer:
