@@ -31,7 +31,7 @@
       token.dataset.p = start + i;
       token.dataset.id = ids[i];
       const piece = table[ids[i]];
-      token.textContent = piece === "<0x0A>" || piece === "\n" ? "⏎" : piece;
+      token.textContent = piece === "<0x0A>" ? "⏎" : piece.replaceAll("\n", "⏎");
       fragment.append(token);
     }
     box.append(fragment);

@@ -92,6 +92,12 @@ class Turn:
         """There is something to read."""
         return any(isinstance(item, Said) for item in itertools.chain.from_iterable(self.items))
 
+    @property
+    def has_words(self) -> bool:
+        """There is more than blanks of the template, or nothing that can be read."""
+        items = list(itertools.chain.from_iterable(self.items))
+        return not items or any(isinstance(item, Picture) or item.text.strip() for item in items)
+
 
 @dataclass(frozen=True)
 class SampleView:
@@ -129,6 +135,9 @@ def sample_view(side: Side, row: Row, sample: RowSample, padding: Run | None = N
             turns.append([])
         turns[-1].append(run)
     shown = [_turn(side, sample, some, is_first=number == 0) for number, some in enumerate(turns)]
+    if len(shown) > 1 and not shown[-1].has_words:
+        # The newline of a template behind the last answer.
+        shown[-2].blocks += shown.pop().blocks
     if padding is not None:
         shown[-1].blocks.append(_block(padding))
     return SampleView(sample, row.supervised(sample), shown)

@@ -50,7 +50,18 @@ class Speller:
         return self._tokenizer is not None
 
     def piece(self, id_: int) -> str:
-        """The piece as the vocabulary spells it, or the id."""
+        """The piece to read, with blanks as `▁`; the id where there is none.
+
+        A piece of byte-level BPE is decoded, unless it is a part of a character.
+        """
+        piece = self._spelling(id_)
+        if self._tokenizer is None or self._tokenizer.sentencepiece_rule or id_ in self._special:
+            return piece
+        text = self._decode([id_])
+        return piece if "\N{REPLACEMENT CHARACTER}" in text else text.replace(" ", BLANK)
+
+    def _spelling(self, id_: int) -> str:
+        """The piece as the vocabulary spells it."""
         tokens = () if self._tokenizer is None else self._tokenizer.tokens
         return tokens[id_] if 0 <= id_ < len(tokens) and tokens[id_] else f"[{id_}]"
 
@@ -81,7 +92,7 @@ class Speller:
                 waiting.append(id_)
                 continue
             starts_text = self._flush(waiting, parts, starts_text) or id_ in self._before_text
-            parts.append(Part(self.piece(id_), True))
+            parts.append(Part(self._spelling(id_), True))
         self._flush(waiting, parts, starts_text)
         return parts
 
@@ -99,7 +110,7 @@ class Speller:
         assert self._tokenizer is not None
         data = bytearray()
         for id_ in ids:
-            piece = self.piece(id_)
+            piece = self._spelling(id_)
             byte = _BYTE.fullmatch(piece)
             if not self._tokenizer.sentencepiece_rule and all(char in self._bytes for char in piece):
                 data += bytes(self._bytes[char] for char in piece)

@@ -48,7 +48,9 @@ class ComparedView:
     changed: str
 
 
-def rows_page(side: Side, rows: Iterable[Row], selection: str, meant: Mapping[int, Collection[int]] = _NOTHING) -> bytes:
+def rows_page(
+    side: Side, rows: Iterable[Row], selection: str, meant: Mapping[int, Collection[int]] = _NOTHING
+) -> bytes:
     """The page of some rows.
 
     Args:

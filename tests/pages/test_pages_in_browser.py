@@ -39,8 +39,9 @@ def dataset_of(folder: Path, records: list[Any], **dataset: Any) -> Path:
         "processor": {"tokenizer_type": str(QUICKSTART / "tokenizer"), "max_sequence_length": 1024},
         "dataset": {"image_dir": str(QUICKSTART / "images"), "system_prompt_style": "vicuna_v1", **dataset},
     }
-    tokenizer = values["dataset"].pop("tokenizer", None)
-    values["processor"]["tokenizer_type"] = tokenizer or values["processor"]["tokenizer_type"]
+    for key in ("tokenizer_type", "packing", "max_sequence_length"):
+        if key in dataset:
+            values["processor"][key] = values["dataset"].pop(key)
     create(build_config(values, "test", folder))
     return folder / "out"
 
@@ -107,15 +108,54 @@ def test_the_page_fetches_nothing_even_when_a_record_asks_for_it(browser: Browse
     assert shown_supervised(browser) == stored_supervised(example, [number])
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of several samples, some with several images."""
+    paths = [f"shapes/{number:04}.png" for number in range(1, 9)]
+    records: list[Any] = [
+        {"image": paths[:2], "conversations": turn_pair("<image>\n<image>\nWhat differs?", HOSTILE)},
+        {"image": paths[2:6], "conversations": turn_pair("<image><image><image><image>\nOdd one?", "The third.")},
+        {"image": paths[6:8], "conversations": turn_pair("Look at <image> first, then at <image> too.", "Done.")},
+        {"conversations": [*turn_pair("Why?", "No."), *turn_pair("And?", "word " * 400)]},
+        {"image": paths[0], "conversations": turn_pair("<image>\nWhat?", "A shape.")},
+        {"conversations": turn_pair(HOSTILE, "Yes.")},
+    ]
+    folder = tmp_path_factory.mktemp("packed")
+    return dataset_of(folder, records, packing="best_fit", max_sequence_length=3000, max_images=4)
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_supervised_tokens_of_packed_rows_are_those_of_loss_mask(browser: Browser, packed: Path, width: int) -> None:
+    browser.open(inspect(packed), width)
+    dataset = InspectedDataset(packed)
+    rows = [dataset.read(number) for number in range(len(dataset))]
+    assert max(len(row.samples) for row in rows) > 1
+    assert shown_supervised(browser) == stored_supervised(packed, [row.number for row in rows])
+    assert_quiet(browser)
+    cards = browser.run("return [...document.querySelectorAll('.row')].map((r) => r.querySelectorAll('.side').length)")
+    assert cards == [len(row.samples) for row in rows]
+    pictures = browser.run("return [...document.images].map((i) => i.alt)")
+    assert pictures == [image.path for row in rows for sample in row.samples for image in sample.images]
+    inside = "return [...document.querySelectorAll('.bubble .thumb')].length"
+    assert browser.run(inside) == 8, "images that stand in a question are shown in its bubble"
+
+
+def test_the_report_of_packed_data_shows_its_rows(browser: Browser, packed: Path) -> None:
+    browser.open(write_report(OutputLayout(packed), None), 390)
+    assert_quiet(browser)
+    rows = len(InspectedDataset(packed))
+    assert browser.run("return document.querySelectorAll('#first-rows .row').length") == rows
+
+
 def test_every_kind_of_position_is_shown_with_its_count(browser: Browser, example: Path) -> None:
     dataset = InspectedDataset(example)
-    numbers = [dataset.find_text_only(1)[0], dataset.find_image("charts/0001.png", 1)[0]]
+    numbers = [*dataset.find_text_only(1), *dataset.find_image("charts/0001.png", 1)]
     for number in numbers:
         row = dataset.read(number)
         browser.open(inspect(example, "--rows", f"{number}:{number + 1}"), 1400)
         tokens = browser.run("return document.querySelectorAll('.t').length")
         blocks = browser.run("return [...document.querySelectorAll('.block')].map((b) => [b.className, b.textContent])")
-        kind = "masked" if row.image_path is None else "image"
+        kind = "image" if row.images else "masked"
         assert [name for name, _ in blocks] == [f"block {kind}", "block padding"]
         assert blocks[0][1].startswith("576 ")
         padding = int(re.match(r"[\d,]+", blocks[1][1])[0].replace(",", ""))  # type: ignore[index]
@@ -216,7 +256,7 @@ def test_golden_records_show_the_labels_of_the_authors(
         [golden["record"] for golden in goldens],
         system_prompt_style=style,
         check_images="none",
-        tokenizer=str(shared_folder("tokenizers") / "llama2-json"),
+        tokenizer_type=str(shared_folder("tokenizers") / "llama2-json"),
     )
     browser.open(inspect(out, "--rows", f"0:{count}"), 1400)
     shown = shown_supervised(browser)
@@ -224,7 +264,7 @@ def test_golden_records_show_the_labels_of_the_authors(
     compared = 0
     for number, tokens in shown.items():
         row = dataset.read(number)
-        golden = goldens[row.line - 1]
+        golden = goldens[row.samples[0].line - 1]
         expected = [label for label in golden["labels"] if label != -100]
         if row.used < 1024:  # a longer one is cut here
             assert [id_ for _, id_ in tokens] == expected

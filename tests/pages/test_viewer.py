@@ -16,13 +16,14 @@ import pytest
 from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
 from PIL import Image
 
-from hdf5_writer.viewer.compare import RecordIndex, compare_rows
+from hdf5_writer.viewer.chat import Picture, Turn, sample_view, side_of
+from hdf5_writer.viewer.compare import RecordIndex, compare_samples
 from hdf5_writer.viewer.dataset import InspectedDataset
 from hdf5_writer.viewer.decoding import Speller, load_speller
-from hdf5_writer.viewer.frames import ChatFrames
-from hdf5_writer.viewer.page import rows_values, side_of
-from hdf5_writer.viewer.runs import row_runs
-from hdf5_writer.viewer.terminal import terminal_rows, visible, wants_colour
+from hdf5_writer.viewer.page import rows_values
+from hdf5_writer.viewer.row import Row
+from hdf5_writer.viewer.runs import Run, padding_run, sample_runs
+from hdf5_writer.viewer.terminal import terminal_row, visible, wants_colour
 from hdf5_writer.viewer.thumbnails import Thumbnails
 from preprocess.templates import TEMPLATES
 from preprocess.tokenize.tokenizer import load_tokenizer
@@ -40,23 +41,29 @@ def dataset(tmp_path: Path, make_config: ConfigMaker) -> InspectedDataset:
     return InspectedDataset(tmp_path / "out")
 
 
+def runs_of(row: Row) -> list[Run]:
+    (sample,) = row.samples
+    padding = padding_run(row)
+    return [*sample_runs(row, sample), *([] if padding is None else [padding])]
+
+
 def test_runs_cover_every_position_once(dataset: InspectedDataset) -> None:
     for number in range(len(dataset)):
         row = dataset.read(number)
-        runs = row_runs(row)
+        runs = runs_of(row)
         covered = [p for run in runs if run.kind != "padding" for p in range(run.start, run.start + run.count)]
         assert covered == list(range(row.used + 1))
         assert runs[-1].start + runs[-1].count == len(row.labels)
         assert sum(run.count for run in runs if run.kind == "supervised") == row.loss_mask.sum()
         slots = [run.kind for run in runs if run.kind in ("image", "masked")]
-        assert slots == ["masked" if row.image_path is None else "image"]
+        assert slots == ["image" if row.images else "masked"]
 
 
 def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_config: ConfigMaker) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "word " * 300)}])
     create(make_config())
     row = InspectedDataset(tmp_path / "out").read(0)
-    last = row_runs(row, 33, 64)[-1]
+    last = runs_of(row)[-1]
     assert row.used == 256
     assert (last.kind, last.start + last.count) == ("supervised", 257)
     assert last.ids[-1] == row.labels[-1]
@@ -65,8 +72,7 @@ def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_con
 def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     for number, text in enumerate(TEXTS):
-        runs = row_runs(dataset.read(number))
-        (answer,) = [run for run in runs if run.kind == "supervised"]
+        (answer,) = [run for run in runs_of(dataset.read(number)) if run.kind == "supervised"]
         parts = speller.parts(answer.ids, starts_text=False)
         assert [part.text for part in parts] == [f" {text}.", "</s>"]
         assert [part.is_special for part in parts] == [False, True]
@@ -75,9 +81,11 @@ def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> No
 def test_byte_level_pieces_are_decoded() -> None:
     tokenizer = load_tokenizer(str(QUICKSTART / "tokenizer"))
     pieces = list(tokenizer.tokens)
-    pieces[300:303] = ["Ġcaf", "Ã©", "Ċ"]
+    pieces[300:304] = ["Ġcaf", "Ã©", "Ċ", "Ã"]
     byte_level = dataclasses.replace(tokenizer, sentencepiece_rule=False, dummy_prefix=False, tokens=tuple(pieces))
-    assert Speller(byte_level, None).parts((300, 301, 302), starts_text=True)[0].text == " café\n"
+    speller = Speller(byte_level, None)
+    assert speller.parts((300, 301, 302), starts_text=True)[0].text == " café\n"
+    assert [speller.piece(id_) for id_ in (300, 301, 302, 303)] == ["▁caf", "é", "\n", "Ã"]
 
 
 def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> None:
@@ -90,31 +98,19 @@ def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> No
         assert speller.parts((17,), True) == []
 
 
-@pytest.mark.parametrize("style", TEMPLATES)
-def test_frames_are_the_words_around_a_question(style: str) -> None:
-    template = TEMPLATES[style]
-    for prompt in (template.first_prompt, template.later_prompt):
-        if "{question}" in prompt:
-            text = prompt.replace("{system}", template.system).replace("{question}", "Why not?")
-            framed = ChatFrames(style).cut(text)
-            assert framed.text == "Why not?"
-            assert "".join(framed) == text
-    assert ChatFrames("of another time").cut("Why?") == ("", "Why?", "")
-
-
 def test_nothing_steers_the_terminal(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
     rows = [dataset.read(number) for number in range(len(dataset))]
-    coloured = "\n".join(terminal_rows(rows, speller, coloured=True))
+    coloured = "\n".join(terminal_row(row, speller, coloured=True) for row in rows)
     assert "\x1b[30;42m" in coloured
     assert "\\x1b[31mred\\x07" in coloured
-    assert "\x1b" not in "\n".join(terminal_rows(rows, speller, coloured=False))
+    assert "\x1b" not in "\n".join(terminal_row(row, speller, coloured=False) for row in rows)
     assert visible("a\u202eb\n") == "a\\u202eb\\n"
 
 
 def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedDataset) -> None:
     speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
-    (text,) = terminal_rows([dataset.read(3)], speller, coloured=False)
+    text = terminal_row(dataset.read(3), speller, coloured=False)
     lines = text.splitlines()
     assert lines[2].startswith("image    │ [64 image slots")
     assert lines[3:8] == [
@@ -124,7 +120,7 @@ def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedData
         "prompt   │ USER: And? ASSISTANT:",
         "answer   │  No more.</s>",
     ]
-    (several,) = terminal_rows([dataset.read(0)], speller, coloured=False)
+    several = terminal_row(dataset.read(0), speller, coloured=False)
     assert "answer   │  Déjà vu — “quoted”\n         │ \n         │   two blanks.</s>\n" in several
 
 
@@ -140,18 +136,22 @@ def test_colours_are_for_terminals_whose_user_has_not_refused_them(monkeypatch: 
     assert not wants_colour(Terminal())
 
 
+def said(turn: Turn, style: str) -> list[str]:
+    items = itertools.chain.from_iterable(turn.items)
+    return [item.text for item in items if not isinstance(item, Picture) and item.style == style]
+
+
 def test_the_chat_is_free_of_template_and_slots(dataset: InspectedDataset) -> None:
     """A text-only question is one bubble although slots divide it, and so is a question behind an image."""
     side = side_of(dataset)
     template = TEMPLATES["vicuna_v1"]
     for number, questions in ((2, [f"Say this: {TEXTS[2]}"]), (3, ["What?", "And?"])):
-        (view,) = rows_values(side, [dataset.read(number)])["rows"]
+        (row,) = rows_values(side, [dataset.read(number)])["rows"]
+        (view,) = row.samples
         contexts = [turn for turn in view.turns if turn.kind == "context"]
-        assert [[part.text for part in turn.parts if part.style == "text"] for turn in contexts] == [
-            [q] for q in questions
-        ]
-        assert all(turn.parts[-1] == ("frame", " ASSISTANT:") for turn in contexts)
-        assert template.system not in "".join(part.text for turn in contexts for part in turn.parts)
+        assert [said(turn, "text") for turn in contexts] == [[question] for question in questions]
+        assert all(said(turn, "frame")[-1] == " ASSISTANT:" for turn in contexts)
+        assert template.system not in "".join(text for turn in contexts for text in said(turn, "frame"))
         opening = contexts[0].blocks[0]
         ids = tuple(map(int, opening.ids.split()))
         assert opening.is_opening
@@ -161,15 +161,21 @@ def test_the_chat_is_free_of_template_and_slots(dataset: InspectedDataset) -> No
 
 
 @pytest.mark.parametrize("style", TEMPLATES)
-def test_the_opening_is_found_in_every_template(tmp_path: Path, make_config: ConfigMaker, style: str) -> None:
-    write_jsonl(
-        tmp_path / "in" / "a.jsonl", [{"image": "shapes/0001.png", "conversations": turn_pair("<image>\nWhy?", "A.")}]
-    )
+def test_the_words_of_every_template_are_told_from_the_question(
+    tmp_path: Path, make_config: ConfigMaker, style: str
+) -> None:
+    asked = ["Why?", "And USER: or [INST] then?"]
+    rounds = [*turn_pair("<image>\nWhy?", "A."), *turn_pair(asked[1], "B.")]
+    if style == "plain":
+        asked, rounds = [], turn_pair("<image>\n", "A.")
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"image": "shapes/0001.png", "conversations": rounds}])
     create(make_config(dataset__system_prompt_style=style, processor__max_sequence_length=512))
     side = side_of(InspectedDataset(tmp_path / "out"))
-    (view,) = rows_values(side, [side.dataset.read(0)])["rows"]
+    row = side.dataset.read(0)
+    view = sample_view(side, row, row.samples[0])
     assert view.turns[0].blocks[0].is_opening == bool(TEMPLATES[style].system)
-    assert not any(part.style == "frame" and len(part.text) > 20 for part in view.turns[0].parts)
+    assert [text for turn in view.turns if turn.kind == "context" for text in said(turn, "text")] == asked
+    assert all(len(text) <= 20 for turn in view.turns for text in said(turn, "frame"))
 
 
 def test_broken_rows_are_named(dataset: InspectedDataset) -> None:
@@ -231,19 +237,19 @@ def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, mak
     create(make_config(setup__output_dir=str(tmp_path / "short"), processor__max_sequence_length=150))
     mine, shuffled, short = (InspectedDataset(tmp_path / name) for name in ("out", "shuffled", "short"))
     spellers = (load_speller(mine.params, str(QUICKSTART / "tokenizer")),) * 2
-    same = compare_rows(mine, shuffled, range(55), spellers, 20)
+    same = compare_samples(mine, shuffled, range(55), spellers, 20)
     assert (same.compared, same.differing, same.only_here, same.settings) == (55, 0, 0, [])
-    cut = compare_rows(mine, short, range(55), spellers, 100)
+    cut = compare_samples(mine, short, range(55), spellers, 100)
     expected = sum(mine.read(number).used > 150 for number in range(55))
     assert cut.differing == expected > 3
     assert cut.settings == [("processor.max_sequence_length", 256, 150)]
     for pair in cut.pairs:
-        assert (pair.row.file, pair.row.line) == (pair.other.file, pair.other.line)
-        assert pair.other_changed == ()
-        assert pair.changed == ((151, pair.row.used + 1),)
-    first = compare_rows(mine, short, range(55), spellers, 2)
+        assert pair.mine.sample.source == pair.other.sample.source
+        assert pair.other.changed == ()
+        assert pair.mine.changed == ((151, pair.mine.row.used + 1),)
+    first = compare_samples(mine, short, range(55), spellers, 2)
     assert (len(first.pairs), first.is_complete) == (2, False)
     create(make_config(setup__output_dir=str(tmp_path / "some")), limit=30)
-    some = compare_rows(mine, InspectedDataset(tmp_path / "some"), range(55), spellers, 20)
+    some = compare_samples(mine, InspectedDataset(tmp_path / "some"), range(55), spellers, 20)
     assert (some.compared, some.differing, some.only_here) == (30, 0, 25)
     assert RecordIndex(short, mine.files).find("a.jsonl", 9999) is None

@@ -1,0 +1,220 @@
+"""Rows of several samples and images, and rows of chat templates, as the viewer shows them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICKSTART, ConfigMaker, create, needs_shared, shared_folder, turn_pair, write_jsonl
+
+from hdf5_writer.inspect_hdf5 import main
+from hdf5_writer.verify import verify_dataset
+from hdf5_writer.viewer.chat import Picture, SampleView, sample_view, side_of
+from hdf5_writer.viewer.compare import compare_samples
+from hdf5_writer.viewer.dataset import InspectedDataset
+from hdf5_writer.viewer.decoding import load_speller
+from hdf5_writer.viewer.runs import padding_run, sample_runs
+from hdf5_writer.viewer.terminal import terminal_row
+
+PATHS = [f"shapes/{number:04}.png" for number in range(1, 10)]
+SYSTEM = {"from": "system", "value": "Answer in one word."}
+RECORDS: list[dict[str, Any]] = [
+    {"image": PATHS[:2], "conversations": turn_pair("<image>\n<image>\nWhat differs?", "The shapes.")},
+    {"image": PATHS[2:6], "conversations": turn_pair("<image><image><image><image>\nOdd one?", "The third.")},
+    {"image": PATHS[6:8], "conversations": turn_pair("Look at <image> first, then at <image> too.", "Done.")},
+    {"conversations": [*turn_pair("USER: says what?", "Nothing."), *turn_pair("user\nWhy <|im_end|>?", "No.")]},
+    {"image": PATHS[8], "conversations": turn_pair("<image>\nWhat?", "A shape.")},
+    {"conversations": [SYSTEM, *turn_pair("Capital of France?", "Paris.")]},
+]
+FREE = {"dataset__max_images": 4, "processor__max_sequence_length": 700, "setup__shuffle": False}
+
+
+@pytest.fixture
+def packed(tmp_path: Path, make_config: ConfigMaker) -> InspectedDataset:
+    write_jsonl(tmp_path / "in" / "a.jsonl", RECORDS)
+    create(make_config(**FREE, processor__packing="best_fit"))
+    return InspectedDataset(tmp_path / "out")
+
+
+def views(dataset: InspectedDataset) -> dict[int, SampleView]:
+    """Line of the source → its sample."""
+    side = side_of(dataset)
+    rows = [dataset.read(number) for number in range(len(dataset))]
+    return {sample.line: sample_view(side, row, sample) for row in rows for sample in row.samples}
+
+
+def chat(view: SampleView) -> list[tuple[str, str]]:
+    """(style, text) of all that is said; the text of a picture is its path."""
+    items = itertools.chain.from_iterable(itertools.chain.from_iterable(turn.items for turn in view.turns))
+    return [("picture", i.image.path) if isinstance(i, Picture) else (i.style, i.text) for i in items]
+
+
+def test_the_samples_of_a_row_cover_it(packed: InspectedDataset) -> None:
+    assert len(packed) < len(RECORDS)
+    for number in range(len(packed)):
+        row = packed.read(number)
+        assert row.problems == ()
+        end = 0
+        for sample in row.samples:
+            covered = [p for run in sample_runs(row, sample) for p in range(run.start, run.start + run.count)]
+            assert covered == list(range(end, end + sample.length + 1)), "and the last label"
+            end += sample.length
+        padding = padding_run(row)
+        assert end == row.used == (len(row.labels) if padding is None else padding.start)
+
+
+def test_each_sample_has_its_source_and_images_where_they_stand(packed: InspectedDataset) -> None:
+    found = views(packed)
+    assert sorted(found) == [1, 2, 3, 4, 5, 6]
+    head = [("frame", " USER: ")]
+    tail = ("frame", " ASSISTANT:")
+    assert chat(found[1])[:-2] == [
+        *head,
+        ("picture", PATHS[0]),
+        ("text", "\n"),
+        ("picture", PATHS[1]),
+        ("text", "\nWhat differs?"),
+        tail,
+    ]
+    assert chat(found[2])[:-2] == [*head, *(("picture", path) for path in PATHS[2:6]), ("text", "\nOdd one?"), tail]
+    assert chat(found[3])[:-2] == [
+        *head,
+        ("text", "Look at "),
+        ("picture", PATHS[6]),
+        ("text", " first, then at "),
+        ("picture", PATHS[7]),
+        ("text", " too."),
+        tail,
+    ]
+    assert chat(found[5])[:-2] == [*head, ("picture", PATHS[8]), ("frame", "\n"), ("text", "What?"), tail]
+    assert chat(found[6]) == [
+        ("special", "<s>"),
+        ("system", "Answer in one word."),
+        ("frame", " USER: "),
+        ("text", "Capital of France?"),
+        tail,
+        ("text", "Paris."),
+        ("special", "</s>"),
+    ]
+    bubbles = [[type(item).__name__ for item in items] for items in found[3].turns[0].items]
+    assert ["Said", "Picture", "Said", "Picture", "Said"] in bubbles, "one bubble for one question"
+
+
+def test_a_packed_and_an_unpacked_dataset_compare_equal(
+    packed: InspectedDataset, tmp_path: Path, make_config: ConfigMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create(make_config(**FREE, setup__seed=5, setup__output_dir=str(tmp_path / "single"), setup__samples_per_shard=4))
+    single = InspectedDataset(tmp_path / "single")
+    spellers = (load_speller(packed.params, str(QUICKSTART / "tokenizer")),) * 2
+    for mine, other in ((packed, single), (single, packed)):
+        found = compare_samples(mine, other, range(len(mine)), spellers, 20)
+        assert (found.compared, found.differing, found.only_here) == (6, 0, 0)
+        assert [key for key, _, _ in found.settings] == ["processor.packing"]
+    assert main([str(tmp_path / "out"), "--compare", str(tmp_path / "single"), "--terminal"]) == 0
+    assert "6 records compared, 0 differ" in capsys.readouterr().out
+
+
+def test_packed_and_fixed_rows_compare_equal_where_nothing_was_cut(tmp_path: Path, make_config: ConfigMaker) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", RECORDS[3:5])
+    create(make_config())
+    create(make_config(processor__packing="best_fit", setup__output_dir=str(tmp_path / "packed")))
+    fixed, packed = (InspectedDataset(tmp_path / name) for name in ("out", "packed"))
+    assert (fixed.params.image_start_idx, packed.params.image_start_idx) == (33, None)
+    spellers = (load_speller(fixed.params, str(QUICKSTART / "tokenizer")),) * 2
+    for mine, other in ((fixed, packed), (packed, fixed)):
+        found = compare_samples(mine, other, range(len(mine)), spellers, 20)
+        assert (found.compared, found.differing, found.only_here) == (2, 0, 0)
+
+
+def test_a_difference_is_marked_in_its_own_sample(
+    packed: InspectedDataset, tmp_path: Path, make_config: ConfigMaker
+) -> None:
+    length = views(packed)[4].sample.length - 2
+    create(make_config(**{**FREE, "processor__max_sequence_length": length}, setup__output_dir=str(tmp_path / "short")))
+    spellers = (load_speller(packed.params, str(QUICKSTART / "tokenizer")),) * 2
+    found = compare_samples(packed, InspectedDataset(tmp_path / "short"), range(len(packed)), spellers, 20)
+    assert (found.compared, found.differing, found.only_here) == (2, 1, 4), "images that do not fit leave no sample"
+    (pair,) = found.pairs
+    assert pair.mine.sample.source == pair.other.sample.source == "a.jsonl:4"
+    (span,) = pair.mine.changed
+    assert pair.mine.sample.start < span[0] < span[1] == pair.mine.sample.start + pair.mine.sample.length + 1
+
+
+def test_a_chosen_sample_is_open_and_its_neighbours_are_closed(
+    packed: InspectedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, lines in (
+        (["--source", "a.jsonl:3"], [3]),
+        (["--image", PATHS[3]], [2]),
+        (["--text-only"], [4, 6]),
+        ([], [1, 2, 3, 4, 5, 6]),
+    ):
+        assert main([str(tmp_path / "out"), "--terminal", *arguments]) == 0
+        page = (tmp_path / "out" / "rows.html").read_text(encoding="utf-8")
+        samples = re.findall(r'<details class="sample"( open)?>.*?<code>a\.jsonl:(\d)</code>', page)
+        assert sorted(int(line) for is_open, line in samples if is_open) == lines
+        printed = capsys.readouterr().out
+        assert printed.count("answer   │") == sum(len(RECORDS[line - 1]["conversations"]) // 2 for line in lines)
+
+
+def test_the_terminal_prints_one_heading_for_each_sample(packed: InspectedDataset) -> None:
+    speller = load_speller(packed.params, str(QUICKSTART / "tokenizer"))
+    number = next(iter(packed.find_source("a.jsonl", 2, 1)))
+    row = packed.read(number)
+    text = terminal_row(row, speller, coloured=False)
+    assert text.startswith(f"row {number} · {len(row.samples)} samples · {row.images} images · {row.used} positions\n")
+    (place,) = packed.find_source("a.jsonl", 2, 1)[number]
+    heading = f"sample {place + 1} of {len(row.samples)} · a.jsonl:2 · images {', '.join(PATHS[2:5])} and 1 more · "
+    assert heading in text
+    assert f"[64 image slots of {PATHS[2]}, from position {row.samples[place].images[0].start}]" in text
+
+
+CHATS = {
+    "chatml_qwen": ("qwen2_5", "<|im_start|>", ["user\n"]),
+    "llama_3": ("llama3", "<|start_header_id|>", ["user", "\n\n"]),
+    "phi_3": ("phi3", "<|user|>", []),
+    "gemma": ("gemma", "<start_of_turn>", ["user\n"]),
+    "mistral_v3": ("mistral_v3", "[INST]", []),
+}
+
+
+@needs_shared("tokenizers")
+@pytest.mark.parametrize("style", CHATS)
+def test_chat_templates_are_told_from_what_people_wrote(tmp_path: Path, make_config: ConfigMaker, style: str) -> None:
+    folder, first_token, header = CHATS[style]
+    records = RECORDS if style != "gemma" else RECORDS[:5]
+    write_jsonl(tmp_path / "in" / "a.jsonl", records)
+    config = make_config(
+        **FREE,
+        processor__packing="best_fit",
+        processor__tokenizer_type=str(shared_folder("tokenizers") / folder),
+        dataset__system_prompt_style=style,
+    )
+    create(config)
+    assert verify_dataset(tmp_path / "out").problems == []
+    dataset = InspectedDataset(tmp_path / "out")
+    found = views(dataset)
+    turns = [
+        [text for text_style, text in chat(view) if text_style == "text" and text.strip()] for view in found.values()
+    ]
+    expected = {
+        1: ["\nWhat differs?", "The shapes."],
+        2: ["\nOdd one?", "The third."],
+        3: ["Look at ", " first, then at ", " too.", "Done."],
+        4: ["USER: says what?", "Nothing.", "user\nWhy <|im_end|>?", "No."],
+        5: ["\nWhat?", "A shape."],
+        6: ["Capital of France?", "Paris."],
+    }
+    if style == "mistral_v3":
+        expected[6] = ["Answer in one word.\n\nCapital of France?", "Paris."]
+    assert dict(zip(found, turns, strict=True)) == {line: expected[line] for line in found}
+    system = [text for text_style, text in chat(found.get(6, found[5])) if text_style == "system"]
+    assert system == (["Answer in one word."] if style not in ("gemma", "mistral_v3") else [])
+    at = chat(found[4]).index(("special", first_token))
+    assert [text for _, text in chat(found[4])[at + 1 :] if text not in ("<|end_header_id|>", " ")][
+        : len(header)
+    ] == header
+    assert found[1].turns[0].blocks[0].is_opening == (style == "chatml_qwen")
