@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -117,7 +119,7 @@ def read_conversation(
     unused = keys.unused(record)
     turns = record.get(keys.turns)
     if not turns:
-        found = "is empty" if keys.turns in record else "is absent"
+        found = "is empty" if keys.turns in record else f"is not among the record's keys ({_listed(record)})"
         raise Rejected(Reason.NO_TURNS, f"{keys.turns!r} {found}, expected a list of turns")
     if type(turns) is not list:
         raise Rejected(Reason.NO_TURNS, f"{keys.turns!r} is {json_type(turns)}, expected a list of turns")
@@ -204,7 +206,7 @@ def _read_turns(turns: list[Any], before: int, keys: RecordKeys) -> list[str]:
             raise Rejected(Reason.BAD_TURN, f"turn {_number(texts, before)} is {json_type(turn)}, expected an object")
         role, text = turn.get(role_key), turn.get(content_key)
         if role not in expected:
-            raise _wrong_role(role, expected, keys, _number(texts, before))
+            raise _wrong_role(turn, expected, keys, _number(texts, before))
         if text is None and expected is keys.assistant_roles and content_key in turn:
             text = ""  # an answer of null is an empty one
         if type(text) is not str:
@@ -222,7 +224,9 @@ def _number(texts: list[str], before: int) -> int:
     return before + len(texts) + 1
 
 
-def _wrong_role(role: object, expected: tuple[str, ...], keys: RecordKeys, number: int) -> Rejected:
+def _wrong_role(turn: dict[str, Any], expected: tuple[str, ...], keys: RecordKeys, number: int) -> Rejected:
+    role = turn.get(keys.role)
+    known = ", ".join(map(repr, (*keys.human_roles, *keys.assistant_roles, *keys.system_roles)))
     if role in keys.system_roles:
         return Rejected(
             Reason.SYSTEM_NOT_FIRST, f"turn {number} is {role!r}, expected one such turn at most, the first"
@@ -231,9 +235,22 @@ def _wrong_role(role: object, expected: tuple[str, ...], keys: RecordKeys, numbe
         return Rejected(Reason.ROLE_ORDER, f"turn {number} is {role!r}, expected {' or '.join(map(repr, expected))}")
     if role in TOOL_ROLES:
         return Rejected(Reason.TOOL_TURN, f"turn {number} is {role!r}, which no template here can hold")
+    if keys.role not in turn:
+        return Rejected(
+            Reason.UNKNOWN_ROLE,
+            f"turn {number} has no {keys.role!r} (dataset.role_key) among its keys ({_listed(turn)}), "
+            f"expected one with {known}",
+        )
     shown = shorten(role) if isinstance(role, str) else repr(role)[:80]
-    known = ", ".join(map(repr, (*keys.human_roles, *keys.assistant_roles, *keys.system_roles)))
-    return Rejected(Reason.UNKNOWN_ROLE, f"turn {number} has {keys.role!r} {shown}, expected one of {known}")
+    return Rejected(
+        Reason.UNKNOWN_ROLE, f"turn {number} has {keys.role!r} {shown}, expected one of {known}, or of dataset.roles"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Some names of keys, for a message."""
+    shown = [shorten(name, 40) for name in itertools.islice(names, 6)]
+    return ", ".join(shown if len(shown) < 6 else [*shown[:5], "…"]) or "none"
 
 
 def _pair_up(texts: list[str], has_image: bool, token: str, empty_answer: EmptyAnswer) -> list[tuple[str, str]]:

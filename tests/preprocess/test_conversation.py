@@ -102,6 +102,25 @@ def test_a_record_that_no_row_can_be_made_of_is_rejected(record: dict[str, Any],
     assert reason_of(record) is reason
 
 
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"prompt": [], "completion": []}, "'conversations' is not among the record's keys ('prompt', 'completion')"),
+        ({}, "is not among the record's keys (none)"),
+        ({str(i): i for i in range(9)}, "('0', '1', '2', '3', '4', …)"),
+        (
+            {"conversations": [{"role": "user", "content": "Q"}]},
+            "turn 1 has no 'from' (dataset.role_key) among its keys ('role', 'content')",
+        ),
+        ({"conversations": [{"from": "bot", "value": "Q"}]}, "'from' 'bot', expected one of 'human', 'gpt', 'system'"),
+    ],
+)
+def test_a_reject_names_what_stands_in_place_of_a_key(record: dict[str, Any], words: str) -> None:
+    with pytest.raises(Rejected) as rejected:
+        read(record)
+    assert words in rejected.value.detail
+
+
 def test_plain_takes_exactly_one_round_with_an_image() -> None:
     image = {"image": "a.png"}
     two = turn_pair("<image>", "A") + turn_pair("Q", "A")
