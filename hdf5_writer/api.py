@@ -88,9 +88,9 @@ def create_dataset(
     Args:
         config: as `load_config` gives it.
         limit: take the first so many records.
-        overwrite: remove what an earlier run wrote into the output folder, and start afresh.
+        overwrite: remove what an earlier run wrote into the output folder, and start over.
         skip_tasks: tasks to give up: all of their records are rejected.
-        keep_going: start even if most of the records looked at first would be rejected.
+        keep_going: start even if most of the records checked first would be rejected.
         progress: is told of the plan and of every finished task; without, a bar or lines on stderr.
 
     Raises:

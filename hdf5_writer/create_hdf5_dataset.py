@@ -21,7 +21,7 @@ DONE, FAILED, WRONG_INPUT, TOO_MANY_REJECTS = 0, 1, 2, 3
 _EPILOG = """\
 Give any key of the config as section.key=value to override it:
   create_hdf5_dataset --config llava_phase_2_preproc.yaml setup.processes=16 processor.max_sequence_length=4096
-Run the same command again after an interruption: finished shards are kept, the rest is made, the bytes are the same.
+After an interruption, run the same command again: it resumes and produces byte-identical output.
 
 Exit codes: 0 done and verified; 1 the run failed (what is finished stays); 2 config, arguments or inputs are wrong;
 3 finished, but more records were rejected than setup.max_reject_fraction allows; 130, 143 interrupted.
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         return _fail(
-            128 + interrupt.number, "interrupted; finished shards are kept: run the same command again to go on"
+            128 + interrupt.number, "interrupted; finished shards are kept: run the same command again to resume"
         )
     finally:
         # A program that called this goes on; the command, if interrupted, ends here and ignores what else is sent.
@@ -69,7 +69,7 @@ def _answer(arguments: list[str]) -> int:
         return _fail(WRONG_INPUT, str(error))
     except _OutputClosedError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # or Python complains once more at its end
-        return _fail(FAILED, f"standard output cannot be written ({error}); what was to be written to files is there")
+        return _fail(FAILED, f"standard output cannot be written ({error}); all files were written")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(
@@ -83,12 +83,12 @@ def _answer(arguments: list[str]) -> int:
 
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "make room there"
+        return "free some space there"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "make it writable"
     if str(error.strerror).startswith("No usable temporary directory"):
         return "set TMPDIR to a folder with room"
-    return "correct that"
+    return "fix this"
 
 
 class _OutputClosedError(Exception):
@@ -122,11 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the plan and the first record with ids, tokens and supervised flags; write nothing",
     )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="take the first N records only")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="process only the first N records")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="remove what an earlier run wrote into setup.output_dir, and start afresh",
+        help="remove what an earlier run wrote into setup.output_dir, and start over",
     )
     parser.add_argument(
         "--skip-task",
@@ -134,12 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="K",
-        help="give task K up: its records are listed as rejected, reason skipped (may be given several times)",
+        help="skip task K: its records are rejected with the reason skipped (can be repeated)",
     )
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="start even if most of the records looked at first would be rejected",
+        help="start even if most of the records checked first would be rejected",
     )
     parser.add_argument(
         "--task-slice",
@@ -166,20 +166,20 @@ def _positive(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of records; give a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of records; give a whole number of at least 1")
     return number
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no task; give a whole number from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a task number; give a whole number of at least 0")
     return int(text)
 
 
 def _part(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no slice; give i/N with i from 0 to N-1, such as 0/8")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a slice; give i/N with i from 0 to N-1, such as 0/8")
     return int(index), int(count)
 
 
@@ -235,7 +235,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
     except TasksFailedError as error:
         return _fail(FAILED, explain_failed_tasks(config, error))
     if outcome.already_done:
-        _say("nothing to do: this dataset is finished (verify_hdf5_dataset reads every byte of it)")
+        _say("nothing to do: this dataset is complete (verify_hdf5_dataset checks every byte of it)")
     _say(summary_table(outcome.params, outcome.read, progress.seconds))
     _report(config.setup.output_dir, command, keep=outcome.already_done)
     return _judge(outcome.params["counts"], config.setup.max_reject_fraction, str(config.setup.output_dir))

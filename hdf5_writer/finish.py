@@ -52,7 +52,7 @@ def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
     names = {layout.shard(task, plan.tasks) for task in range(plan.tasks)}
     foreign = [path for path in layout.shards() if path not in names]
     if foreign:
-        raise RuntimeError(f"{foreign[0]}: is a foreign shard, not part of this dataset; remove it and run again")
+        raise RuntimeError(f"{foreign[0]}: is not a shard of this dataset; remove it and rerun")
     _check_inputs(layout, plan)
     rejects = rejects_digest(plan, all_receipts(layout, plan))
     params = data_params(plan, all_receipts(layout, plan), rejects)

@@ -170,7 +170,7 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
         rows = dataset.find_source(file, line, _MOST_ON_A_PAGE)
         if not rows:
             reason = dataset.reject_of(dataset.input_name(file), line)
-            said = f"was rejected ({reason})" if reason else "is no record of this dataset (blank, or past its end)"
+            said = f"was rejected ({reason})" if reason else "is blank, or past the end of the file"
             raise ConfigError(f"--source {file}:{line}: the line {said}; choose another one")
         return rows, f"{file}, line {line}"
     if options.image is not None:
@@ -208,20 +208,20 @@ def _range(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d*):(\d*)", text)
     start, stop = (int(found[1] or 0), int(found[2]) if found[2] else sys.maxsize) if found else (0, 0)
     if start >= stop:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range of rows; give A:B with A below B, such as 0:20")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of rows; give A:B with A below B, such as 0:20")
     return start, stop
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; give a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give a whole number of at least 1")
     return int(text)
 
 
 def _source(text: str) -> tuple[str, int]:
     file, colon, line = text.rpartition(":")
     if not colon or not file or not line.isascii() or not line.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no FILE:LINE, such as conversations.jsonl:12")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form FILE:LINE, such as conversations.jsonl:12")
     return file, int(line)
 
 

@@ -35,7 +35,7 @@ def unseal(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it is not there.
-        DamagedError: it is no regular file, no JSON object, or the checksum differs.
+        DamagedError: it is not a regular file, no JSON object, or the checksum differs.
     """
     try:
         data = read_regular(path)

@@ -32,7 +32,7 @@ def read_receipt(layout: OutputLayout, plan: Plan, task: int) -> Receipt:
     """
     receipt = unseal(layout.receipt(task))
     if receipt["plan"] != plan.digest or receipt["task"] != task:
-        raise DamagedError(f"{layout.receipt(task)}: is a receipt of another plan")
+        raise DamagedError(f"{layout.receipt(task)}: belongs to another plan")
     return receipt
 
 

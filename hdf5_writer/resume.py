@@ -103,11 +103,11 @@ def _plan_there(layout: OutputLayout) -> Plan | None:
         if layout.shards() or layout.data_params.exists():
             raise OtherPlanError(
                 f"setup.output_dir {layout.root}: holds a dataset, but not the plan it was made by; "
-                "use another folder, or --overwrite to write it anew"
+                "use another folder, or --overwrite to rewrite it"
             ) from None
         return None
     except DamagedError as error:
-        raise OtherPlanError(f"{error}; use --overwrite to write the dataset anew") from None
+        raise OtherPlanError(f"{error}; use --overwrite to rewrite the dataset") from None
 
 
 def _differences(plan: Plan, config: Config, limit: int | None, files: list[InputFile]) -> list[str]:
@@ -122,7 +122,7 @@ def _refuse(layout: OutputLayout, found: list[str]) -> NoReturn:
     shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more differences" if len(found) > 3 else "")
     raise OtherPlanError(
         f"setup.output_dir {layout.root}: belongs to another plan ({shown}); "
-        "use another folder, or --overwrite to write it anew"
+        "use another folder, or --overwrite to rewrite it"
     )
 
 

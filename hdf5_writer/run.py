@@ -97,7 +97,7 @@ def create_dataset(
         limit: take the first so many records.
         overwrite: remove what an earlier run wrote into the output folder, once nothing of this one can be refused.
         skip_tasks: tasks to give up: all of their records are rejected.
-        keep_going: start even if most of the records looked at first would be rejected.
+        keep_going: start even if most of the records checked first would be rejected.
         make_executor: makes the executor the tasks run on, instead of the engine of the config.
 
     Raises:

@@ -70,12 +70,12 @@ def verify_dataset(root: Path) -> Findings:
         if plan is not None:
             names = {layout.shard(task, plan.tasks).name for task in range(plan.tasks)}
         foreign = (path for path in layout.shards() if path.name not in names)
-        problems += [f"{path}: is a foreign shard: not part of this dataset" for path in foreign]
+        problems += [f"{path}: is not a shard of this dataset" for path in foreign]
     if params and _sha256(layout.rejects) != params.rejects.sha256:
-        problems.append(f"{layout.rejects}: is missing, or not what was written")
+        problems.append(f"{layout.rejects}: is missing, or does not match its checksum")
     for page, command in ((layout.report, "create_hdf5_dataset"), (layout.rows_page, "inspect_hdf5")):
         if page.exists() and not is_whole_page(page):
-            problems.append(f"{page}: is damaged; remove it, and {command} writes it anew")
+            problems.append(f"{page}: is damaged; remove it and rerun {command}, which rewrites it")
     rows = 0
     if params:
         for task, shard in enumerate(expected):

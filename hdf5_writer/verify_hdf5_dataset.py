@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if summary.problems:
         print(
             f"verify_hdf5_dataset: {root}: {len(summary.problems)} problem(s) found; remove what is damaged or foreign "
-            "and run the command that made the dataset again: what is missing is made anew",
+            "and rerun the command that made the dataset: it rewrites what is missing",
             file=sys.stderr,
         )
         return 1

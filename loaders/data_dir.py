@@ -80,7 +80,7 @@ def read_data_dir(root: str | Path) -> DataDir:
     except FileNotFoundError:
         found = "shards but no" if layout.shards() else "no"
         raise DataDirError(
-            f"{layout.root}: holds {found} {layout.data_params.name}, so it is no finished dataset; "
+            f"{layout.root}: holds {found} {layout.data_params.name}, so it is not a finished dataset; "
             "run create_hdf5_dataset to its end, or give another folder"
         ) from None
     except DataParamsError as error:
@@ -138,7 +138,7 @@ def _check_shard(layout: OutputLayout, params: DataParams, entry: ShardEntry) ->
     except FileNotFoundError:
         raise DataDirError(f"{path}: is missing; copy the whole folder, or run create_hdf5_dataset again") from None
     if not stat.S_ISREG(found.st_mode):
-        raise DataDirError(f"{path}: is no regular file; copy it again, or run create_hdf5_dataset again")
+        raise DataDirError(f"{path}: is not a regular file; copy it again, or run create_hdf5_dataset again")
     if found.st_size != entry.bytes:
         raise DataDirError(
             f"{path}: has {found.st_size} bytes, expected {entry.bytes}; copy it again, "

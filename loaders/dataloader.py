@@ -116,8 +116,8 @@ class LlavaDataLoader(DataLoader[Sample]):
         for key, ours in {"version": 1, **self._order}.items():
             if state.get(key) != ours:
                 raise ValueError(
-                    f"the state has {key} {state.get(key)!r}, this loader {ours!r}: its batches are others; "
-                    "make the loader as it was, or start without the state"
+                    f"the state has {key} {state.get(key)!r}, this loader {ours!r}: the state does not match; "
+                    "recreate the loader with the same settings, or start without the state"
                 )
         self.batch_sampler.set_epoch(state["epoch"])
         self._handed, self._resumes = state["batch"], True

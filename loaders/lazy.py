@@ -165,7 +165,9 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
                 words = sum(len(turn[self._keys.content].split()) for turn in record[self._keys.turns])
                 counts.append((words, self._keys.image in record or IMAGES in record))
             except (Rejected, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{self._path}, {where}: is no conversation ({error}); correct or remove it") from None
+                raise ValueError(
+                    f"{self._path}, {where}: is not a conversation ({error}); correct or remove it"
+                ) from None
         return counts
 
 

@@ -116,10 +116,13 @@ def _reported(command: str, work: Callable[[], None]) -> int:
         return WRONG_INPUT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{command}: {where}{error.strerror or error}; finished outputs stay, run it again", file=sys.stderr)
+        print(
+            f"{command}: {where}{error.strerror or error}; finished outputs are kept: fix this and rerun",
+            file=sys.stderr,
+        )
         return FAILED
     except KeyboardInterrupt:
-        print(f"{command}: interrupted; finished outputs stay, run it again to go on", file=sys.stderr)
+        print(f"{command}: interrupted; finished outputs are kept: rerun to resume", file=sys.stderr)
         return FAILED
     return DONE
 

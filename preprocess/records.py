@@ -18,7 +18,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
         line: the raw bytes; surrounding blanks and line ends do not matter.
 
     Returns:
-        The JSON object. Where a key stands twice, the last one counts, as in Python's own json.
+        The JSON object. Where a key is given twice, the last one counts, as in Python's own json.
 
     Raises:
         Rejected: NOT_UTF8, NOT_JSON (with the position in the line) or NOT_AN_OBJECT.

@@ -25,12 +25,12 @@ def open_regular(path: str | Path) -> BinaryIO:
 def open_descriptor(path: str | Path) -> int:
     """As `open_regular`, the bare file descriptor; the caller closes it."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise NotRegularError("it is no regular file")
+        raise NotRegularError("it is not a regular file")
     # Another file may stand there by now: it must not block either.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NotRegularError("it is no regular file")
+        raise NotRegularError("it is not a regular file")
     return descriptor
 
 

@@ -61,7 +61,7 @@ def newest_whole(model_dir: Path) -> tuple[Path | None, list[str]]:
     if damages:
         raise ParamsError(
             f"{model_dir}: has no checkpoint that is whole: {'; '.join(damages)}; restore the files, or give another "
-            "--model_dir to begin anew"
+            "--model_dir to start over"
         )
     return None, []
 

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LayoutError, ParamsError) as error:
         return _fail(WRONG_INPUT, str(error))
     except (OSError, SafetensorError) as error:
-        return _fail(FAILED, f"{one_line(error)}; nothing was written: correct that and run the same command again")
+        return _fail(FAILED, f"{one_line(error)}; nothing was written; fix this and rerun")
     print(f"written      {target}")
     return DONE
 

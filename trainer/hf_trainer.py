@@ -20,7 +20,7 @@ from trainer.checkpoints import complete, prune
 
 
 class LossError(RuntimeError):
-    """The loss is no number any more; the message is one sentence for the user."""
+    """The loss is NaN or Inf; the message is one sentence for the user."""
 
 
 class LlavaTrainer(Trainer):

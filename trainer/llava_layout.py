@@ -258,7 +258,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: is missing; give a folder of the LLaVA authors' code, or one of --to llava"
         ) from None
     except ValueError:
-        raise LayoutError(f"{path}: is no JSON") from None
+        raise LayoutError(f"{path}: is not valid JSON") from None
     if not isinstance(document, dict):
         raise LayoutError(f"{path}: expected a JSON object")
     return document

@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         return _fail(FAILED, f"{one_line(error)[:200]}; give a smaller train_input.micro_batch_size")
     except (OSError, SafetensorError) as error:
-        return _fail(FAILED, f"{one_line(error)}; whole checkpoints stay: correct that and run the same command again")
+        return _fail(FAILED, f"{one_line(error)}; complete checkpoints are kept; fix this and rerun")
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted; run the same command again to go on from the last checkpoint")
+        return _fail(INTERRUPTED, "interrupted; run the same command again to resume from the last checkpoint")
     return DONE
 
 
@@ -108,7 +108,7 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
 
     Raises:
         ParamsError, DataDirError: params, arguments or inputs are wrong.
-        LossError: the loss is no number.
+        LossError: the loss is NaN or Inf.
     """
     shape = read_row_shape(params, params.train_input.folders)
     resume = _checkpoint_to_resume(params, model_dir, checkpoint_path)

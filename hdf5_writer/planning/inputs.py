@@ -96,7 +96,7 @@ def _input_file(root: Path, path: str) -> InputFile:
     except OSError as error:
         raise ConfigError(f"{root / path}: cannot be read ({error.strerror}); correct or remove it") from None
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{root / path}: is no regular file, which can be read in any order; store its content first")
+        raise ConfigError(f"{root / path}: is not a regular file; copy it to one first")
     file = InputFile(path, found.st_size, found.st_mtime_ns)
     if file.is_compressed and not file.bytes:
         raise ConfigError(f"{root / path}: has 0 bytes, so it is no compressed file; replace or remove it")
@@ -222,12 +222,12 @@ class RecordReader:
             if (stat.st_size, stat.st_mtime_ns) != (file.bytes, file.mtime_ns):
                 raise InputChangedError(
                     f"{path}: was changed after it was planned ({file.bytes} bytes then, {stat.st_size} now); "
-                    "put it back, or write all anew with --overwrite"
+                    "restore it, or rewrite the dataset with --overwrite"
                 )
             return os.open(self._layout.unpacked(number) if file.is_compressed else path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise InputChangedError(
-                f"{error.filename}: was removed after it was planned; put it back, or write all anew with --overwrite"
+                f"{error.filename}: was removed after planning; restore it, or rewrite the dataset with --overwrite"
             ) from None
 
 

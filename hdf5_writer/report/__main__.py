@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(write_report(OutputLayout(options.output_dir), options.command, _warn))
     except FileNotFoundError as error:
         return _fail(
-            f"{error.filename}: is missing, so this is no finished dataset; give the setup.output_dir of a run"
+            f"{error.filename}: is missing, so this is not a finished dataset; give the setup.output_dir of a run"
         )
     except Exception as error:  # the page is about a dataset that is whole: all that its reader needs is one sentence
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

@@ -46,7 +46,7 @@ class InspectedDataset:
             self.params = read_data_params(self.layout)
         except FileNotFoundError:
             raise ConfigError(
-                f"{self.layout.data_params}: is missing, so this is no finished dataset; "
+                f"{self.layout.data_params}: is missing, so this is not a finished dataset; "
                 "give the setup.output_dir of a run, or run its command again to finish it"
             ) from None
         except DataParamsError as error:

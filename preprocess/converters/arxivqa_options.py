@@ -32,7 +32,7 @@ def read_options(value: object) -> list[str]:
     """
     options = _split(value) if isinstance(value, str) else value
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise Rejected(SourceReason.NO_OPTIONS, "options is no list of text")
+        raise Rejected(SourceReason.NO_OPTIONS, "options is not a list of text")
     texts = [option.strip() for option in options]
     while texts and not texts[-1]:
         texts.pop()

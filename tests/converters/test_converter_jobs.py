@@ -200,7 +200,9 @@ def test_a_full_disk_is_a_failure_in_one_sentence(dvqa, monkeypatch):
     monkeypatch.setattr(job, "write_all", full)
     result = dvqa()
     assert result.code == 1
-    assert result.err == ("preprocess_dataset dvqa: No space left on device; finished outputs stay, run it again\n")
+    assert result.err == (
+        "preprocess_dataset dvqa: No space left on device; finished outputs are kept: fix this and rerun\n"
+    )
     assert contents(dvqa.out) == {}
 
 
@@ -223,7 +225,7 @@ def test_an_interrupt_is_a_failure_in_one_sentence(dvqa, monkeypatch):
     monkeypatch.setattr(job.Sink, "finish", interrupt)
     result = dvqa()
     assert result.code == 1
-    assert result.err == "preprocess_dataset dvqa: interrupted; finished outputs stay, run it again to go on\n"
+    assert result.err == "preprocess_dataset dvqa: interrupted; finished outputs are kept: rerun to resume\n"
     assert contents(dvqa.out) == {}
 
 

@@ -100,7 +100,7 @@ def _append(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (Path.unlink, "was removed after it was planned"),
+        (Path.unlink, "was removed after planning"),
         (lambda path: os.truncate(path, path.stat().st_size // 2), "was changed after it was planned"),
         (_append, "was changed after it was planned"),
         (lambda path: os.utime(path, ns=(1, 1)), "was changed after it was planned"),

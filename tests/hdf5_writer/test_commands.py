@@ -137,7 +137,7 @@ def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, long_input: P
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert "run the same command again to go on" in stderr
+    assert "run the same command again to resume" in stderr
     assert "Traceback" not in stderr
     deadline = time.monotonic() + 30
     while _group_lives(process.pid) and time.monotonic() < deadline:
@@ -327,7 +327,7 @@ def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
 def test_a_limit_that_is_no_number_is_exit_2(tmp_path: Path, limit: str) -> None:
     result = run("--limit", limit, cwd=tmp_path)
     assert result.returncode == 2
-    assert "is no number of records" in result.stderr
+    assert "is not a number of records" in result.stderr
 
 
 def test_help_is_enough_to_use_it(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, overrides: list[str
         ("setup: [1, 2]\n", "expected the sections"),
         ("just text\n", "expected the sections"),
         ("setup: {input_dir: a, output_dir: b\n", "not valid YAML"),
-        (GOOD + "setup: {input_dir: b}\n", "'setup' stands twice"),
+        (GOOD + "setup: {input_dir: b}\n", "'setup' is given twice"),
         (GOOD.replace("tokenizer_type: tok", ""), "processor.tokenizer_type is missing"),
         (GOOD.replace("dataset: {system_prompt_style: vicuna_v1}\n", ""), "dataset is missing"),
         ("setup: !!python/object/apply:os.system ['true']\n", "not valid YAML"),

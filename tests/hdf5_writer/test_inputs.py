@@ -146,7 +146,7 @@ def test_what_is_no_jsonl_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 def test_what_is_no_stored_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(ConfigError, match=r"a\.jsonl: is no regular file"):
+    with pytest.raises(ConfigError, match=r"a\.jsonl: is not a regular file"):
         find_inputs(tmp_path, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"expected \.jsonl"):
         find_inputs(Path("/dev/null"), tmp_path / "out")

@@ -77,7 +77,7 @@ def test_a_missing_shard_is_found(out: OutputLayout) -> None:
 
 def test_a_foreign_shard_is_found(out: OutputLayout) -> None:
     shutil.copy(out.shard(0, 2), out.shard(0, 3))
-    assert problems(out) == [f"{out.shard(0, 3)}: is a foreign shard: not part of this dataset"]
+    assert problems(out) == [f"{out.shard(0, 3)}: is not a shard of this dataset"]
 
 
 def test_two_shards_that_changed_places_are_found(out: OutputLayout) -> None:

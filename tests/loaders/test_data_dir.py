@@ -59,7 +59,7 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 
 def test_an_unfinished_dataset(copied: Path) -> None:
     (copied / "data_params.json").unlink()
-    with pytest.raises(DataDirError, match=r"holds shards but no data_params.json, so it is no finished dataset"):
+    with pytest.raises(DataDirError, match=r"holds shards but no data_params.json, so it is not a finished dataset"):
         read_data_dir(copied)
 
 

@@ -125,7 +125,7 @@ def test_postscript_is_not_handed_to_another_program(tmp_path: Path, monkeypatch
 def test_a_pipe_or_device_in_place_of_an_image_is_an_image_error(tmp_path: Path, target: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "a.png").symlink_to(target)
-    with pytest.raises(ImageError, match="no regular file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         read_image(tmp_path / "a.png", ImageTransform(SIZE, "square"))
 
 

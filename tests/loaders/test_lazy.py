@@ -244,7 +244,7 @@ def test_a_record_that_would_be_rejected_is_named_with_its_reason(tmp_path: Path
     with pytest.raises(ValueError, match=r"records.jsonl, line 3: image_missing"):
         dataset[2]
     path.write_text('{"conversations": 5}\n')
-    with pytest.raises(ValueError, match=r"line 1: is no conversation"):
+    with pytest.raises(ValueError, match=r"line 1: is not a conversation"):
         _ = LazySupervisedDataset(path, TOKENIZER, DataArguments()).lengths
 
 

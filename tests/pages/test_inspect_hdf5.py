@@ -81,7 +81,7 @@ def test_arguments_that_mean_nothing_are_refused(out: Path, arguments: list[str]
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
-    assert "this is no finished dataset" in capsys.readouterr().err
+    assert "this is not a finished dataset" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
 

@@ -220,7 +220,7 @@ def test_a_user_may_write_the_report_by_its_own_command(
     assert report_main([str(written.root)]) == 0
     assert written.report.is_file()
     assert report_main([str(tmp_path / "nowhere")]) == 1
-    assert "is missing, so this is no finished dataset" in capsys.readouterr().err
+    assert "is missing, so this is not a finished dataset" in capsys.readouterr().err
     written.rejects.write_bytes(b"{")
     written.data_params.write_bytes(written.data_params.read_bytes()[:-9])
     assert report_main([str(written.root)]) == 1

@@ -104,7 +104,7 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
     [
         ("[1, 2]", "expected the sections train_input"),
         ("model: {", "is not valid YAML"),
-        ("model: {}\nmodel: {}", "key 'model' stands twice"),
+        ("model: {}\nmodel: {}", "key 'model' is given twice"),
     ],
 )
 def test_a_file_that_is_no_params_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

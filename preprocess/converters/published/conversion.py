@@ -43,7 +43,7 @@ class Reading:
         """One row.
 
         Raises:
-            Rejected: it is no conversation, its images are not there, or its rating is too low.
+            Rejected: it is not a conversation, its images are not there, or its rating is too low.
         """
         row = an_object(source.value)
         value, left_out = row.get(self.columns[TEXT]), 0
