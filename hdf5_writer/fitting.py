@@ -52,7 +52,7 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
     before it; an image that no supervised token follows is left out with all that follows the last supervised label.
 
     Returns:
-        the samples that fit, facts about them, and what is wrong with the others, by their number in `batch`:
+        the samples that fit, measures about them, and what is wrong with the others, by their number in `batch`:
         `Rejected` with TOO_LONG, NOTHING_SUPERVISED, and in fixed rows IMAGE_NOT_AT_START_IDX (which templates that put
         the image in front never lead to) or SUPERVISED_AT_DUMMY_IMAGE (a text-only answer would directly follow a
         dummy slot, from which it would then have to be predicted).
@@ -92,7 +92,7 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
     begins_here[begins] = True
     spans = labels[begins_here[labels] | ~batch.supervised[labels - 1]]
     text_only = np.diff(batch.image_begins) == 0
-    facts = SampleMeasures(
+    measures = SampleMeasures(
         length=kept + kept_runs * slots - 1,
         text_tokens=kept - 1,
         images=np.where(text_only, 0, kept_runs),
@@ -101,13 +101,13 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
         rounds=np.searchsorted(spans, begins + kept) - np.searchsorted(spans, begins),
         truncated=truncated,
     )
-    wrong = _wrong(batch, layout, facts, labels, positions)
-    if not wrong and not truncated.any() and not facts.images_cut.any():
-        return batch, facts, wrong
+    wrong = _wrong(batch, layout, measures, labels, positions)
+    if not wrong and not truncated.any() and not measures.images_cut.any():
+        return batch, measures, wrong
     fits = np.ones(batch.records, dtype=np.bool_)
     fits[list(wrong)] = False
-    fitting = facts.take(fits)
-    fitted = _cut(batch, np.where(fits, kept, 0), np.where(fits, facts.images, 0))
+    fitting = measures.take(fits)
+    fitted = _cut(batch, np.where(fits, kept, 0), np.where(fits, measures.images, 0))
     fitted = fitted._replace(
         begins=np.append(0, np.cumsum(fitting.text_tokens + 1)), image_begins=np.append(0, np.cumsum(fitting.images))
     )
@@ -140,7 +140,7 @@ def _firsts(begins: _Ints, counts: _Ints) -> _Flags:
 
 
 def _wrong(
-    batch: SampleBatch, layout: RowLayout, facts: SampleMeasures, labels: _Ints, positions: _Ints
+    batch: SampleBatch, layout: RowLayout, measures: SampleMeasures, labels: _Ints, positions: _Ints
 ) -> dict[int, Rejected]:
     """What is wrong with samples that cannot be written, by their number."""
     start, length = layout.image_start_idx, layout.max_sequence_length
@@ -153,7 +153,7 @@ def _wrong(
     nothing = np.zeros(batch.records, dtype=np.bool_)
     misplaced = nothing if start is None else (images > 0) & (first_image != start)
     too_early = nothing if start is None else any_label & (answer_at < start + (images == 0))
-    too_long = facts.truncated & (not layout.truncate)
+    too_long = measures.truncated & (not layout.truncate)
 
     def explain(sample: int) -> Rejected:
         if misplaced[sample]:
@@ -172,12 +172,12 @@ def _wrong(
             included = "" if start is None and not images[sample] else ", images included"
             found = f"{positions[sample]} positions{included}, expected at most max_sequence_length {length}"
             return Rejected(Reason.TOO_LONG, found)
-        if not facts.truncated[sample]:
+        if not measures.truncated[sample]:
             return Rejected(Reason.NOTHING_SUPERVISED, "no answer token")
-        if start is None and facts.images_cut[sample]:
-            cut = f"nothing is supervised before image {facts.images[sample] + 1}"
+        if start is None and measures.images_cut[sample]:
+            cut = f"nothing is supervised before image {measures.images[sample] + 1}"
             return Rejected(Reason.NOTHING_SUPERVISED, f"{cut}, which does not fit into {length} positions")
         return Rejected(Reason.NOTHING_SUPERVISED, f"the answer begins behind the {length} positions that are kept")
 
-    wrong = np.flatnonzero(misplaced | too_early | too_long | (facts.supervised == 0)).tolist()
+    wrong = np.flatnonzero(misplaced | too_early | too_long | (measures.supervised == 0)).tolist()
     return {sample: explain(sample) for sample in wrong}

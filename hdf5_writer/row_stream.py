@@ -24,14 +24,14 @@ class Samples(NamedTuple):
     """Samples that fit into rows, and where they came from.
 
     Attributes:
-        batch, facts: as `hdf5_writer.fitting.fit_samples` gives them, for n samples with m images in all.
+        batch, measures: as `hdf5_writer.fitting.fit_samples` gives them, for n samples with m images in all.
         source_file: (n,), index of the input.
         source_line: (n,), line in it, from 1.
         image_paths: (m,), relative to the image folder.
     """
 
     batch: SampleBatch
-    facts: SampleMeasures
+    measures: SampleMeasures
     source_file: _Ints
     source_line: _Ints
     image_paths: list[str]
@@ -41,7 +41,7 @@ class Samples(NamedTuple):
         images = self.batch.image_begins
         return Samples(
             self.batch.part(start, stop),
-            self.facts.part(start, stop),
+            self.measures.part(start, stop),
             self.source_file[start:stop],
             self.source_line[start:stop],
             self.image_paths[images[start] : images[stop]],
@@ -54,7 +54,7 @@ class Samples(NamedTuple):
         images, image_begins = _gather(batch.image_begins, order)
         return Samples(
             SampleBatch(batch.ids[ids], batch.supervised[ids], begins, batch.image_at[images], image_begins),
-            self.facts.take(order),
+            self.measures.take(order),
             self.source_file[order],
             self.source_line[order],
             [self.image_paths[image] for image in images.tolist()],
@@ -65,7 +65,7 @@ def join_samples(parts: Sequence[Samples]) -> Samples:
     """One behind the other; at least one part."""
     return Samples(
         join_batches([part.batch for part in parts]),
-        SampleMeasures._make(np.concatenate(arrays) for arrays in zip(*(part.facts for part in parts), strict=True)),
+        SampleMeasures._make(np.concatenate(arrays) for arrays in zip(*(part.measures for part in parts), strict=True)),
         np.concatenate([part.source_file for part in parts]),
         np.concatenate([part.source_line for part in parts]),
         [path for part in parts for path in part.image_paths],
@@ -109,7 +109,7 @@ class RowStream:
             self._sink(samples, np.ones(samples.batch.records, dtype=np.int64))
             return
         while samples.batch.records:
-            reached = self._positions + np.cumsum(samples.facts.length)
+            reached = self._positions + np.cumsum(samples.measures.length)
             taken = int(np.searchsorted(reached, self._window_positions)) + 1
             if taken > samples.batch.records:
                 self._waiting.append(samples)
@@ -128,7 +128,7 @@ class RowStream:
         assert self._make_rows is not None
         samples = join_samples(self._waiting)
         self._waiting.clear()
-        packed = self._make_rows(samples.facts.length, samples.facts.images, self._windows)
+        packed = self._make_rows(samples.measures.length, samples.measures.images, self._windows)
         self._positions, self._windows = 0, self._windows + 1
         begins = np.append(0, np.cumsum(packed.samples_per_row))
         for row in range(0, len(packed.samples_per_row), _ROWS_AT_A_TIME):

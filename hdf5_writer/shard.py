@@ -60,22 +60,22 @@ class ShardCounts:
 
     def add(self, samples: Samples, samples_per_row: npt.NDArray[np.int64], layout: RowLayout) -> None:
         """Count rows."""
-        facts = samples.facts
-        text_only = facts.images == 0
+        measures = samples.measures
+        text_only = measures.images == 0
         begins = np.cumsum(samples_per_row) - samples_per_row
         self.rows += len(samples_per_row)
         self.samples += len(text_only)
-        self.images += int(facts.images.sum())
+        self.images += int(measures.images.sum())
         self.samples_with_image += len(text_only) - int(text_only.sum())
-        self.truncated += int(facts.truncated.sum())
+        self.truncated += int(measures.truncated.sum())
         if layout.image_start_idx is not None:
-            self.text_only_cut += int((facts.truncated & text_only).sum())
-        self.images_cut += int(facts.images_cut.sum())
+            self.text_only_cut += int((measures.truncated & text_only).sum())
+        self.images_cut += int(measures.images_cut.sum())
         if len(begins):
-            self.most_images = max(self.most_images, int(np.add.reduceat(facts.images, begins).max()))
-        self.text_tokens += int(facts.text_tokens.sum())
-        self.supervised += int(facts.supervised.sum())
-        attended = facts.text_tokens + facts.images * layout.num_patches
+            self.most_images = max(self.most_images, int(np.add.reduceat(measures.images, begins).max()))
+        self.text_tokens += int(measures.text_tokens.sum())
+        self.supervised += int(measures.supervised.sum())
+        attended = measures.text_tokens + measures.images * layout.num_patches
         self.lengths.update((attended // LENGTH_BIN).tolist())
 
 
@@ -120,7 +120,7 @@ class ShardBuilder:
             samples: of these rows, row by row.
             samples_per_row: how many of them each row has.
         """
-        places = place_samples(samples.facts.length, samples_per_row)
+        places = place_samples(samples.measures.length, samples_per_row)
         begins = np.append(0, np.cumsum(samples_per_row))
         done, count = 0, len(samples_per_row)
         while done < count:

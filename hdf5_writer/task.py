@@ -181,7 +181,7 @@ class _Work:
         conversations, rendered = [found for found, _ in texts], [segments for _, segments in texts]
         batch, failed = stages.batches.encode(rendered)
         lap("tokenize")
-        fitted, facts, unfit = fit_samples(batch, self._layout)
+        fitted, measures, unfit = fit_samples(batch, self._layout)
         failed = {**unfit, **failed}
         if failed:
             for number in sorted(failed):
@@ -190,12 +190,12 @@ class _Work:
             conversations = [found for number, found in enumerate(conversations) if number not in failed]
         samples = Samples(
             fitted,
-            facts,
+            measures,
             np.array([line.file for line in lines], np.int64),
             np.array([line.number for line in lines], np.int64),
             [
                 path
-                for conversation, kept in zip(conversations, facts.images.tolist(), strict=True)
+                for conversation, kept in zip(conversations, measures.images.tolist(), strict=True)
                 for path in conversation.images[:kept]
             ],
         )

@@ -54,12 +54,12 @@ class TaskStatistics:
 
     def add(self, samples: Samples) -> None:
         """Note samples, in the order in which they stand in the shard."""
-        batch, facts = samples.batch, samples.facts
+        batch, measures = samples.batch, samples.measures
         ids = batch.ids.tobytes()
         begins = (batch.begins * batch.ids.itemsize).tolist()
         paths = iter(samples.image_paths)
         image_at = iter(batch.image_at.tolist())
-        for begin, end, images in zip(begins[:-1], begins[1:], facts.images.tolist(), strict=True):
+        for begin, end, images in zip(begins[:-1], begins[1:], measures.images.tolist(), strict=True):
             # Where an image stands matters too; a path has no NUL.
             content = ids[begin:end] + b"".join(f"{next(paths)}\0{next(image_at)}\0".encode() for _ in range(images))
             # Thinned by a checksum, which costs a tenth of the digest.
@@ -67,8 +67,8 @@ class TaskStatistics:
                 self._hashes.append(hashlib.sha1(content, usedforsecurity=False).digest()[:8])
                 self._hashed.append(self._samples)
             self._samples += 1
-        self._supervised.update(facts.supervised.tolist())
-        self._rounds.update(facts.rounds.tolist())
+        self._supervised.update(measures.supervised.tolist())
+        self._rounds.update(measures.rounds.tolist())
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: histograms as [value, samples], fingerprints as base64 of `FINGERPRINT` records."""
