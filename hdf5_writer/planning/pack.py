@@ -19,6 +19,8 @@ from hdf5_writer.planning.shuffle import derived_seed, permuted
 _Ints = npt.NDArray[np.int64]
 # A space and the row that has it are one number, so that a sorted list of them finds the fullest row, then the oldest.
 _ROW_BITS = 40
+_ROWS = (1 << _ROW_BITS) - 1
+_NONE = 1 << 80
 
 
 class Packed(NamedTuple):
@@ -44,34 +46,44 @@ def best_fit_decreasing(
         capacity: positions of a row.
         most_images: images that a row may hold; None for any number.
     """
+    bounded = most_images is not None
     if most_images is None:
         images, most_images = [0] * len(lengths), 0
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # stable
     shortest = min(lengths, default=0)
     # By the number of images a row holds: (space, row) of those with room for one more sample.
     spaces: list[list[int]] = [[] for _ in range(most_images + 1)]
-    highest = 0  # a list beyond is empty
+    highest = 0  # lists beyond are empty
     rows = [0] * len(lengths)
-    begun = 0
-    for sample in order:
+    begun = at = 0
+    while at < len(order):
+        sample = order[at]
+        at += 1
         length, count = lengths[sample], images[sample]
         wanted = length << _ROW_BITS
-        best, held, at = -1, -1, -1
+        best, held, best_at = _NONE, 0, -1
         for having in range(min(highest, most_images - count) + 1):
             found = spaces[having]
             place = bisect_left(found, wanted)
-            if place < len(found) and (best < 0 or found[place] < best):
-                best, held, at = found[place], having, place
-        if best < 0:
-            row, space, held = begun, capacity, 0
+            if place < len(found) and found[place] < best:
+                best, held, best_at = found[place], having, place
+        if best_at < 0:
+            best = capacity << _ROW_BITS | begun
             begun += 1
         else:
-            del spaces[held][at]
-            row, space = best & (1 << _ROW_BITS) - 1, best >> _ROW_BITS
-        rows[sample] = row
-        if space - length >= shortest:
-            insort(spaces[held + count], (space - length << _ROW_BITS) | row)
-            highest = max(highest, held + count)
+            del spaces[held][best_at]
+        row = rows[sample] = best & _ROWS
+        best -= wanted
+        # What is left of the fullest row with room is fuller still: samples of the same length follow while they fit.
+        while not bounded and best >= wanted and at < len(order) and lengths[order[at]] == length:
+            rows[order[at]] = row
+            at += 1
+            best -= wanted
+        if best >> _ROW_BITS >= shortest:
+            held += count
+            insort(spaces[held], best)
+            if held > highest:
+                highest = held
     return rows
 
 
