@@ -20,15 +20,16 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed: 
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture
-def datasets(make_config: ConfigMaker, tmp_path: Path) -> tuple[Config, dict[str, str]]:
+@pytest.fixture(params=["none", "best_fit"])
+def datasets(request: pytest.FixtureRequest, make_config: ConfigMaker, tmp_path: Path) -> tuple[Config, dict[str, str]]:
     records = [{"conversations": turn_pair(f"Question {i}? " * 9, f"Answer {i}. " * 30)} for i in range(3000)]
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
-    local = make_config(setup__samples_per_shard=50, setup__output_dir=str(tmp_path / "local"))
+    same = {"setup__samples_per_shard": 50, "processor__packing": request.param}
+    local = make_config(setup__output_dir=str(tmp_path / "local"), **same)
     create(local)
     wanted = output_digests(tmp_path / "local")
     del wanted["data_params.json"]  # it names the folder and the engine
-    return make_config(setup__samples_per_shard=50, setup__engine="dask", setup__processes=2), wanted
+    return make_config(setup__engine="dask", setup__processes=2, **same), wanted
 
 
 def digests(folder: Path) -> dict[str, str]:

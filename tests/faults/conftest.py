@@ -72,8 +72,10 @@ def records(count: int) -> list[dict[str, Any]]:
     return made
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
+@pytest.fixture(scope="session", params=["none", "best_fit"])
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], dict[str, str]]:
     """The arguments of the run, and the digests of what it writes when nothing happens."""
     place = tmp_path_factory.mktemp("undisturbed")
     data = write_jsonl(place / "data" / "a.jsonl", records(700))
@@ -82,6 +84,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], di
         f"setup.input_dir={data.parent}",
         "setup.samples_per_shard=100",
         "processor.max_sequence_length=1024",
+        f"processor.packing={request.param}",
         f"dataset.image_dir={QUICKSTART / 'images'}",
         "dataset.check_images=exists",
     ]

@@ -53,12 +53,17 @@ def test_the_example_is_written_and_summed_up(tmp_path: Path) -> None:
     assert "nothing to do" in again.stdout
 
 
-def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packing", ["none", "best_fit"])
+def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path, packing: str) -> None:
     digests = []
     for processes in (1, 2, 5):
         out = tmp_path / str(processes)
         result = run(
-            f"setup.processes={processes}", f"setup.output_dir={out}", "setup.samples_per_shard=6", cwd=tmp_path
+            f"setup.processes={processes}",
+            f"setup.output_dir={out}",
+            "setup.samples_per_shard=6",
+            f"processor.packing={packing}",
+            cwd=tmp_path,
         )
         assert result.returncode == 0, result.stderr
         digests.append({name: digest for name, digest in output_digests(out).items() if name != "data_params.json"})
