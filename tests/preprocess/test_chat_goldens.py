@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,26 @@ IMAGE_START = {
     "mistral_v3": 3,
     "mistral_tekken": 2,
 }
+# Where each Jinja text is: a package and a file in it, or the folder of the tokenizer. `pip install --no-deps trl`.
+_AXOLOTL = "utils/chat_templates/templates"
+JINJA = {
+    "chatml": ("axolotl", f"{_AXOLOTL}/chatml.jinja"),
+    "chatml_qwen": ("trl", "chat_templates/qwen2_5.jinja"),
+    "llama_3": ("trl", "chat_templates/llama3.jinja"),
+    "llama_3/marked": ("trl", "chat_templates/llama3_training.jinja"),
+    "llama_3.1": ("trl", "chat_templates/llama3_1.jinja"),
+    "phi_3": ("trl", "chat_templates/phi3.jinja"),
+    "phi_3_bos": ("axolotl", f"{_AXOLOTL}/phi_3.jinja"),
+    "gemma": ("trl", "chat_templates/gemma.jinja"),
+    "mistral_v3": ("", ""),
+    "mistral_tekken": ("axolotl", f"{_AXOLOTL}/mistral_v3_tekken.jinja"),
+    "chatml_qwen/folder": ("", ""),
+    "llama_3/folder": ("", ""),
+    "phi_3/folder": ("", ""),
+    "gemma/folder": ("", ""),
+    "mistral_tekken/folder": ("", ""),
+}
+FIXED_REJECTS = ["hard-067", "hard-069", "hard-071", "hard-073"]
 FILES = sorted(shared_folder("golden/modern").glob("*.jsonl"))
 IMAGE = -200
 
@@ -108,6 +130,47 @@ def test_rows_equal_the_goldens(path: Any) -> None:
     for number, (golden, segments) in enumerate(zip(goldens, records, strict=True)):
         assert is_golden(row_of(batch_of(encoder.encode(segments))), golden), golden["record"]["id"]
         assert is_golden(row_of(batch.part(number, number + 1)), golden), f"{golden['record']['id']} in a batch"
+
+
+def jinja_template(style: str) -> Path | None:
+    """The text that the README names for a style; None means that of the tokenizer's folder."""
+    package, name = JINJA[style]
+    if not package:
+        return None
+    spec = importlib.util.find_spec(package)  # without running it
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{package} is not installed, which has {name}")
+    return Path(spec.origin).parent / name
+
+
+@pytest.mark.parametrize("style", JINJA)
+def test_rows_of_the_jinja_template_equal_the_goldens(style: str) -> None:
+    dataset = DatasetConfig(system_prompt_style="chat_template", chat_template=jinja_template(style))
+    named = style.split("/")[0]
+    renderer, encoder = renderer_for(dataset, tokenizer_of(named)), Encoder(tokenizer_of(named))
+    for path in FILES:
+        if style_of(path.stem) != named or path.stem.endswith(".system"):
+            continue
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            if line:
+                golden = json.loads(line)
+                sample = encoder.encode(segments_of(golden["record"], renderer))
+                assert is_golden(row_of(batch_of(sample)), golden), f"{path.stem}: {golden['record']['id']}"
+
+
+def test_a_fixed_dataset_rejects_images_behind_a_system_text_or_a_question() -> None:
+    """Of 270 records of ChatML these; all others with an image have it at the start of the first question."""
+    renderer, encoder = renderer_of("chatml"), Encoder(tokenizer_of("chatml"))
+    elsewhere = []
+    lines = (shared_folder("golden/modern") / "chatml.jsonl").read_text(encoding="utf-8").split("\n")
+    for golden in (json.loads(line) for line in lines if line):
+        sample = encoder.encode(segments_of(golden["record"], renderer))
+        if sample.image_at and sample.image_at[0] != IMAGE_START["chatml"]:
+            turns = golden["record"]["conversations"]
+            first = next(turn["value"] for turn in turns if turn["from"] == "human")
+            assert turns[0]["from"] == "system" or not first.startswith("<image>\n")
+            elsewhere.append(golden["record"]["id"])
+    assert elsewhere == FIXED_REJECTS
 
 
 @pytest.mark.parametrize("style", TOKENIZERS)

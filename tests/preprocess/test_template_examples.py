@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from conftest import CHECKOUT
+
+from preprocess.templates import STYLES
+from preprocess.templates.__main__ import example_rows
+
+PAGE = CHECKOUT / "docs" / "templates.md"
+
+
+def test_the_page_shows_the_example_rows_that_the_command_prints() -> None:
+    found = re.search("<!-- example rows -->\n(.*)\n<!-- end of example rows -->", PAGE.read_text("utf-8"), re.DOTALL)
+    assert found
+    assert found[1] == example_rows()
+    command = [sys.executable, "-m", "preprocess.templates"]
+    printed = subprocess.run(command, capture_output=True, check=True, cwd=CHECKOUT, encoding="utf-8").stdout
+    assert printed == example_rows() + "\n"
+
+
+def test_the_page_lists_every_template() -> None:
+    listed = set(
+        re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`[^|]*)\|", PAGE.read_text("utf-8"), re.MULTILINE)))
+    )
+    assert set(STYLES) <= listed
