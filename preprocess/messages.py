@@ -75,7 +75,8 @@ def _named(images: list[str | int | None], of_record: tuple[str, ...]) -> list[s
 
 def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str | int | None]]:
     """The text of a message, and what names the image of each image part."""
-    texts: list[str | None] = []  # None for an image
+    texts: list[str] = []
+    places: list[int] = []  # in `texts`, of the tokens of images
     images: list[str | int | None] = []
     for part in parts:
         kind = part.get("type") if type(part) is dict else None
@@ -86,7 +87,8 @@ def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str |
             texts.append(text)
         elif kind in ("image", "image_url"):
             images.append(_path(part, number))
-            texts.append(None)
+            places.append(len(texts))
+            texts.append(token)
         else:
             shown = shorten(kind) if type(kind) is str else "no type"
             is_media = type(kind) is str and kind.removeprefix("input_").removesuffix("_url") in MEDIA_KEYS
@@ -94,9 +96,12 @@ def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str |
                 Reason.UNSUPPORTED_MEDIA if is_media else Reason.BAD_TURN,
                 f"a part of turn {number} has {shown}, expected 'text', 'image' or 'image_url'",
             )
-    has_tokens = any(token in text for text in texts if text is not None)
-    for_image = "" if has_tokens else token
-    return "".join(for_image if text is None else text for text in texts), images
+    text = "".join(texts)
+    if images and text.count(token) > len(images):
+        for place in places:
+            texts[place] = ""
+        text = "".join(texts)
+    return text, images
 
 
 def _path(part: dict[str, Any], number: int) -> str | int | None:
