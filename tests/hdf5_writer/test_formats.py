@@ -147,6 +147,15 @@ def test_only_the_first_records_decide(make_config: ConfigMaker, tmp_path: Path)
     assert params["counts"]["rejected_by_reason"] == {"unknown_role": 1}
 
 
+def test_a_record_of_megabytes_decides_nothing(make_config: ConfigMaker, tmp_path: Path) -> None:
+    """The process that plans parses none: they are for workers, whose memory is bounded."""
+    long = {"conversations": [SHAREGPT["conversations"][0], {"from": "assistant", "value": "A " * 600_000}]}
+    write_jsonl(tmp_path / "in" / "a.jsonl", [long, LLAVA])
+    params = create(make_config()).params
+    assert formats_of(params) == {"a.jsonl": "llava"}
+    assert params["counts"]["rejected_by_reason"] == {"unknown_role": 1}
+
+
 def test_the_config_may_say_the_format(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [SHAREGPT, {"system": "S", **LLAVA}])
     params = create(make_config(dataset__record_format="llava")).params
