@@ -34,6 +34,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> hdf5_writer.DatasetResul
     return hdf5_writer.create_dataset(config)
 
 
+@pytest.mark.slow
 def test_a_result_counts_and_lists_every_record(result: hdf5_writer.DatasetResult) -> None:
     assert (result.counts["read"], result.counts["written"], result.counts["rejected"]) == (2, 1, 1)
     for _ in range(2):  # each time from the start

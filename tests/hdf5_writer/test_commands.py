@@ -38,6 +38,7 @@ def assert_one_sentence(result: subprocess.CompletedProcess[str]) -> str:
     return last
 
 
+@pytest.mark.slow
 def test_the_example_is_written_and_summed_up(tmp_path: Path) -> None:
     result = run(cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -53,6 +54,7 @@ def test_the_example_is_written_and_summed_up(tmp_path: Path) -> None:
     assert "nothing to do" in again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["none", "best_fit"])
 def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path, packing: str) -> None:
     digests = []
@@ -71,6 +73,7 @@ def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path, packing: str
     assert digests[0] == digests[1] == digests[2]
 
 
+@pytest.mark.slow
 def test_the_same_bytes_after_kills_of_the_whole_group(tmp_path: Path) -> None:
     write_jsonl(
         tmp_path / "in" / "a.jsonl",
@@ -133,6 +136,7 @@ def long_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("long") / "a.jsonl", [record] * 20_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, long_input: Path, number: signal.Signals) -> None:
     options = ("setup.samples_per_shard=100", "setup.processes=2")
@@ -151,6 +155,7 @@ def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, long_input: P
     assert not (out / "data_params.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["handles", "makes folders", "indexes", "has a plan", "has shards"])
 def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, long_input: Path, moment: str) -> None:
     options = ("setup.samples_per_shard=500", "setup.processes=3")
@@ -174,6 +179,7 @@ def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, long_input: Path, 
     assert "leaked" not in stderr
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}])
@@ -199,6 +205,7 @@ def _group_lives(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -219,6 +226,7 @@ def test_a_users_mistake_is_one_sentence_and_exit_2(tmp_path: Path, arguments: l
     assert not list(tmp_path.rglob("*.h5"))
 
 
+@pytest.mark.slow
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("name", ["broken-html", "broken-lfs-pointer", "config-without-model"])
 def test_a_broken_tokenizer_is_exit_2(tmp_path: Path, name: str) -> None:
@@ -227,6 +235,7 @@ def test_a_broken_tokenizer_is_exit_2(tmp_path: Path, name: str) -> None:
     assert name in assert_one_sentence(result)
 
 
+@pytest.mark.slow
 def test_an_output_of_another_plan_is_exit_2_and_overwrite_writes_it_anew(tmp_path: Path) -> None:
     assert run(cwd=tmp_path).returncode == 0
     result = run("setup.seed=1", cwd=tmp_path)
@@ -235,6 +244,7 @@ def test_an_output_of_another_plan_is_exit_2_and_overwrite_writes_it_anew(tmp_pa
     assert run("setup.seed=1", "--overwrite", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_too_many_rejects_are_exit_3_with_the_dataset_finished(tmp_path: Path) -> None:
     good = {"conversations": turn_pair("Q", "A")}
     write_jsonl(tmp_path / "a.jsonl", [*[good] * 18, {}, {}])
@@ -246,6 +256,7 @@ def test_too_many_rejects_are_exit_3_with_the_dataset_finished(tmp_path: Path) -
     assert run(*arguments, "setup.max_reject_fraction=0.1", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_disk_without_space_is_exit_1_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -267,6 +278,7 @@ def test_a_disk_without_space_is_exit_1_and_goes_on_when_there_is_space(tmp_path
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_the_first_record_and_writes_nothing(tmp_path: Path) -> None:
     result = run("--dry-run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -307,12 +319,14 @@ def test_a_dry_run_unpacks_no_more_of_compressed_inputs_than_the_first_records(
     assert 0 < read < 2 * 6000 * len(line) / 2
 
 
+@pytest.mark.slow
 def test_options_may_stand_between_overrides(tmp_path: Path) -> None:
     result = run("setup.seed=3", "--dry-run", "setup.samples_per_shard=11", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "5 shard(s)" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     command = " ".join([*COMMAND, "--dry-run"])
     result = subprocess.run(
@@ -322,6 +336,7 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     assert "Exception" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
     result = run("--limit", "7", cwd=tmp_path)
     assert result.returncode == 0
@@ -349,6 +364,7 @@ def test_commands_are_installed_with_and_without_py(name: str) -> None:
     assert (scripts / f"{name}.py").exists()
 
 
+@pytest.mark.slow
 def test_torch_is_never_imported(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"  # an import of it would now fail
@@ -361,6 +377,7 @@ def test_torch_is_never_imported(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_blanks_and_other_scripts_in_paths_are_fine(tmp_path: Path) -> None:
     place = tmp_path / "a place with blanks, ümläuts and 漢字"
     place.mkdir()

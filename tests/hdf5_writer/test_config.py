@@ -194,6 +194,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     assert (config.setup.max_reject_fraction, config.setup.samples_per_shard) == (0.001, 10_000)
 
 
+@pytest.mark.slow
 def test_yaml_nested_too_deeply_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "deep.yaml"
     path.write_text("setup: " + "[" * 5000 + "]" * 5000)

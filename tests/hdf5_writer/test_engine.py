@@ -54,6 +54,7 @@ def test_an_error_of_a_task_stops_the_run() -> None:
     assert [task.task for task in done] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     done: list[TaskDone] = []
     run = functools.partial(deadly, tmp_path, (2, 4), 1)
@@ -61,6 +62,7 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     assert sorted(done) == [fine(task) for task in range(6)]
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_worker_each_time_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
     done: list[TaskDone] = []
     run = functools.partial(deadly, tmp_path, (1, 4), 99)
@@ -72,6 +74,7 @@ def test_a_task_that_kills_its_worker_each_time_is_named_and_the_rest_is_done(tm
     assert len(list(tmp_path.glob("1-*"))) in (3, 4)
 
 
+@pytest.mark.slow
 def test_workers_that_die_before_any_record_end_the_run_at_the_first_task(tmp_path: Path) -> None:
     run = functools.partial(deadly, tmp_path, tuple(range(6)), 99)
     with pytest.raises(TasksFailedError) as error:
@@ -92,6 +95,7 @@ def child_of_the_caller() -> Iterator[BaseProcess]:
         child.join()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_workers_and_no_other_child() -> None:
     def interrupt(_: TaskDone) -> None:
         raise KeyboardInterrupt
@@ -112,6 +116,7 @@ def test_a_warmed_pool_that_is_not_used_ends_alone() -> None:
         assert multiprocessing.active_children() == [child]
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_not_run_again_in_its_workers(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}] * 3)
     script = tmp_path / "script.py"

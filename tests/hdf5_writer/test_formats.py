@@ -164,6 +164,7 @@ def test_the_config_may_say_the_format(make_config: ConfigMaker, tmp_path: Path)
     assert params["counts"]["unused_keys"] == {"system": 1}
 
 
+@pytest.mark.slow
 def test_the_command_and_its_dry_run_say_the_format(
     make_config: ConfigMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,7 @@ def test_some_records_of_every_input_are_looked_at(counts: list[int]) -> None:
         assert files == {number for number, count in enumerate(counts) if count}
 
 
+@pytest.mark.slow
 def test_a_wrong_image_folder_stops_the_run_before_it_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_wrong_image_folder_stops_the_run_before_it_writes(
     assert json.loads((tmp_path / "out" / "data_params.json").read_bytes())["counts"]["rejected"] == 30
 
 
+@pytest.mark.slow
 def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30))
     assert run(tmp_path) == 0
@@ -70,6 +72,7 @@ def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "data_params.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_old_dataset_survives_a_config_that_cannot_work_whatever_is_to_be_kept_going(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(3))
     assert run(tmp_path) == 0
@@ -88,11 +91,13 @@ def test_a_run_interrupted_while_it_looks_at_records_looks_again(
     assert run(tmp_path) == 2
 
 
+@pytest.mark.slow
 def test_no_image_is_looked_up_where_none_is_checked(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
     assert run(tmp_path, "dataset.check_images=none") == 0
 
 
+@pytest.mark.slow
 def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [*records(16), *records(14, "nowhere/1.png")])
     assert run(tmp_path, "setup.max_reject_fraction=1") == 0
@@ -100,6 +105,7 @@ def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
     assert run(tmp_path, "--overwrite", "setup.max_reject_fraction=1") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], indent: int | None
@@ -113,6 +119,7 @@ def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
     assert convert_json2jsonl_main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "lines")]) == 0
 
 
+@pytest.mark.slow
 def test_a_compressed_json_array_called_jsonl_names_the_command_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +130,7 @@ def test_a_compressed_json_array_called_jsonl_names_the_command_too(
     assert f"unpack it and name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in said
 
 
+@pytest.mark.slow
 def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -235,6 +235,7 @@ def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
     assert without_params(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm",
     [
@@ -274,6 +275,7 @@ def test_what_a_dead_worker_left_is_gone_when_the_run_is_done(started: Any, tmp_
     assert without_params(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

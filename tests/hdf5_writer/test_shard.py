@@ -187,6 +187,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_every_process_compresses_alike() -> None:
     """Memory that a new process happens to get must not decide bytes: at ISA-L's levels 1 and 2 it does."""
     found = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ def test_it_is_a_permutation(n: int, seed: int) -> None:
     assert sorted(permuted(0, n, n, seed).tolist()) == list(range(n))
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 2**62 - 1), seed=st.integers(0, 2**63 - 1), data=st.data())
 def test_any_slice_is_part_of_the_whole_in_any_size(n: int, seed: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, n - 1))
@@ -27,6 +29,7 @@ def test_the_order_is_the_same_on_every_machine_and_version() -> None:
     assert end == [620104, 655559, 348318, 380471]
 
 
+@pytest.mark.slow
 def test_every_place_is_about_equally_likely() -> None:
     counts = np.zeros((8, 8))
     for seed in range(4000):

@@ -165,6 +165,7 @@ def test_written_records_of_several_images_equal_the_reference(
     assert found[0].count(IMAGE_ID) == sum(question.count(IMAGE) for question, _ in rounds)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(style=st.sampled_from(STYLES), rounds=ROUNDS)
 def test_generated_records_of_several_images_equal_the_reference(

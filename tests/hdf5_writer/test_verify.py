@@ -53,6 +53,7 @@ def test_a_dataset_as_written_passes(out: OutputLayout) -> None:
     assert (summary.problems, summary.notes, summary.shards, summary.rows) == ([], [], 2, 9)
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_a_shard_is_found(out: OutputLayout) -> None:
     path = out.shard(0, 2)
     data = path.read_bytes()
@@ -123,6 +124,7 @@ EDITS: list[tuple[str, Callable[[np.ndarray[Any, Any]], None], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change", "found"), EDITS, ids=[f"{number}-{edited[0]}" for number, edited in enumerate(EDITS)]
 )

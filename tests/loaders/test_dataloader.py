@@ -75,6 +75,7 @@ class _Doubled:
         return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["none", "written into", "replaced", "added"])
 @pytest.mark.parametrize("options", [{}, {"trim_to": 8, "ignore_index": -100}, {"img_data_dir": IMAGES}])
 def test_a_batch_arrives_from_a_worker_as_it_left(options: dict[str, Any], change: str) -> None:
@@ -98,6 +99,7 @@ def test_a_batch_can_be_copied_and_pickled() -> None:
         assert all(torch.equal(again[name], tensor) for name, tensor in batch.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [*ORDERS, "mixture"])
 def test_global_batches_are_the_same_for_every_world_size(order: str) -> None:
     expected = global_batches(order, 1)
@@ -106,6 +108,7 @@ def test_global_batches_are_the_same_for_every_world_size(order: str) -> None:
         assert global_batches(order, world_size) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["shuffled", "mixture", "grouped, not dropped"])
 def test_any_position_is_resumed_by_any_world_size(order: str) -> None:
     expected = global_batches(order, 1)
@@ -114,6 +117,7 @@ def test_any_position_is_resumed_by_any_world_size(order: str) -> None:
         assert global_batches(order, world_size, at=at) == expected[at:]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize(("workers", "world_sizes"), [(1, (1, 8)), (2, (2, 3)), (4, (1, 4))])
 def test_global_batches_are_the_same_for_every_number_of_workers(workers: int, world_sizes: tuple[int, ...]) -> None:
@@ -153,6 +157,7 @@ def test_what_fills_up_the_last_batch_has_no_loss_and_nothing_else_changes() -> 
     assert (labels[real:] == -100).all()
 
 
+@pytest.mark.slow
 def test_state_counts_batches_handed_out_and_not_prefetched() -> None:
     loader = make(num_workers=2, prefetch_factor=4)
     expected = global_batches("shuffled", 1)
@@ -276,6 +281,7 @@ def test_ignore_index_makes_labels_for_a_cross_entropy() -> None:
         assert torch.equal(ready["labels"][kept], plain["labels"][kept])
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_reads_the_same() -> None:
     options: dict[str, Any] = {"img_data_dir": IMAGES, "batch_size": 100}
     spawned = make(**options, num_workers=1, multiprocessing_context="spawn")

@@ -51,6 +51,7 @@ def pixels_of(path: Path, aspect_ratio: str, dtype: Any) -> Any:
     return processor.preprocess(image, return_tensors="pt")["pixel_values"][0].to(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("aspect_ratio", "options", "dtype"),
     [
@@ -116,6 +117,7 @@ def test_an_image_that_fails_is_named_with_file_and_line(tmp_path: Path) -> None
         next(iter(create_dataloader(first().root, images, 1, shuffle=False, num_workers=1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_blank_image_is_masked_without_loss_and_counted(tmp_path: Path, workers: int) -> None:
     images, failing = make_failing(tmp_path)

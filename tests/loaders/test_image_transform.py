@@ -64,6 +64,7 @@ def readable(path: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 @needs_shared("images")
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 @pytest.mark.filterwarnings("ignore")
@@ -90,6 +91,7 @@ def test_what_pillow_cannot_read_is_an_image_error() -> None:
             read_image(path, transform)
 
 
+@pytest.mark.slow
 @needs_shared("images")
 @pytest.mark.filterwarnings("ignore")
 def test_check_images_decode_passes_what_the_loader_reads_and_rejects_what_fails_in_it() -> None:
@@ -156,6 +158,7 @@ ODD_SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ODD_SIZES)
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])

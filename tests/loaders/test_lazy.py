@@ -32,6 +32,7 @@ TOKENIZER = QUICKSTART / "tokenizer"
 GOLDENS = sorted(shared_folder("golden").glob("*.*.jsonl"))
 
 
+@pytest.mark.slow
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: path.stem)

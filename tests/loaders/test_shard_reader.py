@@ -43,6 +43,7 @@ def test_rows_are_those_h5py_reads() -> None:
     read_all(second(), cache_blocks=1, open_files=1)
 
 
+@pytest.mark.slow
 def test_rows_beyond_a_chunk_of_the_narrow_datasets(tmp_path: Path) -> None:
     records = records_of(4200, "many")
     small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
@@ -129,6 +130,7 @@ def chunk_place(shard: Path, name: str, number: int) -> tuple[int, int]:
         return info.byte_offset, info.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text_input_ids", "labels", "loss_mask", "key_padding_mask", "images/path"])
 def test_a_flipped_bit_anywhere_in_a_chunk_is_noticed(copied: Path, name: str) -> None:
     """What HDF5 would notice by the Adler-32 of the stream; the reader goes past HDF5 and must notice too.
@@ -213,11 +215,12 @@ for workers in (0, 2):
 """
 
 
-def test_500_shards_with_64_open_files(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_more_shards_than_open_files(tmp_path: Path) -> None:
     small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
-    write_dataset(tmp_path, records=500, samples_per_shard=1, **small)
+    write_dataset(tmp_path, records=150, samples_per_shard=1, **small)
     root = tmp_path / "out"
-    assert len(read_written(root).arrays["labels"]) == len(list(root.glob("*.h5"))) == 500
+    assert len(read_written(root).arrays["labels"]) == len(list(root.glob("*.h5"))) == 150
     done = subprocess.run(
         [sys.executable, "-c", _MANY_SHARDS, str(root)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
@@ -225,9 +228,10 @@ def test_500_shards_with_64_open_files(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["500", "500"], done.stderr
+    assert done.stdout.split() == ["150", "150"], done.stderr
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_reader() -> None:
     """With one file and one block kept, each read of one thread closes the file of another."""
     reader = ShardReader(read_data_dir(first().root).shards, open_files=1, cache_blocks=1)

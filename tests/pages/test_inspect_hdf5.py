@@ -30,6 +30,7 @@ def shown(out: Path, *arguments: str) -> list[tuple[int, str]]:
     return [(int(number), source) for number, source in found]
 
 
+@pytest.mark.slow
 def test_rows_are_chosen_by_number_chance_source_image_and_kind(out: Path) -> None:
     assert [number for number, _ in shown(out)] == list(range(20))
     assert [number for number, _ in shown(out, "--rows", "18:23")] == [18, 19, 20, 21, 22]

@@ -242,6 +242,7 @@ def test_a_comparison_marks_the_tokens_that_differ(
     assert "4 differ" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize(("style", "count"), [("llava_v1", 60), ("llama_2", 60)])
@@ -288,6 +289,7 @@ def test_the_browser_would_notice(browser: Browser, tmp_path: Path) -> None:
     assert not browser.is_within_window()
 
 
+@pytest.mark.slow
 def test_data_uris_are_whole_pictures(example: Path) -> None:
     page = inspect(example, "--image", "shapes/0012.png").read_text(encoding="utf-8")
     (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', page)

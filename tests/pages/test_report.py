@@ -121,6 +121,7 @@ def test_no_row_fits_where_the_image_does_not() -> None:
     assert quantiles(lengths.text_tokens, (0.5, 1.0)) == [90, 124]
 
 
+@pytest.mark.slow
 def test_the_page_stays_the_same_but_for_times(written: OutputLayout) -> None:
     first = write_report(written, "command").read_bytes()
     assert write_report(written, "command").read_bytes() == first
@@ -176,6 +177,7 @@ def test_the_report_shows_the_first_five_rows(written: OutputLayout) -> None:
     assert "data:image/jpeg" in page
 
 
+@pytest.mark.slow
 def test_the_run_itself_loads_nothing_of_the_report(written: OutputLayout) -> None:
     script = (
         "import sys, threading; from pathlib import Path; from hdf5_writer.create_hdf5_dataset import _report;"
@@ -187,6 +189,7 @@ def test_the_run_itself_loads_nothing_of_the_report(written: OutputLayout) -> No
     assert b"--config &#39;a b.yaml&#39;" in written.report.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_one_line(written: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
     written.report.mkdir()
     create_hdf5_dataset._report(written.root, "command", keep=False)
@@ -306,6 +309,7 @@ TEXT_RECORD = {"conversations": turn_pair("Why?", "Because.")}
 REJECTED = [{"conversations": turn_pair("Q", "")}, {"conversations": []}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("records", "changes", "expected", "rows"),
     [

@@ -228,6 +228,7 @@ def test_thumbnails_never_leave_the_image_folder(tmp_path: Path) -> None:
     assert "--image-dir" in str(Thumbnails(None, "square").of("a.png").problem)
 
 
+@pytest.mark.slow
 def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, make_config: ConfigMaker) -> None:
     lines = (QUICKSTART / "phase_2" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]

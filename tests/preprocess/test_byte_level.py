@@ -152,6 +152,7 @@ def batches(encoder: Encoder) -> BatchEncoder:
     return BatchEncoder(encoder)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=3), at=st.integers(0, 200))
 def test_cut_texts_have_the_ids_of_the_library(
@@ -167,6 +168,7 @@ def test_cut_texts_have_the_ids_of_the_library(
         assert encoder.encode(segments).ids.tolist() == batches.encode([segments])[0].ids.tolist() == ids
 
 
+@pytest.mark.slow
 def test_the_vocabulary_comes_back_alike(encoder: Encoder, batches: BatchEncoder, library: Any) -> None:
     """Decode and encode each entry that is a text: by the library, one by one, and in batches."""
     alphabet = byte_alphabet()

@@ -118,6 +118,7 @@ def is_golden(found: tuple[list[int], list[int]], golden: dict[str, Any]) -> boo
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_rows_equal_the_goldens(path: Any) -> None:
     style = style_of(path.stem)
@@ -173,6 +174,7 @@ def test_a_fixed_dataset_rejects_images_behind_a_system_text_or_a_question() -> 
     assert elsewhere == FIXED_REJECTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", TOKENIZERS)
 def test_the_image_of_a_fixed_dataset_stands_where_the_goldens_have_it(style: str) -> None:
     before = renderer_of(style).before_image()
