@@ -13,14 +13,16 @@ from hdf5_writer.fitting import fit_samples
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line, find_inputs
 from hdf5_writer.planning.plan import Plan, make_plan
+from hdf5_writer.report.fill import expected_fill
 from hdf5_writer.rows import RowLayout
-from hdf5_writer.stages import Stages, row_layout
+from hdf5_writer.stages import Stages, parse_line, row_layout
 from preprocess.images import require_image_dir
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
 from preprocess.samples import Sample, batch_of
 
 _MOST_TRIED = 1000
+_MOST_PACKED = 2000
 
 
 def describe_plan(config: Config, limit: int | None) -> str:
@@ -38,11 +40,11 @@ def describe_plan(config: Config, limit: int | None) -> str:
         place = "where the text has the image"
     files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
     # Compressed inputs would have to be unpacked whole to be counted.
-    sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MOST_TRIED)
+    sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MOST_PACKED)
     with tempfile.TemporaryDirectory() as folder:
         work = OutputLayout(Path(folder))
         work.work.mkdir()
-        plan = make_plan(config, _MOST_TRIED if sampled else limit, facts, work)
+        plan = make_plan(config, _MOST_PACKED if sampled else limit, facts, work)
         lines = [
             *(
                 f"{'' if sampled else f'{file.records:,} records':>20}  {file.path} ({file.bytes:,} bytes"
@@ -57,7 +59,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
             f"pad_id {layout.pad_id}",
             *([] if sampled else [f"plan digest {plan.digest}"]),
         ]
-        for record in _first_records(plan, work):
+        for record in _first_records(plan, work, _MOST_TRIED):
             where = f"{plan.inputs[record.file].path}, line {record.number}"
             try:
                 conversation = stages.read(parse_record(record.data), plan.inputs[record.file].record_format)
@@ -71,11 +73,41 @@ def describe_plan(config: Config, limit: int | None) -> str:
             images = f" with {', '.join(conversation.images)}" if conversation.images else ", text only"
             lines += ["", f"{where}{images}:", *_render(stages, sequence, layout)]
             break
+        lines += _fill_lines(config, stages, plan, work, layout)
     return "\n".join(lines)
 
 
-def _first_records(plan: Plan, work: OutputLayout) -> Iterator[Line]:
-    for lines in plan.reader(work).read(np.arange(min(plan.records, _MOST_TRIED))):
+def _fill_lines(config: Config, stages: Stages, plan: Plan, work: OutputLayout, layout: RowLayout) -> list[str]:
+    """How full rows would be, by the first records that are written."""
+    attended, images = [], []
+    for record in _first_records(plan, work, _MOST_PACKED):
+        try:
+            conversation = stages.validate(parse_line(record), plan.inputs[record.file].record_format)
+            sequence = stages.encode(conversation)
+        except Rejected:
+            continue
+        positions = len(sequence.ids) - 1 + len(sequence.image_at) * layout.num_patches
+        if layout.truncate or positions <= layout.max_sequence_length:
+            attended.append(positions)
+            images.append(len(sequence.image_at))
+    if not attended:
+        return []
+    chosen = layout.max_sequence_length
+    dummy = 0 if layout.image_start_idx is None else layout.num_patches
+    table = ["", f"fill expected from the first {len(attended):,} of these records, none: one sample a row"]
+    table.append(" max_sequence_length     none  best_fit  samples/row")
+    most_images = config.processor.max_images_per_row
+    for length in (chosen // 2, chosen, chosen * 2):
+        if length > layout.num_patches:
+            fill = expected_fill(np.array(attended), np.array(images), length, dummy, most_images)
+            now = " (chosen)" if length == chosen else ""
+            shown = f"{length:>20,} {fill.unpacked:>8.1%}  {fill.packed:>8.1%}  {fill.samples_per_row:>11.2f}{now}"
+            table.append(shown)
+    return table
+
+
+def _first_records(plan: Plan, work: OutputLayout, most: int) -> Iterator[Line]:
+    for lines in plan.reader(work).read(np.arange(min(plan.records, most))):
         yield from lines
 
 

@@ -122,12 +122,12 @@ def dataset_warnings(params: dict[str, Any]) -> list[str]:
     found = []
     if counts["truncated"] > _TRUNCATED_UNNOTICED * counts["written"]:
         share = _share(counts["truncated"], counts["written"])
-        found.append(f"{_rows(counts['truncated'])} ({share}) cut at {length:,} positions")
+        found.append(f"{_samples(counts['truncated'])} ({share}) cut at {length:,} positions")
     if counts["text_only_cut"]:
         slots = f"{params['num_patches']:,} of {length:,} positions"
-        found.append(f"{_rows(counts['text_only_cut'], 'text-only ')} cut; the dummy image takes {slots}")
+        found.append(f"{_samples(counts['text_only_cut'], 'text-only ')} cut; the dummy image takes {slots}")
     if counts["duplicates"]:
-        found.append(f"{_rows(counts['duplicates'])} with the image and the text of another row")
+        found.append(f"{_samples(counts['duplicates'])} with the image and the text of another one")
     if counts["unused_keys"]:
         shown = [f"{name} {records:,}" for name, records in counts["unused_keys"].items()]
         more = f" and {len(shown) - _KEYS_SHOWN} more" if len(shown) > _KEYS_SHOWN else ""
@@ -135,8 +135,8 @@ def dataset_warnings(params: dict[str, Any]) -> list[str]:
     return found
 
 
-def _rows(number: int, kind: str = "") -> str:
-    return f"{number:,} {kind}row{'' if number == 1 else 's'}"
+def _samples(number: int, kind: str = "") -> str:
+    return f"{number:,} {kind}sample{'' if number == 1 else 's'}"
 
 
 def _share(part: int, whole: int) -> str:

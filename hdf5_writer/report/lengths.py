@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hdf5_writer.report.fill import expected_fill
+
 LENGTHS_TO_TRY = (512, 1024, 2048, 4096, 8192)
 _STEP, _SHARE_KEPT = 64, 0.999
+_MOST_PACKED = 10_000  # as many as a shard has by default; more would fill rows no better
 # Attention costs as much as the linear layers of a decoder block at 6 times the hidden size (4·n·h against 24·h² per
 # token and block); 4096 is that of a 7B Llama.
 ATTENTION_EQUALS_LINEAR = 6 * 4096
@@ -78,8 +81,11 @@ class OtherLength:
         is_current: it is that of the dataset.
         is_recommended: it is the smallest multiple of 64 that keeps 99.9 % of the rows whole.
         fits: the image and one token fit into it; otherwise all numbers are 0.
-        rows_cut: rows that use more positions.
-        padding_share: of all positions, those that are not attended; a text-only row's dummy slots are among them.
+        rows_cut: samples of more positions.
+        padding_share: of all positions, those that are not attended, with one sample a row; a text-only row's dummy
+            slots are among them.
+        packed_padding_share: the same of packed rows.
+        samples_per_row: of packed rows.
         speed: rows per second of training, as a multiple of what they are now.
     """
 
@@ -89,6 +95,8 @@ class OtherLength:
     fits: bool
     rows_cut: int
     padding_share: float
+    packed_padding_share: float
+    samples_per_row: float
     speed: float
 
 
@@ -118,11 +126,13 @@ def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) ->
     current = lengths.max_sequence_length
     is_current = length == current
     if length < lengths.least:
-        return OtherLength(length, is_current, is_recommended, False, 0, 0.0, 0.0)
+        return OtherLength(length, is_current, is_recommended, False, 0, 0.0, 0.0, 0.0, 0.0)
     used = np.arange(current + 1)
     kept = np.minimum(used, length)
     rows = int(lengths.used.sum())
     attended = int(kept @ lengths.with_image + np.maximum(kept - lengths.dummy_slots, 0) @ lengths.text_only)
+    attended_by_sample, images = _some_samples(lengths)
+    packed = expected_fill(attended_by_sample, images, length, lengths.dummy_slots, None) if rows else None
     return OtherLength(
         max_sequence_length=length,
         is_current=is_current,
@@ -130,8 +140,21 @@ def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) ->
         fits=True,
         rows_cut=int(lengths.used[length + 1 :].sum()),
         padding_share=1 - attended / (rows * length) if rows else 0.0,
+        packed_padding_share=1 - packed.packed if packed else 0.0,
+        samples_per_row=packed.samples_per_row if packed else 0.0,
         speed=training_cost(current) / training_cost(length),
     )
+
+
+def _some_samples(lengths: Lengths) -> tuple[_Counts, _Counts]:
+    """Attended positions of at most `_MOST_PACKED` samples, spread evenly over all, and 1 where one has an image."""
+    used = np.arange(len(lengths.used))
+    attended = np.concatenate((used, np.maximum(used - lengths.dummy_slots, 1)))
+    with_image = np.repeat((1, 0), len(used))
+    below = np.cumsum(np.concatenate((lengths.with_image, lengths.text_only)))
+    count = min(int(below[-1]), _MOST_PACKED)
+    chosen = np.searchsorted(below, np.arange(count) * int(below[-1]) // max(count, 1), side="right")
+    return attended[chosen], with_image[chosen]
 
 
 def training_cost(length: int) -> float:

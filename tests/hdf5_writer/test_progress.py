@@ -26,10 +26,10 @@ def test_the_summary_warns_with_counts(make_config: ConfigMaker, tmp_path: Path)
         record("Long?", "word " * 300),
     ]
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
-    assert warnings_of(create(make_config()).params) == [
-        "1 row (20.0%) cut at 256 positions",
-        "1 text-only row cut; the dummy image takes 64 of 256 positions",
-        "2 rows with the image and the text of another row",
+    assert warnings_of(create(make_config(dataset__record_format="llava")).params) == [
+        "1 sample (20.0%) cut at 256 positions",
+        "1 text-only sample cut; the dummy image takes 64 of 256 positions",
+        "2 samples with the image and the text of another one",
         "unused keys: data_source 4, system 1",
     ]
 
