@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.loading_data import expected, write_dataset
+from benchmarks.loading_data import STORED, expected, write_dataset
 from benchmarks.loading_epochs import LIMIT, OURS
 from benchmarks.loading_peers import BATCH, PEERS
 from benchmarks.measure import ROOT, Contestant, Measured, Section, in_turn, size
+from benchmarks.pixel_peers import PIXEL_PEERS
 
 Note = Callable[[str], None]
 _ROWS, _PHOTOS = 400 * BATCH, 4 * BATCH
@@ -45,6 +46,8 @@ def run(folder: Path, repeats: int, quick: bool, note: Note) -> list[Section]:
         sections.append(image_section(images, photos, pixels, (1,) if quick else (1, 2), repeats, note))
     if not quick:
         sections.append(image_peers_section(images, photos, note))
+        store([(name, images) for name in PIXEL_PEERS], note)
+        sections.append(stored_section(images, photos, repeats, note))
     return sections
 
 
@@ -119,10 +122,40 @@ def image_peers_section(folder: Path, photos: int, note: Note) -> Section:
     return Section("Loading `square` images: the other loaders, one process, one run", measured, ours, {})
 
 
-def epochs(name: str, folder: Path, *, workers: int = 0, pixels: str | None = None) -> list[str]:
+def stored_section(folder: Path, photos: int, repeats: int, note: Note) -> Section:
+    """Images that stand in the shards, beside those of a folder, Pillow, JPEGs of other loaders, and their pixels."""
+    contestants = [
+        Contestant(f"ours, {form}", epochs(OURS, folder, pixels="square", stored=form), photos) for form in STORED
+    ]
+    contestants += [
+        Contestant("ours, path", epochs(OURS, folder, pixels="square"), photos),
+        Contestant("Pillow alone", epochs(LIMIT, folder, pixels="square"), photos, "everything but the pixels"),
+    ]
+    contestants += [
+        Contestant(name, epochs(name, folder, pixels="square"), photos, peer.leaves_out)
+        for name, peer in {**PEERS, **PIXEL_PEERS}.items()
+    ]
+    measured = checked(in_turn(contestants, repeats, note), expected(folder))
+    rates = {result.name: result.rate for result in measured}
+    pixels, encoded, path = (rates[f"ours, {form}"] for form in ("pixels", "encoded", "path"))
+    ratios = {
+        "stored pixels / Pillow alone": pixels / rates["Pillow alone"],
+        "stored pixels / the best loader of JPEGs": pixels / max(rates[name] for name in PEERS),
+        "stored pixels / the best loader of pixels": pixels / max(rates[name] for name in PIXEL_PEERS),
+        "encoded / path": encoded / path,
+    }
+    return Section(
+        "Loading images of 640 × 480 that are stored with the rows, one process", measured, "ours, pixels", ratios
+    )
+
+
+def epochs(
+    name: str, folder: Path, *, workers: int = 0, pixels: str | None = None, stored: str | None = None
+) -> list[str]:
     """Arguments of Python that run one contestant."""
     command = ["-m", "benchmarks.loading_epochs", name, str(folder), "--workers", str(workers)]
-    return command if pixels is None else [*command, "--pixels", pixels]
+    command += [] if pixels is None else ["--pixels", pixels]
+    return command if stored is None else [*command, "--stored", stored]
 
 
 def checked(measured: list[Measured], wanted: dict[str, object]) -> list[Measured]:

@@ -22,13 +22,15 @@ TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
 LENGTH = 2048
 _PHOTO = (640, 480)
 _PHOTOS = 48  # as many files; rows beyond take them again
+# Our other forms of a dataset with images, in folders of these names.
+STORED: dict[str, dict[str, str]] = {"encoded": {}, "pixels": {"image_aspect_ratio": "square"}}
 
 
 def write_dataset(folder: Path, rows: int, *, with_images: bool, packing: str = "none", shards: int = 8) -> Path:
     """Made-up conversations as rows of 2,048 positions in `folder/ours`, and photos in `folder/photos`.
 
-    Without images half of the rows have one all the same, which is then not read; with images every row has one.
-    `rows` are samples where they are packed.
+    With images also as datasets that store them, `STORED`. Without images half of the rows have one all the same, which
+    is then not read; with images every row has one. `rows` are samples where they are packed.
     """
     made = phase_2_records(load_tokenizer(str(QUICKSTART / "tokenizer")), 2 * rows if with_images else rows)
     if with_images:
@@ -49,6 +51,11 @@ def write_dataset(folder: Path, rows: int, *, with_images: bool, packing: str = 
         "dataset": {"check_images": "none", "system_prompt_style": "vicuna_v1"},
     }
     create_dataset(build_config(values, "benchmark", folder), Silent())
+    for form, keys in STORED.items() if with_images else ():
+        stored = {"image_dir": str(folder / "photos"), "store_images": form, **keys}
+        values["dataset"] = {"system_prompt_style": "vicuna_v1", **stored}
+        values["setup"]["output_dir"] = str(folder / form)
+        create_dataset(build_config(values, "benchmark", folder), Silent())
     return folder
 
 
@@ -174,6 +181,8 @@ def expected(folder: Path) -> dict[str, Any]:
 
 class Silent:
     """Tells nothing of the run of the main job."""
+
+    def note(self, sentence: str) -> None: ...
 
     def planned(self, plan: object, done: int, records: int) -> None: ...
 

@@ -20,16 +20,27 @@ _STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 def pillow_pixels(file: Path | IO[bytes], aspect_ratio: str) -> Any:
     """What anyone would write: (3, 336, 336) float16."""
     with Image.open(file) as opened:
-        image = opened.convert("RGB")
+        pixels = squared(opened, aspect_ratio).astype(np.float32)
+    pixels = (pixels / 255 - _MEAN) / _STD
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float16)
+
+
+def normalised(pixels: Any) -> Any:
+    """The same of pixels that are there already, (3, 336, 336) uint8."""
+    values = (pixels.astype(np.float32) / 255 - _MEAN[:, None, None]) / _STD[:, None, None]
+    return values.astype(np.float16)
+
+
+def squared(opened: Image.Image, aspect_ratio: str) -> Any:
+    """(336, 336, 3) uint8."""
+    image = opened.convert("RGB")
     if aspect_ratio == "pad":
         image = pad_to_square(image)
     short = min(image.size)
     width, height = (int(SIZE * edge / short) for edge in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - SIZE) // 2, (height - SIZE) // 2
-    pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE)), dtype=np.float32)
-    pixels = (pixels / 255 - _MEAN) / _STD
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float16)
+    return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
 
 
 class PillowEpoch:

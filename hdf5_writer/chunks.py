@@ -51,7 +51,7 @@ def compress_column(column: npt.NDArray[np.generic], spec: DatasetSpec) -> list[
     for start in range(0, len(column), entries or 1):
         part = column[start : start + entries]
         if len(part) < entries:
-            part = np.concatenate((part, np.zeros(entries - len(part), dtype=part.dtype)))
+            part = np.concatenate((part, np.zeros((entries - len(part), *part.shape[1:]), dtype=part.dtype)))
         chunks.append(compress_chunk(part))
     return chunks
 

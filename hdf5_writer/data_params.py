@@ -45,13 +45,15 @@ class ShardEntry(_Part):
     rows: _Count
     samples: _Count
     images: _Count
+    contents: _Count
+    stored_bytes: _Count
     bytes: _Count
     sha256: str
 
     @property
     def size(self) -> ShardSize:
         """How much it holds."""
-        return ShardSize(self.rows, self.samples, self.images)
+        return ShardSize(self.rows, self.samples, self.images, self.contents, self.stored_bytes)
 
 
 class TokenizerEntry(_Part):
@@ -127,6 +129,9 @@ class DataParams(_Part):
     samples: _Count
     fill: Annotated[float, Field(ge=0, le=1)]
     most_images_per_row: _Count
+    store_images: Literal["path", "encoded", "pixels"]
+    image_aspect_ratio: Literal["square", "pad"] | None
+    stored_bytes: _Count
     image_start_idx: _Count | None  # None for free rows
     num_patches: _Size
     image_size: _Size
@@ -180,7 +185,9 @@ class DataParams(_Part):
 
     @model_validator(mode="after")
     def _rows_add_up(self) -> DataParams:
-        found = {name: sum(getattr(shard, name) for shard in self.shards) for name in ("rows", "samples")}
+        found = {
+            name: sum(getattr(shard, name) for shard in self.shards) for name in ("rows", "samples", "stored_bytes")
+        }
         for name, parts in found.items():
             if getattr(self, name) != parts:
                 raise ValueError(f"{name} is {getattr(self, name)}, but the shards hold {parts}")
@@ -211,6 +218,7 @@ class DataParams(_Part):
         attributes["tokenizer_digest"] = self.tokenizer.digest
         if self.image_start_idx is None:
             attributes["image_start_idx"] = -1
+        attributes["image_aspect_ratio"] = self.image_aspect_ratio or ""
         return layout_problems(file, attributes, size, self.max_sequence_length)
 
 

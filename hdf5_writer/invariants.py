@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from hdf5_writer.data_params import DataParams
 from hdf5_writer.schema import ShardSize
@@ -29,6 +32,29 @@ def table_problems(tables: Mapping[str, _Array], size: ShardSize) -> Iterator[st
             yield f"{table}/offsets does not share out {entries} {table} among {size.rows} rows in their order"
     if (np.diff(tables["samples/offsets"]) == 0).any():
         yield "samples/offsets has a row without a sample"
+
+
+def content_problems(tables: Mapping[str, _Array], data: h5py.Dataset, params: DataParams) -> Iterator[str]:
+    """What is wrong with the images that are stored in a shard, read one by one.
+
+    Args:
+        tables: all columns of the shard.
+        data: the dataset `contents/data`.
+        params: `data_params.json`.
+    """
+    begin, crc32, of_image = (tables[name] for name in ("contents/begin", "contents/crc32", "images/content"))
+    if begin[0] != 0 or begin[-1] != len(data) or (np.diff(begin) < 0).any():
+        yield f"contents/begin does not share out {len(data)} bytes among {len(crc32)} contents in their order"
+        return
+    read = params.store_images != "path"
+    outside = (of_image < (0 if read else -1)) | (of_image >= len(crc32))
+    if outside.any():
+        yield f"image {int(np.flatnonzero(outside)[0])}: images/content is none of the {len(crc32)} contents"
+    if params.store_images == "pixels" and (np.diff(begin) != 3 * params.image_size**2).any():
+        yield f"contents/begin has pixels of another size than 3 x {params.image_size} x {params.image_size}"
+    for number, (start, stop) in enumerate(itertools.pairwise(begin.tolist())):
+        if isal_zlib.crc32(data[start:stop].data) != crc32[number]:
+            yield f"content {number}: contents/data has not the CRC-32 that was written"
 
 
 def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tuple[str, _Array]]:

@@ -11,7 +11,7 @@ import orjson
 
 from hdf5_writer.layout import OutputLayout
 from preprocess.atomic_files import write_atomically
-from preprocess.regular_files import NotRegularError, read_regular
+from preprocess.regular_files import NotRegularError, open_regular, read_regular
 
 
 class DamagedError(ValueError):
@@ -21,6 +21,19 @@ class DamagedError(ValueError):
 def publish(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file of the output folder under a `temporary` name, and rename it; see `write_atomically`."""
     write_atomically(path, chunks, OutputLayout.temporary(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file.
+
+    Raises:
+        FileNotFoundError, NotRegularError: there is none, or something else.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def seal(document: dict[str, Any], *, indent: bool = False) -> bytes:

@@ -21,6 +21,7 @@ from hdf5_writer.shard import LENGTH_BIN
 from preprocess.record_keys import UnusedKeys
 
 Receipt = dict[str, Any]
+_SHARD_COUNTS = ("rows", "samples", "images", "contents", "stored_bytes")
 
 
 def read_receipt(layout: OutputLayout, plan: Plan, task: int) -> Receipt:
@@ -79,7 +80,7 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
     unused, fingerprints, most_images = UnusedKeys(), [], 0
     for receipt in receipts:
         counts = dict(receipt["counts"])
-        shards.append({**receipt["shard"], **{name: counts[name] for name in ("rows", "samples", "images")}})
+        shards.append({**receipt["shard"], **{name: counts[name] for name in _SHARD_COUNTS}})
         most_images = max(most_images, counts.pop("most_images"))
         lengths.update(dict(counts.pop("lengths")))
         sums.update(counts)
@@ -98,6 +99,9 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
         "samples": sums["samples"],
         "fill": round(total / positions, 6) if positions else 0.0,
         "most_images_per_row": most_images,
+        "store_images": config.dataset.store_images,
+        "image_aspect_ratio": config.dataset.image_aspect_ratio,
+        "stored_bytes": sums["stored_bytes"],
         "image_start_idx": None if config.has_free_rows else tokenizer.image_start_idx,
         "num_patches": config.dataset.num_patches,
         "image_size": config.dataset.image_size,

@@ -17,6 +17,7 @@ from hdf5_writer.planning.plan import (
     differences,
     is_unchanged,
     make_plan,
+    pixels_made_by,
     read_plan,
 )
 from hdf5_writer.publish import DamagedError, publish, seal, unseal
@@ -145,7 +146,8 @@ def plan_for(
     old = read_plan(layout)
     unpacked = all(layout.unpacked(i).exists() for i, file in enumerate(old.inputs) if file.is_compressed)
     if is_unchanged(old, files, layout) and unpacked:
-        plan = Plan(config, limit, old.inputs, tokenizer_params(config), old.index)
+        made_by = pixels_made_by(config)
+        plan = Plan(config, limit, old.inputs, tokenizer_params(config), old.index, pixels_by=made_by)
         if alone and plan.to_json() != old.to_json():
             publish(layout.plan, [seal(plan.to_json())])  # folders may have other names now
         return plan

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from hdf5_writer.config import Config
 from hdf5_writer.engines.local import run_tasks, warmed_pools
 from hdf5_writer.finish import finish, remove_temporaries
+from hdf5_writer.image_changes import drop_changed_tasks
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import BusyError, locked
 from hdf5_writer.planning.inputs import InputFile, alike_but_for_suffix, find_inputs, unread_data
@@ -242,6 +243,8 @@ def _run(
 ) -> int:
     """Run those tasks of `mine` that are not done; records read."""
     _refuse_unknown(skip_tasks, plan)
+    for sentence in drop_changed_tasks(layout, plan, mine):
+        progress.note(sentence)
     tasks = unfinished_tasks(layout, plan, mine)
     if tasks:
         # No data_params.json beside shards that are not all there.

@@ -21,6 +21,8 @@ class ShardSize:
     rows: int
     samples: int
     images: int
+    contents: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,15 @@ class DatasetSpec:
         name: its name in the file, with that of its group.
         dtype: on disk; "path" is a fixed-length, NUL-padded UTF-8 string as long as the longest path of the shard.
         entry: what one entry stands for: the "positions" of a row, (max_sequence_length,); a "sample"; an "image"; an
-            "offset": row r has the entries `offsets[r]:offsets[r + 1]` of its table.
+            "offset": row r has the entries `offsets[r]:offsets[r + 1]` of its table; a "content": the bytes of an image
+            file, whatever its paths, or a "hash" of it, (32,); a "bound": one more than contents.
         per_chunk: entries compressed together, and so the least that can be read.
         meaning: for people and documentation.
     """
 
     name: str
-    dtype: Literal["<i4", "<i8", "|u1", "path"]
-    entry: Literal["positions", "sample", "image", "offset"]
+    dtype: Literal["<i4", "<u4", "<i8", "|u1", "path"]
+    entry: Literal["positions", "sample", "image", "offset", "content", "hash", "bound"]
     per_chunk: int
     meaning: str
 
@@ -46,7 +49,10 @@ class DatasetSpec:
         """Shape of the dataset in a shard."""
         if self.entry == "positions":
             return size.rows, max_sequence_length
-        return ({"sample": size.samples, "image": size.images, "offset": size.rows + 1}[self.entry],)
+        if self.entry == "hash":
+            return size.contents, 32
+        counts = {"sample": size.samples, "image": size.images, "offset": size.rows + 1}
+        return ({**counts, "content": size.contents, "bound": size.contents + 1}[self.entry],)
 
 
 # 64 rows of 2048 int32 are 512 KB: large enough to compress well, small enough to be one read of a shuffling loader.
@@ -93,9 +99,23 @@ DATASETS: dict[str, DatasetSpec] = {
             ("path", "path", "path relative to image_dir"),
             ("start", "<i4", "position of its first slot in the row"),
             ("slots", "<i4", "number of slots"),
+            ("content", "<i4", "index into contents; -1 where the file was not read (dataset.check_images)"),
         ),
+        DatasetSpec("contents/sha256", "|u1", "hash", _NARROW, "of the image file"),
+        DatasetSpec(
+            "contents/begin",
+            "<i8",
+            "bound",
+            _NARROW,
+            "contents/data holds content i at `begin[i]` to `begin[i + 1]`",
+        ),
+        DatasetSpec("contents/crc32", "<u4", "content", _NARROW, "CRC-32 of what contents/data holds of it"),
     )
 }
+# uint8, (stored_bytes,): image files as they are, or pixels, (3, image_size, image_size) each. Contiguous and without a
+# filter, at a multiple of so many bytes in the file: any image is one read at a place that `begin` gives.
+CONTENT_DATA = "contents/data"
+DATA_ALIGNMENT = 4096
 
 # Filters of every dataset, readable by any HDF5 library without a plugin: shuffle (bytes of equal weight side by
 # side), then gzip. The Adler-32 at the end of each zlib stream makes HDF5 itself refuse a damaged chunk.
@@ -108,6 +128,9 @@ ATTRIBUTES: dict[str, str] = {
     "n_examples": "rows in this shard",
     "n_samples": "samples in its rows",
     "n_images": "images in its rows",
+    "n_contents": "distinct contents of these images, as far as they were read",
+    "store_images": "what contents/data holds: path (nothing), encoded (image files) or pixels",
+    "image_aspect_ratio": "of pixels: square or pad; else empty",
     "max_sequence_length": "positions in a row",
     "num_patches": "slots of an image",
     "image_start_idx": "position of the first image slot, in every row; -1 where images stand where the text has them",
@@ -122,7 +145,12 @@ ATTRIBUTES: dict[str, str] = {
 
 def size_attributes(size: ShardSize) -> dict[str, int]:
     """The file attributes that say how much a shard holds."""
-    return {"n_examples": size.rows, "n_samples": size.samples, "n_images": size.images}
+    return {
+        "n_examples": size.rows,
+        "n_samples": size.samples,
+        "n_images": size.images,
+        "n_contents": size.contents,
+    }
 
 
 def text_of(attribute: object) -> object:
@@ -157,6 +185,10 @@ def layout_problems(
             yield f"{name} has the shape {shape}, expected {expected}"
         elif dtype != spec.dtype and not (spec.dtype == "path" and getattr(dtype, "kind", None) == "S"):
             yield f"{name} is {dtype}, expected {spec.dtype}"
+    data = file.get(CONTENT_DATA)
+    found = None if data is None else (data.shape, data.dtype, data.chunks)
+    if found != ((size.stored_bytes,), "|u1", None):
+        yield f"{CONTENT_DATA} is {found}, expected {size.stored_bytes} contiguous bytes"
 
 
 def check_version(found: object, where: object) -> None:

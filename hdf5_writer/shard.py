@@ -1,16 +1,15 @@
 """Rows → the bytes of a shard file.
 
 Rows are gathered in blocks of one HDF5 chunk; a full block is compressed at once, so memory holds one block of
-rows and the compressed rest. The file is put together in memory and handed out as bytes: writing it is then one
-plain file write, whose errors (no space, no permission) are ordinary.
+rows and the compressed rest. The file is put together in memory, but for the images stored in it, and handed out as
+bytes: writing it is then a plain file write, whose errors (no space, no permission) are ordinary. HDF5 only reserves
+the place of the images, which come from the disk while the file is written.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import h5py
@@ -19,9 +18,11 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from hdf5_writer.chunks import compress_chunk, compress_column, write_chunks
+from hdf5_writer.image_spool import Contents, ImageSpool, unread_contents
 from hdf5_writer.row_stream import Samples
 from hdf5_writer.rows import RowLayout, clear_rows, empty_rows, place_samples, write_rows
-from hdf5_writer.schema import DATASETS, ShardSize, size_attributes
+from hdf5_writer.schema import CONTENT_DATA, DATA_ALIGNMENT, DATASETS, ShardSize, size_attributes
+from hdf5_writer.sparse_file import SparseFile
 from hdf5_writer.tables import Tables
 
 # Metadata with checksums, readable since HDF5 1.10.
@@ -41,6 +42,7 @@ class ShardCounts:
         text_only_cut: those truncated samples of fixed rows that have no image: dummy slots took the place of text.
         images_cut: images that did not fit, or that nothing supervised follows.
         most_images: images of the row that has the most.
+        contents, stored_bytes: distinct contents of the images, where they were read, and what is stored of them.
         text_tokens, supervised: positions. Text and the slots of images are what is attended; the rest of all
             positions is padding, the dummy slots of fixed text-only rows among it.
         lengths: positions of a sample (dummy slots left out) // LENGTH_BIN → samples.
@@ -54,6 +56,8 @@ class ShardCounts:
     text_only_cut: int = 0
     images_cut: int = 0
     most_images: int = 0
+    contents: int = 0
+    stored_bytes: int = 0
     text_tokens: int = 0
     supervised: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
@@ -79,6 +83,31 @@ class ShardCounts:
         self.lengths.update((attended // LENGTH_BIN).tolist())
 
 
+@dataclass(frozen=True)
+class ShardFile:
+    """A shard that is to be written.
+
+    Attributes:
+        facts_digest: of the files of its images; see `ImageSpool`.
+    """
+
+    facts_digest: str
+    _file: SparseFile
+    _data_at: int
+    _contents: Contents
+    _images: ImageSpool | None
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._file.size
+
+    def parts(self) -> Iterator[bytes]:
+        """Its bytes in order."""
+        stored = self._images.payload(self._contents) if self._images is not None else ()
+        return self._file.around(self._data_at, self._contents.stored_bytes, stored)
+
+
 class ShardBuilder:
     """Takes rows in order and makes the file."""
 
@@ -88,6 +117,7 @@ class ShardBuilder:
         attributes: dict[str, int | str],
         lap: Callable[[str], None] = lambda stage: None,
         *,
+        images: ImageSpool | None = None,
         verify_all: bool = False,
     ) -> None:
         """Start an empty one.
@@ -96,6 +126,7 @@ class ShardBuilder:
             layout: of its rows.
             attributes: the file's, but for those that say how much it holds.
             lap: told the name of each stage when it ends.
+            images: has read the images of all rows; None where their files are not read.
             verify_all: read every block back, not only the first, every 32nd and the last.
         """
         self._verify_all = verify_all
@@ -105,6 +136,7 @@ class ShardBuilder:
         self._layout = layout
         self._attributes = attributes
         self._lap = lap
+        self._images = images
         self._block_rows = DATASETS["labels"].per_chunk
         self._rows = empty_rows(self._block_rows, layout)
         self._filled = self._width = 0
@@ -138,7 +170,7 @@ class ShardBuilder:
         self._tables.add(samples, places, samples_per_row)
         self.counts.add(samples, samples_per_row, self._layout)
 
-    def finish(self) -> bytes:
+    def finish(self) -> ShardFile:
         """The whole HDF5 file. The builder is used up.
 
         Raises:
@@ -153,9 +185,15 @@ class ShardBuilder:
         if self._filled:
             # A shard of less than one chunk has chunks of its own size; otherwise the last one is filled up.
             self._compress_block(self._block_rows if rows > self._block_rows else rows, is_last=True)
-        columns = self._tables.columns()
-        size = ShardSize(rows, self.counts.samples, self.counts.images)
-        with h5py.File("shard", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+        paths = self._tables.paths
+        contents = unread_contents(len(paths)) if self._images is None else self._images.contents(paths)
+        counts = self.counts
+        counts.contents, counts.stored_bytes = len(contents.crc32), contents.stored_bytes
+        columns = self._tables.columns(contents)
+        size = ShardSize(rows, counts.samples, counts.images, counts.contents, counts.stored_bytes)
+        target = SparseFile()
+        alignment = {"alignment_threshold": max(size.stored_bytes, 1), "alignment_interval": DATA_ALIGNMENT}
+        with h5py.File(target, "w", libver=_LIBVER, **(alignment if size.stored_bytes else {})) as file:
             for key, value in {**self._attributes, **size_attributes(size)}.items():
                 # A string of fixed length stands in the header, under its checksum. Others stand in a heap that has
                 # none, where one flipped bit makes HDF5 2.0 read for ever.
@@ -166,11 +204,10 @@ class ShardBuilder:
                     write_chunks(file, spec, shape, np.dtype(spec.dtype), self._chunks.pop(name))
                 else:
                     write_chunks(file, spec, shape, columns[name].dtype, compress_column(columns[name], spec))
-            file.flush()
-            image: bytes = file.id.get_file_image()
+            data_at = _reserve(file, size.stored_bytes)
         self._lap("compress")
-        _read_back(image, self._block_rows, self._written, columns)
-        return image
+        _read_back(target, self._block_rows, self._written, columns)
+        return ShardFile(contents.facts_digest, target, data_at, contents, self._images)
 
     def _note_written(self, number: int, rows: int) -> None:
         """Keep the checksums of the block that stands in the buffer, to be read back."""
@@ -187,13 +224,20 @@ class ShardBuilder:
         self._filled = self._width = 0
 
 
-def sha256(data: bytes) -> str:
-    """Hex digest."""
-    return hashlib.sha256(data).hexdigest()
+def _reserve(file: h5py.File, size: int) -> int:
+    """Make the dataset of stored images without writing it; where it begins in the file."""
+    kind = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    kind.set_layout(h5py.h5d.CONTIGUOUS)
+    kind.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    kind.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kind.set_obj_track_times(False)  # or the bytes would tell when they were written
+    space = h5py.h5s.create_simple((size,))
+    dataset = h5py.h5d.create(file.id, CONTENT_DATA.encode(), h5py.h5t.STD_U8LE, space, kind)
+    return int(dataset.get_offset()) if size else 0
 
 
 def _read_back(
-    image: bytes,
+    image: SparseFile,
     block_rows: int,
     written: dict[int, tuple[int, dict[str, int]]],
     columns: dict[str, npt.NDArray[np.generic]],
@@ -202,7 +246,7 @@ def _read_back(
 
     `written`: block → its rows and the CRC-32 of each wide dataset.
     """
-    with h5py.File(io.BytesIO(image), "r") as file:
+    with h5py.File(image, "r") as file:
         for name, column in columns.items():
             if not np.array_equal(file[name][:], column):
                 raise RuntimeError(_mismatch(name, "its values"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hdf5_writer.config import Config
@@ -59,10 +60,15 @@ class Stages:
             chat_template=self._chat_template,
         )
 
-    def read(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:
-        """Validate a record of a format and check its images."""
+    def read(
+        self,
+        record: dict[str, Any],
+        record_format: RecordFormat,
+        check_image: Callable[[str], str] | None = None,
+    ) -> Conversation:
+        """Validate a record of a format and check its images, by what is given or else by `images`."""
         conversation = self.validate(record, record_format)
-        images = tuple(map(self.images.check, conversation.images))
+        images = tuple(map(check_image or self.images.check, conversation.images))
         return conversation if images == conversation.images else conversation._replace(images=images)
 
     def validate(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from hdf5_writer.image_spool import Contents
 from hdf5_writer.row_stream import Samples
 from hdf5_writer.rows import Places, RowLayout
 from hdf5_writer.schema import DATASETS
@@ -48,10 +49,17 @@ class Tables:
             self._parts[name].append(column)
         self._paths += [path.encode() for path in samples.image_paths]
 
-    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Every column by its name in the file, in the dtype that it has there."""
-        found: dict[str, npt.NDArray[np.generic]] = {}
+    @property
+    def paths(self) -> list[str]:
+        """The path of each image."""
+        return [path.decode() for path in self._paths]
+
+    def columns(self, contents: Contents) -> dict[str, npt.NDArray[np.generic]]:
+        """Every column by its name in the file, in the dtype that it has there; `contents` of the images' paths."""
+        found: dict[str, npt.NDArray[np.generic]] = contents.columns()
         for name, spec in DATASETS.items():
+            if name in found:
+                continue
             if spec.dtype == "path":
                 found[name] = np.array(self._paths, dtype=f"S{max(map(len, self._paths), default=0) or 1}")
             elif spec.entry != "positions":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from hdf5_writer.fitting import fit_samples
+from hdf5_writer.image_spool import ImageSpool, stored_form
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line
 from hdf5_writer.planning.pack import Packed, pack_samples
 from hdf5_writer.planning.plan import Plan, read_plan
-from hdf5_writer.publish import publish, seal
+from hdf5_writer.publish import publish, seal, sha256_of
 from hdf5_writer.report.task_statistics import TaskStatistics, fingerprints_every
 from hdf5_writer.row_stream import RowStream, Samples
 from hdf5_writer.rows import RowLayout
 from hdf5_writer.schema import SCHEMA_VERSION
-from hdf5_writer.shard import ShardBuilder, sha256
+from hdf5_writer.shard import ShardBuilder, ShardFile
 from hdf5_writer.stages import Stages, parse_line, row_layout, warm_tokenizer
 from preprocess.config import ConfigError
 from preprocess.record_keys import UnusedKeys
@@ -98,7 +102,12 @@ class _TaskRunner:
     def run(self, task: int, traced: bool, skip: bool) -> TaskDone:
         began = time.perf_counter()
         plan, records = self._plan, self._plan.task_records(task)
-        work = _Work(plan, task, self._stages, self._row_layout)
+        with _images_of(plan, self._stages, self._layout) as images:
+            work = _Work(plan, task, self._stages, self._row_layout, images)
+            self._fill(work, task, records, traced, skip)
+            return self._publish(work, task, len(records), began)
+
+    def _fill(self, work: _Work, task: int, records: npt.NDArray[np.int64], traced: bool, skip: bool) -> None:
         if skip:
             for file, line in zip(*(array.tolist() for array in self._reader.locate(records)), strict=True):
                 work.note(Line(file, line, b"", 0), Rejected(Reason.SKIPPED, f"task {task} was skipped by --skip-task"))
@@ -109,12 +118,15 @@ class _TaskRunner:
                 work.facts.lap("read")
                 for some in _batches(lines):
                     work.add(some)
-        image = work.finish()
+
+    def _publish(self, work: _Work, task: int, read: int, began: float) -> TaskDone:
+        plan = self._plan
+        made = work.finish()
         work.facts.lap("verify")
-        shard = self._layout.shard(task, plan.tasks)
-        publish(shard, [image])
+        shard, digest = self._layout.shard(task, plan.tasks), hashlib.sha256()
+        publish(shard, _hashed(made.parts(), digest))
         work.facts.lap("write")
-        if shard.read_bytes() != image:
+        if sha256_of(shard) != digest.hexdigest():
             raise OSError(f"{shard}: the disk gives back other bytes than were written")
         work.facts.lap("verify")
         counts = dataclasses.asdict(work.builder.counts)
@@ -122,8 +134,9 @@ class _TaskRunner:
         receipt = {
             "task": task,
             "plan": plan.digest,
-            "read": len(records),
-            "shard": {"name": shard.name, "bytes": len(image), "sha256": sha256(image)},
+            "read": read,
+            "shard": {"name": shard.name, "bytes": made.size, "sha256": digest.hexdigest()},
+            "images": made.facts_digest,
             "counts": {
                 **counts,
                 "images_moved": work.moved,
@@ -137,7 +150,7 @@ class _TaskRunner:
         }
         publish(self._layout.receipt(task), [seal(receipt)])
         self._layout.working_on(task).unlink(missing_ok=True)
-        return TaskDone(task, len(records), work.builder.counts.samples)
+        return TaskDone(task, read, work.builder.counts.samples)
 
     def _run_traced(self, task: int, records: npt.NDArray[np.int64], work: _Work) -> None:
         done = 0
@@ -154,17 +167,19 @@ class _TaskRunner:
 class _Work:
     """A shard in the making: records go through the stages some at a time, so that the time of each is known."""
 
-    def __init__(self, plan: Plan, task: int, stages: Stages, layout: RowLayout) -> None:
+    def __init__(self, plan: Plan, task: int, stages: Stages, layout: RowLayout, images: ImageSpool | None) -> None:
         self.facts = TaskStatistics(fingerprints_every(plan.records))
         verify_all = plan.config.setup.verify == "full"
-        self.builder = ShardBuilder(layout, shard_attributes(plan), self.facts.lap, verify_all=verify_all)
+        attributes = shard_attributes(plan)
+        self.builder = ShardBuilder(layout, attributes, self.facts.lap, images=images, verify_all=verify_all)
+        self._read = functools.partial(stages.read, check_image=None if images is None else images.check)
         self.rejects: list[tuple[int, int, dict[str, Any]]] = []
         self.moved = self.skipped = self.dropped = 0
         self.unused = UnusedKeys()
         self._plan, self._task, self._stages, self._layout = plan, task, stages, layout
         self._rows = RowStream(self._put, None if plan.config.processor.packing == "none" else self._pack)
 
-    def finish(self) -> bytes:
+    def finish(self) -> ShardFile:
         """The shard."""
         self._rows.finish()
         return self.builder.finish()
@@ -175,7 +190,7 @@ class _Work:
         lines, records = self._pass("parse", parse_line, lines, lines)
         formats = [self._plan.inputs[line.file].record_format for line in lines]
         lines, conversations = self._pass(
-            "validate", lambda found: stages.read(*found), lines, list(zip(records, formats, strict=True))
+            "validate", lambda found: self._read(*found), lines, list(zip(records, formats, strict=True))
         )
         lines, texts = self._pass("render", lambda found: (found, stages.renderer.render(found)), lines, conversations)
         conversations, rendered = [found for found, _ in texts], [segments for _, segments in texts]
@@ -247,6 +262,8 @@ class _Work:
         if isinstance(error, Rejected):
             self.note(line, error)
             return
+        if isinstance(error, OSError):
+            raise error
         where = f"{self._plan.inputs[line.file].path}, line {line.number}"
         if isinstance(error, ConfigError):
             raise ConfigError(f"{where}: {error}") from None
@@ -262,6 +279,24 @@ class _Work:
             "detail": reject.detail,
         }
         self.rejects.append((line.file, line.number, entry))
+
+
+@contextlib.contextmanager
+def _images_of(plan: Plan, stages: Stages, layout: OutputLayout) -> Iterator[ImageSpool | None]:
+    """What reads the images of a task, where they are read."""
+    dataset = plan.config.dataset
+    if dataset.check_images != "decode":
+        yield None
+        return
+    with contextlib.closing(ImageSpool(stages.images, layout.work, stored_form(dataset))) as images:
+        yield images
+
+
+def _hashed(parts: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    """The same parts, after telling them to a hash."""
+    for part in parts:
+        digest.update(part)
+        yield part
 
 
 def _batches(lines: list[Line]) -> Iterator[list[Line]]:
@@ -285,6 +320,8 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
         "package_version": plan.package_version,
         "max_sequence_length": plan.config.processor.max_sequence_length,
         "num_patches": plan.config.dataset.num_patches,
+        "store_images": plan.config.dataset.store_images,
+        "image_aspect_ratio": plan.config.dataset.image_aspect_ratio or "",
         "image_start_idx": -1 if plan.config.has_free_rows else plan.tokenizer.image_start_idx,
         "pad_id": plan.tokenizer.pad_id,
         "bos_id": plan.tokenizer.bos_id,

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hdf5_writer.data_params import DataParams, DataParamsError, ShardEntry, read_data_params
-from hdf5_writer.invariants import row_problems, table_problems
+from hdf5_writer.invariants import content_problems, row_problems, table_problems
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import Plan, read_plan
-from hdf5_writer.publish import DamagedError, is_whole_page, seal
+from hdf5_writer.publish import DamagedError, is_whole_page, seal, sha256_of
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
-from hdf5_writer.schema import DATASETS, SchemaError, ShardSize, check_version
+from hdf5_writer.schema import CONTENT_DATA, DATASETS, SchemaError, ShardSize, check_version
 from hdf5_writer.tables import read_tables, tables_of_rows
-from preprocess.regular_files import NotRegularError, open_regular
+from preprocess.regular_files import NotRegularError
 
 _ROWS_AT_ONCE = 512
 _Array = npt.NDArray[Any]
@@ -191,6 +191,7 @@ def _check_file(
             at = np.flatnonzero(broken)
             if len(at):
                 yield f"row {start + int(at[0])}: {problem}{f' (and {len(at) - 1} more rows)' if len(at) > 1 else ''}"
+    yield from content_problems(tables, file[CONTENT_DATA], params)
 
 
 def _same_sources(found: tuple[_Array, _Array], expected: tuple[_Array, _Array], params: DataParams) -> bool:
@@ -208,11 +209,7 @@ def _sorted(sources: tuple[_Array, _Array]) -> tuple[_Array, _Array]:
 
 def _sha256(path: Path) -> str | None:
     """None where there is no such file, or something that is no file."""
-    digest = hashlib.sha256()
     try:
-        with open_regular(path) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256_of(path)
     except (FileNotFoundError, NotRegularError):
         return None
-    return digest.hexdigest()

@@ -42,6 +42,7 @@ class DataDir:
         max_sequence_length, num_patches, image_start_idx, image_size, pad_id: the shape and places of every row;
             `image_start_idx` is None where rows are free: packed, or of several images.
         packing: whether a row can hold several samples, "none" or the way of packing.
+        store_images, image_aspect_ratio: where images stand, "path" for files of their own; the latter of pixels only.
         inputs: names of the JSONL files; `source_file` of a row is an index into them.
         shards: in order; the rows of the dataset are theirs, one after the other.
     """
@@ -56,6 +57,8 @@ class DataDir:
     pad_id: int
     packing: str
     vocab_size: int
+    store_images: str
+    image_aspect_ratio: str | None
     inputs: tuple[str, ...]
     shards: tuple[Shard, ...]
 
@@ -96,6 +99,8 @@ def read_data_dir(root: str | Path) -> DataDir:
         pad_id=params.pad_id,
         packing=params.packing,
         vocab_size=params.vocab_size,
+        store_images=params.store_images,
+        image_aspect_ratio=params.image_aspect_ratio,
         inputs=tuple(file.path for file in params.inputs),
         shards=tuple(_check_shard(layout, params, shard) for shard in params.shards),
     )

@@ -154,7 +154,8 @@ def create_dataloader(
 
     Args:
         data_dir: a folder that `create_hdf5_dataset` wrote, or several.
-        img_data_dir: the folder that image paths are relative to, or one for each dataset; None reads no images.
+        img_data_dir: the folder that image paths are relative to, or one for each dataset; not for those that store
+            their images. None reads no other images.
         batch_size: rows for one rank; the global batch has batch_size * world_size.
         mixture: [(folder, weight), …] instead of `data_dir`: see `loaders.mixture.MixtureOrder`. Weights count rows,
             of packed data too.
@@ -176,7 +177,7 @@ def create_dataloader(
         rank, world_size: by default those of `torch.distributed`, else 0 of 1.
         num_workers, prefetch_factor, persistent_workers, pin_memory, multiprocessing_context: as of `DataLoader`.
         open_files: shard files kept open in each process.
-        verify: compare the sha256 of each shard before a process first reads it.
+        verify: compare the sha256 of each shard before a process first reads it, and check stored pixels.
 
     Raises:
         DataDirError: a folder is no whole dataset, or they disagree.
@@ -206,6 +207,7 @@ def create_dataloader(
         cache_blocks=shuffle_window * (len(mixture) if mixture is not None else 1) * (2 if group_by_modality else 1),
         threads=1 if num_workers else min(4, len(os.sched_getaffinity(0))),
         open_files=open_files,
+        pin_memory=pin_memory,
         verify=verify,
     )
     window = shuffle_window if shuffle else None

@@ -7,12 +7,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from loaders.blocks import Array, Block, StoredImage, gather
 from loaders.collate import Collator
@@ -20,6 +20,7 @@ from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
 from loaders.image_source import ImageFiles, ImageSource
 from loaders.image_transform import ImageError, ImageTransform
 from loaders.samples import Sample, Samples, WithoutLoss
+from loaders.shard_images import ShardImages
 from loaders.shard_reader import BLOCK_ROWS, ShardReader
 from preprocess.square_images import AspectRatio
 
@@ -35,7 +36,7 @@ class LlavaH5Dataset(Dataset[Sample]):
 
     A sample has the keys of a batch without its first axis: `text_input_ids`, `labels` (max_sequence_length,) int32,
     `loss_mask`, `key_padding_mask` (max_sequence_length,) uint8, all read-only numpy arrays; `has_image` bool;
-    `image_data` (3, image_size, image_size) where `img_data_dir` is given; and for the collator `used_length` (the
+    `image_data` (3, image_size, image_size) where images are read; and for the collator `used_length` (the
     position behind the last one that is no padding) and `image_failed`.
 
     Where rows are free (packed, or of several images), a row with k samples and m images has, in place of `has_image`
@@ -59,24 +60,27 @@ class LlavaH5Dataset(Dataset[Sample]):
         cache_blocks: int = 32,
         open_files: int = 16,
         threads: int = 1,
+        pin_memory: bool = False,
         verify: bool = False,
     ) -> None:
         """Check the folders; reads no rows.
 
         Args:
             data_dirs: a folder, or several whose rows can stand in one batch.
-            img_data_dir: the folder that `image_paths` are relative to, or one for each of `data_dirs`; None reads
-                no images, and samples have no `image_data`.
+            img_data_dir: the folder that image paths are relative to, or one for each of `data_dirs` that does not
+                store its images. None reads no other images than those, and without any, samples have no `image_data`.
             image_aspect_ratio, image_dtype: see `loaders.image_transform.ImageTransform`.
             on_image_error: "raise", or "blank": zeros, image slots masked, the loss of the image's sample off,
                 `has_image` False.
             cache_blocks: decoded blocks (of 64 rows) that are kept in each process.
             open_files: shard files kept open in each process.
             threads: that decode the blocks of a batch; 1 for a dataset that several processes read.
-            verify: compare the sha256 of each shard before a process first reads it.
+            pin_memory: read images into memory that is pinned for a GPU, in this process.
+            verify: compare the sha256 of each shard before a process first reads it, and check stored pixels.
 
         Raises:
-            DataDirError: a folder is no whole dataset, or disagrees with the first.
+            DataDirError: a folder is no whole dataset, disagrees with the first, or stores pixels of the other aspect
+                ratio.
             ValueError: an argument is none of those it may be.
         """
         if on_image_error not in get_args(OnImageError):
@@ -88,21 +92,32 @@ class LlavaH5Dataset(Dataset[Sample]):
             raise ValueError(f"cache_blocks is {cache_blocks} and open_files {open_files}, expected at least 1")
         self.data_dirs: tuple[DataDir, ...] = tuple(read_data_dir(folder) for folder in folders)
         require_alike(self.data_dirs)
-        image_dirs = None if img_data_dir is None else _image_dirs(img_data_dir, self.data_dirs)
+        image_dirs = _image_dirs(img_data_dir, self.data_dirs)
+        for dir_ in self.data_dirs:
+            if dir_.image_aspect_ratio not in (None, image_aspect_ratio):
+                raise DataDirError(
+                    f"{dir_.root}: stores pixels with image_aspect_ratio {dir_.image_aspect_ratio}, but "
+                    f"{image_aspect_ratio} is asked for; give the same, or write the dataset again"
+                )
         first = self.data_dirs[0]
         self.are_free = first.image_start_idx is None
         self._transform = ImageTransform(first.image_size, image_aspect_ratio, image_dtype)
         self._blank_failures = on_image_error == "blank"
         shards = [shard for data_dir in self.data_dirs for shard in data_dir.shards]
         self._dir_of_shard = [number for number, dir_ in enumerate(self.data_dirs) for _ in dir_.shards]
-        self._image_source: ImageSource | None = None
-        if image_dirs is not None:
-            self._image_source = ImageFiles([image_dirs[number] for number in self._dir_of_shard], self._transform)
         self._shard_rows = [shard.rows for shard in shards]
         self._starts = np.concatenate(([0], np.cumsum(self._shard_rows, dtype=np.int64)))
         self._reader = ShardReader(
             shards, cache_blocks=cache_blocks, open_files=open_files, threads=threads, verify=verify
         )
+        # Of each shard.
+        self._image_sources: list[ImageSource] = []
+        if img_data_dir is not None or all(map(_stored, self.data_dirs)):
+            of_shards = {number: image_dirs[dir_] for number, dir_ in enumerate(self._dir_of_shard)}
+            in_files = ImageFiles({number: path for number, path in of_shards.items() if path}, self._transform)
+            in_shards = ShardImages(self._reader, shards, self._transform, verify=verify)
+            self._image_sources = [in_files if path else in_shards for path in of_shards.values()]
+        self._pin_memory = pin_memory
         self._modality_lengths: npt.NDArray[np.int32] | None = None
         self._failures = 0
 
@@ -135,18 +150,18 @@ class LlavaH5Dataset(Dataset[Sample]):
         read.loss_mask[loss_off] = 0
         failed: list[bool] = []
         pixels = None
-        if self._image_source is not None:
-            images: list[torch.Tensor] = []
+        if self._image_sources:
+            pixels = self._empty_images(sum(map(len, read.images)) if self.are_free else len(rows))
+            parts = iter(pixels)
             for i, (shard, number) in enumerate(zip(shards.tolist(), numbers.tolist(), strict=True)):
                 for image in read.images[i]:
-                    pixel = self._pixels(self._image_source, shard, number, image, read.lengths[i])
-                    failed.append(pixel is None)
-                    images.append(self._transform.blank() if pixel is None else pixel)
-                    if pixel is None:
+                    part = next(parts)
+                    failed.append(not self._read_image(shard, number, image, read.lengths[i], part))
+                    if failed[-1]:
+                        part.zero_()
                         _blank_out(read, i, image)
                 if not self.are_free and not read.images[i]:
-                    images.append(self._transform.blank())
-            pixels = torch.stack(images) if images else self._transform.blank()[None][:0]
+                    next(parts).zero_()
         else:
             failed = [False] * sum(map(len, read.images))
         return Samples(read, self.are_free, np.array(failed, dtype=bool), pixels)
@@ -232,12 +247,23 @@ class LlavaH5Dataset(Dataset[Sample]):
         line = int(self._reader.column(shard, "samples/source_line", at, at + 1)[0])
         return self.data_dirs[self._dir_of_shard[shard]].inputs[file], line
 
-    def _pixels(
-        self, source: ImageSource, shard: int, row: int, image: StoredImage, lengths: list[int]
-    ) -> torch.Tensor | None:
-        """An image of a row whose samples have those lengths; None where it fails and failures are left blank."""
+    def _empty_images(self, count: int) -> torch.Tensor:
+        """To be filled: in memory that other processes and devices take it from without a copy."""
+        size, dtype = self._transform.image_size, self._transform.dtype
+        shape = (count, 3, size, size)
+        if get_worker_info() is not None:
+            shared: Any = torch.UntypedStorage
+            images = torch.empty(0, dtype=dtype)
+            images.set_(shared._new_shared(count * 3 * size * size * dtype.itemsize))  # as torch's default_collate
+            return images.view(shape)
+        return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory and torch.cuda.is_available())
+
+    def _read_image(self, shard: int, row: int, image: StoredImage, lengths: list[int], out: torch.Tensor) -> bool:
+        """Write an image of a row whose samples have those lengths; False where it fails and is to be left blank."""
+        source = self._image_sources[shard]
         try:
-            return source.read(shard, image)
+            source.read(shard, image, out)
+            return True
         except ImageError as error:
             file, line = self._source(shard, row, _sample_at(lengths, image.start))
             said = f"{source.describe(shard, image)}, of {file}, line {line}, cannot be read ({error})"
@@ -245,7 +271,7 @@ class LlavaH5Dataset(Dataset[Sample]):
                 self._failures += 1
                 if self._failures <= _MOST_LOGGED:
                     _log.warning("%s; the sample is left blank", said)
-                return None
+                return False
             raise ImageError(f'{said}; restore the file, or give on_image_error="blank" to train without it') from None
 
 
@@ -266,13 +292,29 @@ def _as_list(folders: Folders) -> list[str | Path]:
     return [folders] if isinstance(folders, (str, Path)) else list(folders)
 
 
-def _image_dirs(img_data_dir: Folders, data_dirs: Sequence[DataDir]) -> list[Path]:
+def _stored(data_dir: DataDir) -> str | None:
+    """What of its images a dataset stores in its shards."""
+    return None if data_dir.store_images == "path" else data_dir.store_images
+
+
+def _image_dirs(img_data_dir: Folders | None, data_dirs: Sequence[DataDir]) -> list[Path | None]:
+    """The folder of images of each dataset; None where they stand in its shards, or are not read."""
+    elsewhere = [dir_ for dir_ in data_dirs if _stored(dir_) is None]
+    if img_data_dir is None:
+        if 0 < len(elsewhere) < len(data_dirs):
+            raise DataDirError(
+                f"{elsewhere[0].root}: does not store its images as the others do; give their folder as img_data_dir"
+            )
+        return [None] * len(data_dirs)
     folders = [Path(folder).expanduser() for folder in _as_list(img_data_dir)]
+    if not elsewhere:
+        raise DataDirError(f"img_data_dir {folders[0]} is given, but images are read from the shards; leave it out")
     for folder in folders:
         if not folder.is_dir():
             raise DataDirError(f"img_data_dir {folder}: no such folder; give the one that image paths are relative to")
-    if len(folders) not in (1, len(data_dirs)):
+    if len(folders) not in (1, len(elsewhere)):
         raise DataDirError(
-            f"img_data_dir has {len(folders)} folders for {len(data_dirs)} data dirs; give one for all, or one for each"
+            f"img_data_dir has {len(folders)} folders for {len(elsewhere)} data dirs; give one for all, or one for each"
         )
-    return folders * len(data_dirs) if len(folders) == 1 else folders
+    of_each = iter(folders * len(elsewhere) if len(folders) == 1 else folders)
+    return [next(of_each) if _stored(dir_) is None else None for dir_ in data_dirs]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +17,13 @@ from preprocess.image_files import is_inside
 class ImageSource(Protocol):
     """Gives the pixels of an image that a row names."""
 
-    def read(self, shard: int, image: StoredImage) -> torch.Tensor:
-        """Pixels of one image: (3, image_size, image_size).
+    def read(self, shard: int, image: StoredImage, out: torch.Tensor) -> None:
+        """Write the pixels of one image into a part of a batch.
 
         Args:
             shard: number of the shard, over all datasets.
             image: its entry in the shard's table.
+            out: (3, image_size, image_size), of the dtype of the batch.
 
         Raises:
             ImageError: it cannot be read.
@@ -34,17 +36,17 @@ class ImageSource(Protocol):
 class ImageFiles:
     """Images are files in folders, named by `StoredImage.path`."""
 
-    def __init__(self, folders: Sequence[Path], transform: ImageTransform) -> None:
-        """`folders`: of each shard."""
+    def __init__(self, folders: Mapping[int, Path], transform: ImageTransform) -> None:
+        """`folders`: of each shard whose images are files."""
         self._folders = folders
         self._transform = transform
 
-    def read(self, shard: int, image: StoredImage) -> torch.Tensor:
+    def read(self, shard: int, image: StoredImage, out: torch.Tensor) -> None:
         """See `ImageSource.read`."""
         path = image.path.decode()
         if not is_inside(path):
             raise ImageError("the path leads out of the folder")
-        return read_image(self._folders[shard] / path, self._transform)
+        read_image(self._folders[shard] / path, partial(self._transform.into, out=out))
 
     def describe(self, shard: int, image: StoredImage) -> str:
         """See `ImageSource.describe`."""

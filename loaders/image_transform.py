@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -14,13 +15,19 @@ from preprocess.model_pixels import ModelPixels
 from preprocess.regular_files import open_regular
 from preprocess.square_images import AspectRatio
 
+_Made = TypeVar("_Made")
+
 
 class ImageError(ValueError):
     """An image cannot be read at training time."""
 
 
 class ImageTransform:
-    """Resize, crop, rescale and normalise: `ModelPixels`, then `Normaliser`."""
+    """Resize, crop, rescale and normalise: `ModelPixels`, then `Normaliser`.
+
+    Attributes:
+        values: the second step alone.
+    """
 
     def __init__(self, image_size: int, aspect_ratio: AspectRatio, dtype: torch.dtype = torch.float16) -> None:
         """Set up.
@@ -36,21 +43,25 @@ class ImageTransform:
         self.image_size = image_size
         self.dtype = dtype
         self._pixels = ModelPixels(image_size, aspect_ratio)
-        self._normalise = Normaliser(dtype)
+        self.values = Normaliser(dtype)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Transform an image of any mode: (3, image_size, image_size) of the dtype."""
         values = torch.empty((3, self.image_size, self.image_size), dtype=self.dtype)
-        self._normalise(self._pixels(image), values)
+        self.into(image, values)
         return values
+
+    def into(self, image: Image.Image, out: torch.Tensor) -> None:
+        """Transform an image of any mode into a tensor of that shape and dtype, such as a part of a batch."""
+        self.values(self._pixels(image), out)
 
     def blank(self) -> torch.Tensor:
         """Zeros of the same shape and dtype, for a row without image."""
         return torch.zeros((3, self.image_size, self.image_size), dtype=self.dtype)
 
 
-def read_image(path: Path, transform: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
-    """Decode and transform an image file, within the limits of `check_images: decode`: (3, image_size, image_size).
+def read_image(path: Path, transform: Callable[[Image.Image], _Made]) -> _Made:
+    """What is made of an image file, decoded within the limits of `check_images: decode`.
 
     Raises:
         ImageError: says what Pillow, or the file system, said.

@@ -9,7 +9,6 @@ shards.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -23,7 +22,8 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from hdf5_writer.schema import DATASETS
+from hdf5_writer.publish import sha256_of
+from hdf5_writer.schema import CONTENT_DATA, DATASETS
 from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, StoredImage, make_block
 from loaders.data_dir import Shard
 from preprocess.regular_files import open_descriptor, open_regular
@@ -157,6 +157,25 @@ class ShardReader:
         columns = (self.column(shard, f"images/{name}", first, behind).tolist() for name in ("path", "start", "slots"))
         return _by_row(list(map(StoredImage, range(first, behind), *columns)), bounds)
 
+    def whole_column(self, shard: int, name: str) -> Array:
+        """All entries of a column."""
+        self._after_fork()
+        with self._lock:
+            entries = self._index(shard)[name].entries
+        return self.column(shard, name, 0, entries)
+
+    def place_of(self, shard: int, name: str) -> int:
+        """Where a dataset of plain bytes begins in the file."""
+        self._after_fork()
+        with self._lock:
+            return self._index(shard)[name].offsets[0]
+
+    def read_into(self, shard: int, offset: int, buffer: Array) -> int:
+        """Fill a buffer with the bytes of a file from a place on; how many there were."""
+        self._after_fork()
+        with self._lock:
+            return os.preadv(self._file(shard), [buffer.data], offset)
+
     def column(self, shard: int, name: str, start: int, stop: int) -> Array:
         """Entries of a dataset of the tables, such as `samples/length`."""
         parts = []
@@ -230,11 +249,13 @@ class _Chunks:
     """Where the chunks of one dataset lie, and how they are stored.
 
     Attributes:
+        rows: of a chunk, and `entries` of the dataset.
         used_bytes: of each item, from the lowest, those that are not zero in a sound shard. Zeros are not inflated
             then: the Adler-32 of the stream says that they are there. It takes half of the time.
     """
 
     rows: int
+    entries: int
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     used_bytes: int
@@ -286,7 +307,10 @@ def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
         for problem in shard.params.shard_problems(file, shard.size):
             raise ValueError(problem)
         id_bytes = max(2, (shard.params.vocab_size - 1).bit_length() + 7 >> 3)
-        return {name: _chunks_of(file[name], name, id_bytes if name in ID_KEYS else None) for name in DATASETS}
+        chunks = {name: _chunks_of(file[name], name, id_bytes if name in ID_KEYS else None) for name in DATASETS}
+        data = file[CONTENT_DATA]
+        chunks[CONTENT_DATA] = _Chunks(1, len(data), (), data.dtype, 1, [data.id.get_offset() or 0], [len(data)])
+        return chunks
 
 
 def _chunks_of(dataset: h5py.Dataset, name: str, used_bytes: int | None) -> _Chunks:
@@ -294,7 +318,7 @@ def _chunks_of(dataset: h5py.Dataset, name: str, used_bytes: int | None) -> _Chu
     dtype = dataset.dtype
     used_bytes = used_bytes or dtype.itemsize
     if not entries:
-        return _Chunks(1, tuple(row_shape), dtype, used_bytes, [], [])
+        return _Chunks(1, 0, tuple(row_shape), dtype, used_bytes, [], [])
     chunk_rows = min(DATASETS[name].per_chunk, entries)
     stored = (dataset.chunks, dataset.compression, dataset.shuffle)
     if stored != ((chunk_rows, *row_shape), "gzip", dtype.itemsize > 1):
@@ -311,16 +335,13 @@ def _chunks_of(dataset: h5py.Dataset, name: str, used_bytes: int | None) -> _Chu
     dataset.id.chunk_iter(note)
     if min(offsets) < 0:
         raise ValueError(f"chunk {offsets.index(-1)} of {name} is absent or not compressed")
-    return _Chunks(chunk_rows, tuple(row_shape), dtype, used_bytes, offsets, sizes)
+    return _Chunks(chunk_rows, entries, tuple(row_shape), dtype, used_bytes, offsets, sizes)
 
 
 def _check_sha256(shard: Shard) -> None:
-    with open_regular(shard.path) as file:
-        digest = hashlib.sha256()
-        while part := file.read(1 << 20):
-            digest.update(part)
-    if digest.hexdigest() != shard.sha256:
+    found = sha256_of(shard.path)
+    if found != shard.sha256:
         raise ShardError(
-            f"{shard.path}: has sha256 {digest.hexdigest()}, expected {shard.sha256}; "
+            f"{shard.path}: has sha256 {found}, expected {shard.sha256}; "
             "copy the file again, or run create_hdf5_dataset again"
         )

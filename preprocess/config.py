@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from preprocess.settings import SettingsError
+from preprocess.square_images import AspectRatio
 
 # How records are written; docs/config.md describes each.
 RecordFormat = Literal["llava", "sharegpt", "messages"]
@@ -58,6 +59,8 @@ class DatasetConfig(Section):
     end_token: Annotated[str, Field(min_length=1)] | None = None
     use_ftfy: bool = False
     empty_answer: Literal["reject", "drop_round", "keep"] | None = None
+    store_images: Literal["path", "encoded", "pixels"] = "path"
+    image_aspect_ratio: AspectRatio | None = None
 
     @field_validator("image_dir", "chat_template", mode="before")
     @classmethod
@@ -71,6 +74,29 @@ class DatasetConfig(Section):
             return date.fromisoformat(value) if isinstance(value, str) else value
         except ValueError:
             raise ValueError(f"it is {value!r}, expected a date such as 2024-07-26") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stored_images_are_decoded(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("store_images", "path") not in ("encoded", "pixels"):
+            return values
+        check = values.get("check_images", "decode")
+        if check != "decode":
+            raise ValueError(
+                f"check_images is {check!r}, but store_images {values['store_images']!r} decodes every image; "
+                "remove check_images, or set it to decode"
+            )
+        return {**values, "check_images": "decode"}
+
+    @model_validator(mode="after")
+    def _pixels_have_an_aspect_ratio(self) -> DatasetConfig:
+        if (self.store_images == "pixels") != (self.image_aspect_ratio is not None):
+            do = "remove it; the loader chooses" if self.image_aspect_ratio else "give square or pad"
+            raise ValueError(
+                f"image_aspect_ratio is {self.image_aspect_ratio or 'missing'}, but store_images is "
+                f"{self.store_images}: it is needed for pixels, and for nothing else; {do}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _keys_are_different(self) -> DatasetConfig:

@@ -49,11 +49,20 @@ class ImageChecker:
             Rejected: IMAGE_NOT_LOCAL (a url of something else, or data), IMAGE_OUTSIDE (absolute, `..`, a NUL),
                 IMAGE_MISSING, IMAGE_UNREADABLE (only with `decode`).
         """
-        if ":" in path:
-            path = self._without_scheme(path)
-        folder, name = self._split(path)
         if self._mode == "none":
-            return path
+            return self._split(path)[0]
+        inside, file = self.find(path)
+        if self._mode == "decode":
+            decode(file, inside)
+        return inside
+
+    def find(self, path: str) -> tuple[str, str]:
+        """The path inside the image folder, and the file there, which is a regular one.
+
+        Raises:
+            ConfigError, Rejected: as `check`, but for what is in the file.
+        """
+        path, folder, name = self._split(path)
         if self._root is None:
             raise ConfigError(
                 "the record has an image, but dataset.image_dir is missing; give the folder that image paths are "
@@ -61,9 +70,7 @@ class ImageChecker:
             )
         if not self._is_there(folder, name):
             raise Rejected(Reason.IMAGE_MISSING, f"no file {shorten(path, 200)} in image_dir")
-        if self._mode == "decode":
-            decode(os.path.join(self._root, folder, name), path)
-        return path
+        return path, os.path.join(self._root, folder, name)
 
     def _without_scheme(self, path: str) -> str:
         """The path that a `file:` url means, relative to the image folder where it lies inside."""
@@ -84,8 +91,10 @@ class ImageChecker:
                 return inside[len(root.rstrip("/")) + 1 :]
         return inside
 
-    def _split(self, path: str) -> tuple[str, str]:
-        """Folder and name, lexically inside the image folder."""
+    def _split(self, path: str) -> tuple[str, str, str]:
+        """The path, its folder and its name, lexically inside the image folder."""
+        if ":" in path:
+            path = self._without_scheme(path)
         if "\0" in path:
             raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} holds a NUL, which no path can")
         if path.startswith("/"):
@@ -93,7 +102,7 @@ class ImageChecker:
         if not is_inside(path):
             raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is no path of a file inside image_dir")
         folder, _, name = path.rpartition("/")
-        return folder, name
+        return path, folder, name
 
     def _is_there(self, folder: str, name: str) -> bool:
         """Whether it is a regular file, links followed."""

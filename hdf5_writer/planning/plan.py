@@ -51,6 +51,7 @@ class Plan:
         inputs: the input files in order, with their record counts and formats.
         index: digests of the record index in the work folder.
         base: the folder that relative paths of the config start from; workers may stand elsewhere.
+        pixels_by: what makes the pixels that are stored; see `pixels_made_by`.
     """
 
     config: Config
@@ -61,6 +62,7 @@ class Plan:
     schema_version: str = SCHEMA_VERSION
     package_version: str = __version__
     base: str = field(default_factory=os.getcwd)
+    pixels_by: str = ""
 
     @cached_property
     def records(self) -> int:
@@ -80,6 +82,7 @@ class Plan:
                 "schema_version": self.schema_version,
                 "config": self.config.row_keys(),
                 "limit": self.limit,
+                "pixels_by": self.pixels_by,
                 "tokenizer": dataclasses.asdict(self.tokenizer),
                 "inputs": [
                     [file.path, file.bytes, file.records, file.crc32, file.record_format] for file in self.inputs
@@ -136,6 +139,7 @@ class Plan:
             "package_version": self.package_version,
             "digest": self.digest,
             "base": self.base,
+            "pixels_by": self.pixels_by,
             "limit": self.limit,
             "tokenizer": dataclasses.asdict(self.tokenizer),
             "index": dataclasses.asdict(self.index),
@@ -156,7 +160,7 @@ def make_plan(config: Config, limit: int | None, tokenizer: TokenizerParams, lay
     root = input_root(config.setup.input_dir)
     counted, index = build_index(root, files, layout, limit)
     inputs = with_formats(config.dataset, counted, RecordReader(root, counted, layout))
-    plan = Plan(config, limit, inputs, tokenizer, index)
+    plan = Plan(config, limit, inputs, tokenizer, index, pixels_by=pixels_made_by(config))
     if not plan.records:
         raise ConfigError(
             f"setup.input_dir {config.setup.input_dir}: {len(files)} input file(s), but no record in them; "
@@ -183,7 +187,17 @@ def read_plan(layout: OutputLayout) -> Plan:
         schema_version=document["schema_version"],
         package_version=document["package_version"],
         base=document["base"],
+        pixels_by=document["pixels_by"],
     )
+
+
+def pixels_made_by(config: Config) -> str:
+    """What decides the bytes of stored pixels, beside image and config; empty where none are stored."""
+    if config.dataset.store_images != "pixels":
+        return ""
+    import PIL
+
+    return f"Pillow {PIL.__version__}"
 
 
 def is_unchanged(plan: Plan, files: list[InputFile], layout: OutputLayout) -> bool:
@@ -222,6 +236,8 @@ def differences(old: Plan, config: Config, limit: int | None, digest: str, files
         )
     if (old.schema_version, old.package_version) != (SCHEMA_VERSION, __version__):
         found.append(f"it was written by llava-hdf5 {old.package_version}, this is {__version__}")
+    if old.pixels_by != pixels_made_by(config):
+        found.append(f"its pixels were made by {old.pixels_by or 'nothing'}, here is {pixels_made_by(config)}")
     before, now = {f.path: f for f in old.inputs}, {f.path: f for f in files}
     for path in sorted(before.keys() | now.keys()):
         if path not in now:

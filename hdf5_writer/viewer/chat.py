@@ -26,6 +26,12 @@ class Side:
     speller: Speller
     thumbnails: Thumbnails
 
+    def thumbnail(self, image: RowImage) -> Thumbnail:
+        """Of an image, out of its shard where it stands there."""
+        if self.dataset.params.store_images == "path":
+            return self.thumbnails.of(image.path)
+        return self.thumbnails.made(functools.partial(self.dataset.stored_image, image))
+
     @functools.cached_property
     def frames(self) -> Frames:
         """The words of its template."""
@@ -184,7 +190,7 @@ def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> 
         turn.blocks.append(_block(run))
         if run.image is not None:
             flush(is_last=False)
-            said.append(Picture(run.image, side.thumbnails.of(run.image.path)))
+            said.append(Picture(run.image, side.thumbnail(run.image)))
         elif run.ids:
             waiting.append(run)
     flush(is_last=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import orjson
+from isal import isal_zlib
+from PIL import Image
 
 from hdf5_writer.data_params import DataParamsError, read_data_params
 from hdf5_writer.invariants import row_problems, table_problems
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
-from hdf5_writer.schema import DATASETS
+from hdf5_writer.schema import CONTENT_DATA, DATASETS
 from hdf5_writer.tables import images_of_samples, read_tables, rows_of_entries, sample_of_image, tables_of_rows
 from hdf5_writer.viewer.row import Row, RowImage, RowSample
 from preprocess.config import ConfigError
+from preprocess.image_files import decode_rgb
 from preprocess.regular_files import open_regular
 from preprocess.settings import did_you_mean
 
@@ -73,13 +77,33 @@ class InspectedDataset:
         block = {name: file[name][at : at + 1] for name in file} | tables_of_rows(self._tables, at, at + 1)
         return Row(
             number=number,
-            samples=self._samples(block),
+            samples=self._samples(block, shard),
             text_input_ids=block["text_input_ids"][0],
             labels=block["labels"][0],
             loss_mask=block["loss_mask"][0],
             key_padding_mask=block["key_padding_mask"][0],
             problems=tuple(problem for problem, broken in row_problems(block, self.params) if broken[0]),
         )
+
+    def stored_image(self, image: RowImage) -> Image.Image:
+        """An image as it stands in its shard, of a dataset that stores images.
+
+        Raises:
+            OSError: the shard cannot be read.
+            ValueError: what stands there is not what was written.
+            Exception: whatever Pillow's plugins raise.
+        """
+        shard, content = image.content
+        self._shard(shard)
+        assert self._file is not None
+        start, stop = self._tables["contents/begin"][content : content + 2].tolist()
+        data = self._file[CONTENT_DATA][start:stop]
+        if isal_zlib.crc32(data.data) != self._tables["contents/crc32"][content]:
+            raise ValueError("the CRC-32 is another one than was written")
+        if self.params.store_images == "encoded":
+            return decode_rgb(io.BytesIO(data.data))
+        side = self.params.image_size
+        return Image.fromarray(np.ascontiguousarray(data.reshape(3, side, side).transpose(1, 2, 0)))
 
     def find_source(self, file: str, line: int, most: int) -> Places:
         """The sample that a line of an input became; none where it was rejected."""
@@ -158,12 +182,13 @@ class InspectedDataset:
                         return f"{reject['reason']}: {reject['detail']}"
         return None
 
-    def _samples(self, block: Mapping[str, _Array]) -> tuple[RowSample, ...]:
-        """The samples of a row, of its entries in the tables."""
+    def _samples(self, block: Mapping[str, _Array], shard: int) -> tuple[RowSample, ...]:
+        """The samples of a row, of its entries in the tables of a shard."""
         images: list[list[RowImage]] = [[] for _ in block["samples/start"]]
-        columns = (block[f"images/{name}"].tolist() for name in ("path", "start", "slots"))
-        for sample, path, start, slots in zip(sample_of_image(block).tolist(), *columns, strict=True):
-            images[max(sample, 0)].append(RowImage(path.decode(errors="replace"), start, slots))
+        columns = (block[f"images/{name}"].tolist() for name in ("path", "start", "slots", "content"))
+        for sample, path, start, slots, content in zip(sample_of_image(block).tolist(), *columns, strict=True):
+            image = RowImage(path.decode(errors="replace"), start, slots, (shard, content))
+            images[max(sample, 0)].append(image)
         fixed_at = self.params.image_start_idx
         dummy = None if fixed_at is None else (fixed_at, self.params.num_patches)
         names = ("source_file", "source_line", "start", "length")

@@ -18,11 +18,13 @@ class RowImage:
         path: relative to image_dir.
         start: position of its first slot in the row.
         slots: how many it has.
+        content: the shard and the number of its content there; -1 where its file was not read.
     """
 
     path: str
     start: int
     slots: int
+    content: tuple[int, int]
 
 
 @dataclass(frozen=True)

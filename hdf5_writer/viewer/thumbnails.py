@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,9 +45,17 @@ class Thumbnails:
             self._checker.check(path)
         except Rejected as reject:
             return Thumbnail(None, f"{reject.reason.value}: {reject.detail}", None)
-        try:
+
+        def read() -> Image.Image:
             with open_regular(os.path.join(self._root, path)) as file:
-                image = decode_rgb(file)
+                return decode_rgb(file)
+
+        return self.made(read)
+
+    def made(self, read: Callable[[], Image.Image]) -> Thumbnail:
+        """The thumbnail of an image, or what reading it said."""
+        try:
+            image = read()
             small = self._as_model_sees(image)
         except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
             return Thumbnail(None, f"does not decode: {type(error).__name__}", None)

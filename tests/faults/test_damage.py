@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 from conftest import ConfigMaker
-from damage import finished_folder, harmed, output_files
+from damage import FORMS, finished_folder, harmed, output_files
 
 from hdf5_writer.verify import verify_dataset
 
 pytestmark = pytest.mark.faults
 
 
-def test_every_flipped_bit_and_every_cut_is_found(make_config: ConfigMaker, tmp_path: Path, rounds: int) -> None:
-    out = finished_folder(make_config, tmp_path)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_flipped_bit_and_every_cut_is_found(
+    make_config: ConfigMaker, tmp_path: Path, rounds: int, form: str
+) -> None:
+    out = finished_folder(make_config, tmp_path, form)
     assert verify_dataset(out).problems == []
     files = output_files(out)
     choose, missed = random.Random(rounds), []

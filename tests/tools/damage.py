@@ -22,14 +22,25 @@ _KINDS = {
 }
 
 
-def finished_folder(make_config: ConfigMaker, place: Path) -> Path:
-    """11 rows in three shards, a row with an image among them; two rejects; blank lines; both pages."""
+FORMS: dict[str, dict[str, str]] = {
+    "path": {},
+    "encoded": {"dataset__store_images": "encoded"},
+    # As large as the rest of the shards together, so that random places hit both.
+    "pixels": {"dataset__store_images": "pixels", "dataset__image_aspect_ratio": "square"},
+}
+
+
+def finished_folder(make_config: ConfigMaker, place: Path, form: str = "path") -> Path:
+    """11 rows in three shards, a row with an image among them; two rejects; blank lines; both pages.
+
+    `form` is `dataset.store_images`.
+    """
     records = [{"id": i, "conversations": turn_pair(f"Question {i}?", f"Answer {i}.")} for i in range(10)]
     picture = {"image": "shapes/0001.png", "conversations": turn_pair("<image>\nWhat?", "A shape.")}
     path = write_jsonl(place / "in" / "a.jsonl", [*records, picture, {}])
     with path.open("a") as file:
         file.write('\n\n{"conversations": []}\n')
-    create(make_config(setup__samples_per_shard=5))
+    create(make_config(setup__samples_per_shard=5, **FORMS[form]))
     out = place / "out"
     write_report(OutputLayout(out), "create_hdf5_dataset")
     assert inspect_hdf5.main([str(out)]) == 0

@@ -1,0 +1,95 @@
+"""Images that stand in the shards: one plain read each, checked, and into the batch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from isal import isal_zlib
+
+from hdf5_writer.schema import CONTENT_DATA
+from loaders.blocks import Array, StoredImage
+from loaders.data_dir import Shard
+from loaders.image_transform import ImageError, ImageTransform
+from loaders.shard_reader import ShardReader
+from preprocess.image_files import opened_image, what_was_said
+
+# Shards whose tables are kept: about 16 bytes for each image.
+_KEPT = 64
+
+
+class _Tables(NamedTuple):
+    """Where the images of a shard are.
+
+    Attributes:
+        at: of `contents/data` in the file.
+        content: of each image.
+        begin, crc32: of each content.
+    """
+
+    at: int
+    content: Array
+    begin: Array
+    crc32: Array
+
+
+class ShardImages:
+    """Images are pieces of the shards; an `ImageSource`."""
+
+    def __init__(
+        self, reader: ShardReader, shards: Sequence[Shard], transform: ImageTransform, *, verify: bool = False
+    ) -> None:
+        """Set up; reads nothing.
+
+        Args:
+            reader: of the same shards.
+            shards: each says in its parameters what is stored.
+            transform: for `encoded`; the values of `pixels` are those of its dtype.
+            verify: check pixels too; image files always are.
+        """
+        self._reader = reader
+        self._shards = shards
+        self._transform = transform
+        self._verify = verify
+        self._tables: OrderedDict[int, _Tables] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tables": OrderedDict()}
+
+    def describe(self, shard: int, image: StoredImage) -> str:
+        """See `ImageSource.describe`."""
+        return f"image {image.path.decode()} in {self._shards[shard].path}"
+
+    def read(self, shard: int, image: StoredImage, out: torch.Tensor) -> None:
+        """See `ImageSource.read`."""
+        tables = self._tables_of(shard)
+        content = int(tables.content[image.number])
+        begin, end = int(tables.begin[content]), int(tables.begin[content + 1])
+        data = np.empty(end - begin, dtype=np.uint8)
+        is_pixels = self._shards[shard].params.store_images == "pixels"
+        if self._reader.read_into(shard, tables.at + begin, data) != len(data):
+            raise ImageError("the shard ends before it")
+        if (self._verify or not is_pixels) and isal_zlib.crc32(data.data) != tables.crc32[content]:
+            raise ImageError("what stands in the shard has not the CRC-32 that was written")
+        if is_pixels:
+            self._transform.values(data.reshape(out.shape), out)
+            return
+        try:
+            with opened_image(BytesIO(data.data)) as opened:
+                self._transform.into(opened, out)
+        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+            raise ImageError(what_was_said(error)) from None
+
+    def _tables_of(self, shard: int) -> _Tables:
+        if shard not in self._tables:
+            names = ("images/content", "contents/begin", "contents/crc32")
+            columns = [self._reader.whole_column(shard, name) for name in names]
+            self._tables[shard] = _Tables(self._reader.place_of(shard, CONTENT_DATA), *columns)
+            if len(self._tables) > _KEPT:
+                self._tables.popitem(last=False)
+        self._tables.move_to_end(shard)
+        return self._tables[shard]
