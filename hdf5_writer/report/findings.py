@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from hdf5_writer.report.duplicates import Duplicates
 from hdf5_writer.report.image_sample import ImageSample
+from hdf5_writer.report.lengths import OtherLength
 
 _MOST_KEYS = 6
+_PACKING_PAYS = 1.5  # samples a row
 
 
 class Finding(NamedTuple):
@@ -17,16 +19,23 @@ class Finding(NamedTuple):
     sentence: str
 
 
-def find(params: dict[str, Any], duplicates: Duplicates, sample: ImageSample) -> list[Finding]:
+def find(
+    params: dict[str, Any], duplicates: Duplicates, sample: ImageSample, packing: OtherLength | None = None
+) -> list[Finding]:
     """Everything that stands out; empty where nothing does.
 
     Args:
         params: `data_params.json`.
         duplicates: of the rows.
         sample: what the headers of some images say.
+        packing: what it would give; None where rows are packed already.
     """
     counts = params["counts"]
     found = []
+    if packing is not None and packing.samples_per_row >= _PACKING_PAYS:
+        fill = f"{params['fill']:.1%} of the positions hold something"
+        gain = f"packing them would take {packing.samples_per_row:.1f} times fewer rows"
+        found.append(Finding("other-lengths", f"{fill}; {gain} (processor.packing: best_fit)."))
     if counts["rejected"]:
         reason, number = max(counts["rejected_by_reason"].items(), key=lambda item: item[1])
         share = counts["rejected"] / counts["read"]

@@ -26,8 +26,16 @@ from hdf5_writer.report.duplicates import Duplicates, find_duplicates
 from hdf5_writer.report.findings import find, unreadable_images
 from hdf5_writer.report.image_sample import ImageTally, look_at_images
 from hdf5_writer.report.inputs import InputTally
-from hdf5_writer.report.lengths import Lengths, empty_lengths, other_lengths, quantiles, recommended_length
+from hdf5_writer.report.lengths import (
+    Lengths,
+    OtherLength,
+    empty_lengths,
+    other_lengths,
+    quantiles,
+    recommended_length,
+)
 from hdf5_writer.report.plots import Plot, histogram, lengths_plot, measurements, scatter
+from hdf5_writer.report.row_tally import RowTally
 from hdf5_writer.report.task_statistics import read_fingerprints
 from hdf5_writer.report.throughput import Throughput
 from hdf5_writer.tables import images_of_samples, read_tables
@@ -47,6 +55,7 @@ class _Tallies:
     """Sums over all shards and receipts; histograms have one element for each value."""
 
     lengths: Lengths
+    rows: RowTally
     supervised: npt.NDArray[np.int64]
     rounds: npt.NDArray[np.int64]
     images: ImageTally
@@ -78,13 +87,15 @@ def write_report(
     side = side_of(dataset)
     rows = [dataset.read(number) for number in range(min(len(dataset), _FIRST_ROWS))]
     image_dir = plan.local_config().dataset.image_dir
+    others = other_lengths(tallies.lengths)
     sample = look_at_images(image_dir, tallies.images.sample())
     page = render_page(
         "report.html.j2",
         script="rows.js" if rows else None,
         **rows_values(side, rows),
         params=params,
-        findings=find(params, tallies.duplicates, sample),
+        findings=find(params, tallies.duplicates, sample, _packing_gain(params, others)),
+        gain=_packing_gain(params, others),
         command=command,
         name=layout.root.resolve().name,
         output_dir=os.path.realpath(layout.root),
@@ -92,12 +103,13 @@ def write_report(
         config=[
             (f"{section}.{key}", value) for section, keys in params["config"].items() for key, value in keys.items()
         ],
-        lengths=other_lengths(tallies.lengths),
+        lengths=others,
         recommended=recommended_length(tallies.lengths),
         inputs=tallies.inputs.files(),
         summaries=_summaries(tallies),
+        row_summaries=tallies.rows.summaries(_SHARES),
         shares=_SHARES,
-        plots=_plots(tallies) if params["counts"]["written"] else {},
+        plots=_plots(tallies, others) if params["counts"]["written"] else {},
         images=tallies.images,
         most_used=tallies.images.most_used(_MOST_USED),
         image_dir=image_dir,
@@ -119,7 +131,7 @@ def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
     inputs = InputTally([file.path for file in plan.inputs])
     length = config.processor.max_sequence_length
     start = None if config.has_free_rows else plan.tokenizer.image_start_idx
-    lengths = empty_lengths(length, config.dataset.num_patches, start)
+    lengths, rows = empty_lengths(length, config.dataset.num_patches, start), RowTally()
     supervised, rounds = Counter[int](), Counter[int]()
     fingerprints = []
     every = 1
@@ -133,10 +145,12 @@ def _tally(layout: OutputLayout, plan: Plan) -> _Tallies:
         with h5py.File(layout.shard(task, plan.tasks), "r") as file:
             tables = read_tables(file)
         text_tokens = lengths.add(tables["samples/length"], images_of_samples(tables))
+        rows.add(tables)
         inputs.add(tables["samples/source_file"], text_tokens, receipt["rejects"])
         images.add(tables["images/path"].tolist())
     return _Tallies(
         lengths=lengths,
+        rows=rows,
         supervised=_histogram(supervised),
         rounds=_histogram(rounds),
         images=images,
@@ -181,15 +195,25 @@ def _summaries(tallies: _Tallies) -> list[tuple[str, list[int]]]:
     ]
 
 
-def _plots(tallies: _Tallies) -> dict[str, Plot]:
-    lengths = tallies.lengths
-    other = [length for length in other_lengths(lengths) if length.fits]
-    rows = int(lengths.used.sum())
+def _packing_gain(params: dict[str, Any], others: list[OtherLength]) -> OtherLength | None:
+    """What packing would give at the length that the rows have; None where they are packed already."""
+    if params["packing"] != "none" or not params["rows"]:
+        return None
+    return next((other for other in others if other.is_current and other.fits), None)
+
+
+def _plots(tallies: _Tallies, others: list[OtherLength]) -> dict[str, Plot]:
+    lengths, in_rows = tallies.lengths, tallies.rows
+    other = [length for length in others if length.fits]
+    rows, most = int(lengths.used.sum()), lengths.max_sequence_length
     return {
-        "used": histogram("Used positions", lengths.used, "used positions per row", mark=lengths.max_sequence_length),
-        "text": histogram("Text tokens", lengths.text_tokens, "text tokens per row"),
-        "supervised": histogram("Supervised tokens", tallies.supervised, "supervised tokens per row"),
-        "rounds": histogram("Rounds", tallies.rounds, "rounds per conversation"),
+        "used": histogram("Used positions", lengths.used, "used positions", mark=most),
+        "text": histogram("Text tokens", lengths.text_tokens, "text tokens"),
+        "supervised": histogram("Supervised tokens", tallies.supervised, "supervised tokens"),
+        "rounds": histogram("Rounds", tallies.rounds, "rounds"),
+        "row_used": histogram("Used positions of rows", in_rows.used, "used positions per row", mark=most),
+        "row_samples": histogram("Samples of rows", in_rows.samples, "samples per row"),
+        "row_images": histogram("Images of rows", in_rows.images, "images per row"),
         "lengths": lengths_plot(
             "Rows cut and padding by maximum sequence length",
             [length.max_sequence_length for length in other],

@@ -62,7 +62,7 @@ class Comparison:
 
 
 class RecordIndex:
-    """Source → where its sample stands in a dataset; 28 bytes a sample."""
+    """Source → where its sample stands in a dataset; 20 bytes a sample."""
 
     def __init__(self, dataset: InspectedDataset, files: list[str]) -> None:
         """`files`: the names that sources are looked up by."""

@@ -221,7 +221,7 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
     assert "image_outside" in rejects
     assert "records.jsonl:57" in rejects
     assert "<script>window.hacked" in rejects
-    assert "1 row" in browser.run("return document.getElementById('duplicates').textContent")
+    assert "1 sample" in browser.run("return document.getElementById('duplicates').textContent")
     assert browser.run("return document.querySelectorAll('figure img').length") == 7
     assert browser.run("return [...document.images].every((i) => i.complete && i.naturalWidth > 0)")
 

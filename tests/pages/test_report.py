@@ -21,11 +21,19 @@ from hdf5_writer.fitting import fit_samples
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.receipts import all_receipts
+from hdf5_writer.report import process
 from hdf5_writer.report.__main__ import main as report_main
 from hdf5_writer.report.duplicates import Duplicates, find_duplicates
 from hdf5_writer.report.findings import find
 from hdf5_writer.report.image_sample import ImageSample, ImageTally, look_at_images
-from hdf5_writer.report.lengths import at_length, empty_lengths, other_lengths, quantiles, recommended_length
+from hdf5_writer.report.lengths import (
+    OtherLength,
+    at_length,
+    empty_lengths,
+    other_lengths,
+    quantiles,
+    recommended_length,
+)
 from hdf5_writer.report.page import _tally, write_report
 from hdf5_writer.report.plots import binned
 from hdf5_writer.report.task_statistics import TaskStatistics, fingerprints_every, read_fingerprints
@@ -100,6 +108,47 @@ def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, le
         assert foretold.padding_share == pytest.approx(real["tokens"]["padding"] / positions)
 
 
+@pytest.mark.parametrize("length", [300, 400, 800])
+def test_what_packing_saves_is_foretold(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
+    """Rows computed from the lengths of unpacked samples are those that a packed run then writes."""
+    write_jsonl(tmp_path / "in" / "a.jsonl", example_records())
+    wide = create(make_config(processor__max_sequence_length=400, setup__output_dir=str(tmp_path / "wide"))).params
+    lengths = empty_lengths(400, 64, wide["image_start_idx"])
+    for row in rows_of(OutputLayout(tmp_path / "wide")):
+        lengths.add(np.array([row["length"]]), np.array([len(row["image_path"]) > 0]))
+    foretold = at_length(lengths, length)
+    real = create(make_config(processor__max_sequence_length=length, processor__packing="best_fit")).params
+    assert real["counts"]["truncated"] == foretold.rows_cut == 0
+    assert real["rows"] == round(55 / foretold.samples_per_row)
+    assert real["fill"] == pytest.approx(1 - foretold.packed_padding_share, abs=1e-5)
+
+
+def test_rows_and_what_stands_in_them_are_counted(tmp_path: Path, make_config: ConfigMaker) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", example_records())
+    config = make_config(processor__packing="best_fit", processor__max_sequence_length=400, setup__samples_per_shard=30)
+    params = create(config).params
+    layout = OutputLayout(tmp_path / "out")
+    tally = _tally(layout, read_plan(layout)).rows
+    for histogram, total in (
+        (tally.used, params["tokens"]["total"]),
+        (tally.samples, params["samples"]),
+        (tally.images, params["counts"]["images"]),
+    ):
+        assert histogram.sum() == params["rows"]
+        assert histogram @ np.arange(len(histogram)) == total
+    assert len(tally.images) - 1 == params["most_images_per_row"]
+    page = write_report(layout, None).read_text(encoding="utf-8")
+    assert f">{params['fill']:.1%}</b>" in page
+    assert f"{55 / params['rows']:.2f} samples and {40 / params['rows']:.2f} images a row" in page
+    assert 'id="gain"' not in page, "it is packed already"
+
+
+def test_the_report_of_unpacked_data_says_what_packing_would_save(written: OutputLayout) -> None:
+    page = write_report(written, None).read_text(encoding="utf-8")
+    assert "Packed (<code>processor.packing: best_fit</code>), the 58 samples would take about <b>" in page
+    assert 'id="rows"' not in page
+
+
 def test_the_recommended_length_keeps_all_but_one_row_in_a_thousand() -> None:
     lengths = empty_lengths(2048, 576, 35)
     assert recommended_length(lengths) is None
@@ -168,6 +217,13 @@ def test_what_stands_out_is_listed_on_top() -> None:
     ]
     quiet = {"rejected": 0, "truncated": 0, "text_only_cut": 0, "dropped_rounds": 0, "unused_keys": {}}
     assert find({"counts": quiet}, Duplicates(1, 0, 0, []), ImageSample()) == []
+    pays, hardly = (OtherLength(2048, True, False, True, 0, 0.6, 0.02, rows, 1.0) for rows in (2.44, 1.49))
+    (finding,) = find({"counts": quiet, "fill": 0.401}, Duplicates(1, 0, 0, []), ImageSample(), pays)
+    assert finding.sentence == (
+        "40.1% of the positions hold something; packing them would take 2.4 times fewer rows "
+        "(processor.packing: best_fit)."
+    )
+    assert find({"counts": quiet, "fill": 0.6}, Duplicates(1, 0, 0, []), ImageSample(), hardly) == []
 
 
 def test_the_report_shows_the_first_five_rows(written: OutputLayout) -> None:
@@ -211,7 +267,7 @@ def test_a_report_that_hangs_or_dies_does_not_hold_the_run_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = subprocess.run
-    monkeypatch.setattr(create_hdf5_dataset, "_REPORT_SECONDS", 0.3 if "sleep" in child else 60)
+    monkeypatch.setattr(process, "_SECONDS", 0.3 if "sleep" in child else 60)
     monkeypatch.setattr(subprocess, "run", lambda _, **options: run([sys.executable, "-c", child], **options))
     create_hdf5_dataset._report(written.root, "command", keep=False)
     assert reason in capsys.readouterr().err
@@ -314,8 +370,8 @@ REJECTED = [{"conversations": turn_pair("Q", "")}, {"conversations": []}]
     ("records", "changes", "expected", "rows"),
     [
         pytest.param(REJECTED, {}, ["Nothing was written", "empty_answer", "no_turns"], 0, id="only rejects"),
-        pytest.param([TEXT_RECORD], {}, ["All rows are text only"], 1, id="one record, no images"),
-        pytest.param([picture_record("shapes/0001.png")], {}, ["1</b> image file in 1 row"], 1, id="one image"),
+        pytest.param([TEXT_RECORD], {}, ["All samples are text only"], 1, id="one record, no images"),
+        pytest.param([picture_record("shapes/0001.png")], {}, ["1</b> image file in 1 sample"], 1, id="one image"),
         pytest.param(
             [picture_record("gone.png"), picture_record("shapes/0001.png")],
             {},
