@@ -13,7 +13,7 @@ from benchmarks.measure import ROOT, Contestant, Section, in_turn
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 IMAGES = ROOT / "configs" / "quickstart" / "images"
-OURS, OURS_2 = "ours, 1 process", "ours, 2 processes"
+OURS, OURS_2, PACKED = "ours, 1 process", "ours, 2 processes", "ours, packed, 1 process"
 BATCH_CALL = "`tokenizers` encode_batch"
 ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 Note = Callable[[str], None]
@@ -32,13 +32,14 @@ FULL = Sizes(ours=200_000, batch_call=10_000, slow=1_000)
 QUICK = Sizes(ours=30_000, batch_call=3_000, slow=300)
 
 
-def command(tokenizer: Path, data: Path, out: Path, phase: int, processes: int) -> list[str]:
+def command(tokenizer: Path, data: Path, out: Path, phase: int, processes: int, packing: str = "none") -> list[str]:
     """Arguments of Python for our whole command."""
     return [
         *("-m", "hdf5_writer.create_hdf5_dataset", "--config", f"llava_phase_{phase}_preproc.yaml"),
         f"setup.input_dir={data}",
         f"setup.output_dir={out}",
         f"setup.processes={processes}",
+        f"processor.packing={packing}",
         f"processor.tokenizer_type={tokenizer}",
         f"dataset.image_dir={IMAGES}",
     ]
@@ -76,12 +77,16 @@ def compare(
     ours = [
         Contestant(
             name,
-            command(tokenizer, data[sizes.ours], folder / f"ours-{processes}", phase, processes),
+            command(tokenizer, data[sizes.ours], folder / kind, phase, processes, packing),
             sizes.ours,
             "nothing: start, plan, checks, shards, report",
-            folder / f"ours-{processes}",
+            folder / kind,
         )
-        for name, processes in ((OURS, 1), (OURS_2, 2))
+        for name, kind, processes, packing in (
+            (OURS, "ours-1", 1, "none"),
+            (OURS_2, "ours-2", 2, "none"),
+            (PACKED, "packed-1", 1, "best_fit"),
+        )
     ]
     only_tokens = "all but the tokens: reading, labels, masks, rows, files"
     no_rows = "image slots, fixed rows, checks, rejects; turns tokenized apart"
@@ -123,6 +128,7 @@ def compare(
         f"phase {phase}, 1 process against encode_batch on one thread": by_name[OURS].rate / by_name[BATCH_CALL].rate,
         f"phase {phase}, 1 process against the on-the-fly path": by_name[OURS].rate / by_name[others[2].name].rate,
         f"phase {phase}, 2 processes against 1": by_name[OURS_2].rate / by_name[OURS].rate,
+        f"phase {phase}, packed against one sample a row": by_name[PACKED].rate / by_name[OURS].rate,
         f"phase {phase}, raw int32 against shards on disk": 4 * 4 * length * counts["written"] / shards,
     }
     if all_of_them:
