@@ -1,0 +1,187 @@
+"""`export_hdf5 IN_DIR OUT_DIR --format modelzoo`: a dataset as files that another trainer reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import h5py
+import yaml
+from tqdm.auto import tqdm
+
+from hdf5_writer.layout import OutputLayout
+from hdf5_writer.publish import DamagedError, publish, seal, sha256_of, unseal
+from loaders.blocks import Block
+from loaders.data_dir import DataDir, DataDirError, Shard, read_data_dir
+from loaders.modelzoo import ModelZooLayout, make_file
+from loaders.shard_reader import BLOCK_ROWS, ShardError, ShardReader
+from preprocess.regular_files import NotRegularError, open_regular
+from preprocess.square_images import AspectRatio
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+
+class ExportError(ValueError):
+    """The dataset or the folder cannot be used; one sentence for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0 when all files are there, 1 when the export failed, 2 for wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="export_hdf5",
+        description="Write a dataset of create_hdf5_dataset in the layout of another trainer: one file for each shard.",
+        epilog="Exit codes: 0 done, 1 the export failed, 2 wrong arguments or a dataset that the format cannot hold.",
+    )
+    parser.add_argument("in_dir", type=Path, help="a folder that create_hdf5_dataset wrote")
+    parser.add_argument("out_dir", type=Path, help="a folder for the files")
+    parser.add_argument("--format", choices=["modelzoo"], required=True, help="Cerebras ModelZoo")
+    parser.add_argument("--image_dir", help="the folder of the images, for the printed section (default: the config's)")
+    parser.add_argument(
+        "--image_aspect_ratio",
+        choices=get_args(AspectRatio),
+        default="square",
+        help="which transforms the printed section has (default: square)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        section = export(options.in_dir, options.out_dir, options.image_dir, options.image_aspect_ratio)
+    except (DataDirError, ExportError) as error:
+        return _fail(WRONG_INPUT, str(error))
+    except (ShardError, RuntimeError) as error:
+        return _fail(FAILED, str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(FAILED, f"{where}{error.strerror or error}; fix this and rerun the command: whole files are kept")
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted; rerun the command to go on: whole files are kept")
+    print(yaml.safe_dump({"train_input": section}, sort_keys=False), end="")
+    return DONE
+
+
+def export(
+    in_dir: Path, out_dir: Path, image_dir: str | None = None, aspect_ratio: AspectRatio = "square"
+) -> dict[str, Any]:
+    """Write the files that are missing, then `data_params.json`.
+
+    Args:
+        in_dir: a finished dataset that is not packed.
+        out_dir: for the files; made if it is not there.
+        image_dir: named in the result; None for that of the dataset's config.
+        aspect_ratio: of the transforms in the result.
+
+    Returns:
+        the section `train_input` of a ModelZoo params file.
+
+    Raises:
+        DataDirError: `in_dir` is no whole dataset.
+        ExportError: it is packed or empty, or `out_dir` holds something else.
+        ShardError: a shard is damaged.
+        OSError: no space, no permission, …
+    """
+    data_dir = read_data_dir(in_dir)
+    params = data_dir.shards[0].params if data_dir.shards else None
+    if data_dir.packing != "none":
+        raise ExportError(
+            f"{in_dir}: its rows are packed (processor.packing {data_dir.packing}), and ModelZoo's loader has no place "
+            "for segments; write the dataset with processor.packing none, and export that"
+        )
+    if params is None or not data_dir.rows:
+        raise ExportError(f"{in_dir}: holds no rows, so there is nothing to export; give another dataset")
+    layout = ModelZooLayout.of(data_dir)
+    out = OutputLayout(out_dir.expanduser())
+    if out.root.resolve() == data_dir.root.resolve():
+        raise ExportError(f"{out_dir}: is the dataset itself; give another folder for the export")
+    out.root.mkdir(parents=True, exist_ok=True)
+    # ModelZoo's reader opens every *.h5 in the folder, and takes no file without rows.
+    wanted = {out.root / shard.path.name: shard for shard in data_dir.shards if shard.rows}
+    for path in sorted(out.root.glob("*.h5")):
+        if path not in wanted:
+            raise ExportError(f"{path}: is no file of this export; remove it, or give another folder")
+    for left_over in out.temporaries():
+        left_over.unlink(missing_ok=True)
+    _export_files(wanted, layout, _known_files(out))
+    section = layout.train_input(
+        str(out.root.resolve()),
+        image_dir or params.config.dataset.image_dir or "",
+        data_dir.image_size,
+        aspect_ratio,
+    )
+    publish(out.data_params, [seal(_document(data_dir, layout, wanted), indent=True)])
+    return section
+
+
+def _known_files(out: OutputLayout) -> dict[str, str]:
+    """Name → sha256 of the files of an export that was finished before."""
+    try:
+        return {file["name"]: file["sha256"] for file in unseal(out.data_params)["files"]}
+    except (FileNotFoundError, DamagedError, KeyError, TypeError):
+        return {}
+
+
+def _export_files(wanted: dict[Path, Shard], layout: ModelZooLayout, known: dict[str, str]) -> None:
+    """Write the files that are not there yet, or not as they were written."""
+    reader = ShardReader(list(wanted.values()), cache_blocks=1, verify=True)
+    total = sum(shard.rows for shard in wanted.values())
+    with tqdm(total=total, unit=" rows", unit_scale=True, disable=not sys.stderr.isatty()) as progress:
+        for number, (path, shard) in enumerate(wanted.items()):
+            if not _is_done(path, shard, layout) or known.get(path.name, "") not in ("", sha256_of(path)):
+                publish(path, [make_file(_blocks(reader, number, shard), shard.rows, layout, shard.sha256)])
+            progress.update(shard.rows)
+
+
+def _blocks(reader: ShardReader, number: int, shard: Shard) -> Iterator[Block]:
+    return (reader.block(number, block) for block in range(-(-shard.rows // BLOCK_ROWS)))
+
+
+def _is_done(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
+    """Whether a file of an earlier run holds this shard.
+
+    Raises:
+        ExportError: it holds another one.
+    """
+    try:
+        with open_regular(path) as raw, h5py.File(raw, "r") as file:
+            source, shape = file.attrs.get("source_sha256"), file["data"].shape
+    except FileNotFoundError:
+        return False
+    except (OSError, KeyError, NotRegularError) as error:
+        raise ExportError(f"{path}: is no file of this export ({error}); remove it, or give another folder") from None
+    if source != shard.sha256.encode() or shape != (shard.rows, len(layout.features), layout.length):
+        raise ExportError(f"{path}: was exported from another dataset; remove it, or give another folder")
+    return True
+
+
+def _document(data_dir: DataDir, layout: ModelZooLayout, files: dict[Path, Shard]) -> dict[str, Any]:
+    """What `data_params.json` says, with the keys that users of ModelZoo look for."""
+    params = data_dir.shards[0].params
+    return {
+        "format": "modelzoo",
+        "data_processor": layout.processor,
+        "features": list(layout.features),
+        "image_start_idx": layout.image_start_idx,
+        "num_patches": layout.num_patches,
+        "max_num_img": layout.most_images,
+        "max_sequence_length": layout.length,
+        "vocab_size": data_dir.vocab_size,
+        "pad_id": data_dir.pad_id,
+        "eos_id": params.eos_id,
+        "image_size": data_dir.image_size,
+        "examples": data_dir.rows,
+        "plan_digest": data_dir.plan_digest,
+        "files": [
+            {"name": path.name, "examples": shard.rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path, shard in files.items()
+        ],
+    }
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"export_hdf5: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Exported files, read as ModelZoo's loaders are described to read them, hold what our loader gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from conftest import CHECKOUT, turn_pair
+from tools.written import IMAGES, PICTURES, write_folder
+
+from loaders import LlavaH5Dataset, modelzoo
+from loaders.export_hdf5 import ExportError, export, main
+
+
+def read_as_described(folder: Path) -> Iterator[dict[str, Any]]:
+    """A reader of the description alone: all `*.h5` sorted by name, `data[i]` as int32, paths as UTF-8."""
+    files = sorted(folder.glob("*.h5"))
+    trailing, dtypes = set(), set()
+    for path in files:
+        with h5py.File(path, "r") as file:
+            assert file.attrs["n_examples"] == len(file["data"])
+            trailing.add(tuple((name, file[name].shape[1:]) for name in sorted(file)))
+            dtypes.add(file["data"].dtype)
+            for row in range(len(file["data"])):
+                found = {name: file[name][row] for name in file if name != "img_path"}
+                found["img_path"] = [path.decode("utf-8") for path in file["img_path"][row]]
+                found["data"] = found["data"].astype(np.int32)
+                yield found
+    assert len(trailing) == 1
+    assert dtypes == {np.dtype("<i4")}
+
+
+def rows_of(folder: Path) -> LlavaH5Dataset:
+    return LlavaH5Dataset(folder)
+
+
+def several(count: int) -> list[dict[str, Any]]:
+    """Records of none to four images."""
+    records = []
+    for number in range(count):
+        images = [PICTURES[(number + k) % len(PICTURES)] for k in range(number % 5)]
+        question = " and ".join(["<image>"] * len(images)) + f"\nWhat is {number}?"
+        record: dict[str, Any] = {"conversations": turn_pair(question, f"answer {number} " * (1 + number % 9))}
+        records.append({**record, "image": images} if images else record)
+    return records
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("fixed"), records=150, samples_per_shard=70)
+
+
+@pytest.fixture(scope="module")
+def free(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("free")
+    return write_folder(
+        folder, records=several(60), samples_per_shard=25, dataset__max_images=4, processor__max_sequence_length=3000
+    )
+
+
+def test_fixed_rows_have_four_features_and_one_path(fixed: Path, tmp_path: Path) -> None:
+    export(fixed, tmp_path / "out")
+    dataset = rows_of(fixed)
+    count = 0
+    for number, found in enumerate(read_as_described(tmp_path / "out")):
+        sample = dataset[number]
+        expected = [sample[key] for key in ("text_input_ids", "loss_mask", "labels", "key_padding_mask")]
+        assert np.array_equal(found["data"], np.array(expected, dtype=np.int32))
+        assert (found["img_path"] != ["None"]) == sample["has_image"]
+        assert found.keys() == {"data", "img_path"}
+        count += 1
+    assert count == len(dataset) == 150
+
+
+def test_rows_of_several_images_have_places_and_a_fifth_feature(free: Path, tmp_path: Path) -> None:
+    export(free, tmp_path / "out")
+    dataset = rows_of(free)
+    length, slots = dataset.data_dirs[0].max_sequence_length, dataset.data_dirs[0].num_patches
+    found_images = []
+    for number, found in enumerate(read_as_described(tmp_path / "out")):
+        block = dataset[number]
+        for feature, key in enumerate(("text_input_ids", "loss_mask", "labels", "key_padding_mask")):
+            assert np.array_equal(found["data"][feature], block[key])
+        count = int((found["img_data_loc"][:, 0] < length).sum())
+        assert found["img_path"][count:] == ["None"] * (4 - count)
+        assert "None" not in found["img_path"][:count]
+        assert found["has_img"].tolist() == [count > 0]
+        assert (found["img_data_loc"][count:] == length).all()
+        at = np.zeros(length, dtype=np.int32)
+        for places in found["img_data_loc"][:count]:
+            assert np.array_equal(np.diff(places), np.ones(slots - 1))
+            at[places] = 1
+        assert np.array_equal(found["data"][4], at)
+        assert (found["data"][0][at == 1] == dataset.data_dirs[0].pad_id).all()
+        found_images.append(count)
+    assert sorted(set(found_images)) == [0, 1, 2, 3, 4]
+    document = json.loads((tmp_path / "out" / "data_params.json").read_text())
+    assert (document["image_start_idx"], document["max_num_img"]) == (None, 4)
+    assert document["data_processor"] == "MultimodalSimpleHDF5MapDataProcessor"
+
+
+def test_a_dataset_without_images_and_paths_beyond_ascii(tmp_path: Path) -> None:
+    text = [{"conversations": turn_pair(f"Q {n}", f"A {n}")} for n in range(5)]
+    export(write_folder(tmp_path / "text", records=text, samples_per_shard=3), tmp_path / "text-out")
+    assert [found["img_path"] for found in read_as_described(tmp_path / "text-out")] == [["None"]] * 5
+    images = tmp_path / "images"
+    images.mkdir()
+    name = "bücher/図.png"
+    (images / "bücher").mkdir()
+    (images / name).write_bytes((IMAGES / PICTURES[0]).read_bytes())
+    records = [{"image": name, "conversations": turn_pair("<image>\nQ", "A")}]
+    written = write_folder(tmp_path / "paths", records=records, samples_per_shard=3, dataset__image_dir=str(images))
+    export(written, tmp_path / "paths-out")
+    assert [found["img_path"] for found in read_as_described(tmp_path / "paths-out")] == [[name]]
+
+
+def test_the_command_prints_a_section_for_a_params_file(
+    fixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(fixed), str(tmp_path / "out"), "--format", "modelzoo", "--image_dir", "/data/images"]
+    assert main([*arguments, "--image_aspect_ratio", "pad"]) == 0
+    section = yaml.safe_load(capsys.readouterr().out)["train_input"]
+    assert section["data_processor"] == "LlavaHDF5MapDataProcessor"
+    assert (section["data_dir"], section["img_data_dir"]) == (str(tmp_path / "out"), "/data/images")
+    names = [transform["name"] for transform in section["transforms"]]
+    assert names == ["expand_to_square", "resize", "center_crop", "to_tensor", "normalize"]
+    assert section["transforms"][0]["background_color"] == [122, 116, 104]
+    assert main(arguments) == 0
+    section = yaml.safe_load(capsys.readouterr().out)["train_input"]
+    assert section["transforms"][0] == {
+        "name": "resize",
+        "size": section["image_data_size"][1],
+        "interpolation": "bicubic",
+    }
+    document = json.loads((tmp_path / "out" / "data_params.json").read_text())
+    assert document["image_start_idx"] == rows_of(fixed).data_dirs[0].image_start_idx
+    assert sum(file["examples"] for file in document["files"]) == document["examples"] == 150
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_rerun_keeps_whole_files_and_writes_missing_and_damaged_ones(fixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(fixed, out)
+    whole = contents(out)
+    first, second, third = sorted(out.glob("*.h5"))
+    first.unlink()
+    damaged = bytearray(second.read_bytes())
+    damaged[-100] ^= 1
+    second.write_bytes(bytes(damaged))
+    before = third.stat().st_mtime_ns
+    export(fixed, out)
+    assert contents(out) == whole
+    assert third.stat().st_mtime_ns == before
+
+
+@pytest.mark.faults
+def test_a_kill_in_the_middle_and_a_rerun_give_the_same_files(fixed: Path, tmp_path: Path) -> None:
+    export(fixed, tmp_path / "whole")
+    script = (
+        "import os, signal, sys\n"
+        "from loaders import export_hdf5\n"
+        "made, kill_at = 0, int(sys.argv[3])\n"
+        "original = export_hdf5.publish\n"
+        "def publish(path, chunks):\n"
+        "    global made\n"
+        "    made += 1\n"
+        "    if made == kill_at:\n"
+        "        path.with_name(f'.{path.name}.{0:032x}.tmp').write_bytes(b'half')\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    original(path, chunks)\n"
+        "export_hdf5.publish = publish\n"
+        "sys.exit(export_hdf5.main([sys.argv[1], sys.argv[2], '--format', 'modelzoo']))\n"
+    )
+    for kill_at in (1, 2, 3, 4):
+        out = tmp_path / f"out-{kill_at}"
+        command = [sys.executable, "-c", script, str(fixed), str(out), str(kill_at)]
+        assert subprocess.run(command, cwd=CHECKOUT, capture_output=True).returncode == -9
+        assert main([str(fixed), str(out), "--format", "modelzoo"]) == 0
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_packed_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = write_folder(tmp_path / "packed", records=20, samples_per_shard=20, processor__packing="best_fit")
+    assert main([str(packed), str(tmp_path / "out"), "--format", "modelzoo"]) == 2
+    assert "rows are packed (processor.packing best_fit)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_folders_are_refused(fixed: Path, free: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="is the dataset itself"):
+        export(fixed, fixed)
+    (tmp_path / "mine.h5").write_bytes(b"x")
+    with pytest.raises(ExportError, match=r"mine.h5: is no file of this export; remove it"):
+        export(fixed, tmp_path)
+    export(fixed, tmp_path / "out")
+    other = write_folder(tmp_path / "other", records=150, samples_per_shard=70, salt="second")
+    with pytest.raises(ExportError, match="was exported from another dataset"):
+        export(other, tmp_path / "out")
+    next((tmp_path / "out").glob("*.h5")).write_bytes(b"no HDF5")
+    with pytest.raises(ExportError, match="is no file of this export"):
+        export(fixed, tmp_path / "out")
+    assert main([str(tmp_path / "absent"), str(tmp_path / "new"), "--format", "modelzoo"]) == 2
+
+
+def test_a_dataset_without_rows_is_refused(tmp_path: Path) -> None:
+    bad = [{"conversations": []}]
+    empty = write_folder(tmp_path / "empty", records=bad, samples_per_shard=3, setup__max_reject_fraction=1.0)
+    with pytest.raises(ExportError, match="holds no rows"):
+        export(empty, tmp_path / "out")
+
+
+def test_values_that_come_back_otherwise_end_the_export(
+    fixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed = modelzoo._compressed
+    monkeypatch.setattr(modelzoo, "_compressed", lambda row: compressed(np.full_like(row, 7)))
+    assert main([str(fixed), str(tmp_path / "out"), "--format", "modelzoo"]) == 1
+    assert not list((tmp_path / "out").glob("*.h5"))
