@@ -104,17 +104,18 @@ def test_no_such_row() -> None:
 
 
 def test_hdf5_is_opened_once_a_shard_and_a_batch_reads_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = first().root
     opened: list[str] = []
     reads: list[int] = []
     real_file, real_pread = h5py.File, os.pread
     monkeypatch.setattr(h5py, "File", lambda *a, **k: opened.append(str(a[0])) or real_file(*a, **k))
     monkeypatch.setattr(os, "pread", lambda *a: reads.append(a[2]) or real_pread(*a))
-    dataset = LlavaH5Dataset(first().root)
+    dataset = LlavaH5Dataset(root)
     for _ in range(2):
         dataset.__getitems__(list(range(0, 300, 3)))
     assert len(opened) == len(set(opened)) == 5
     blocks = 4 * 2 + 1  # four shards of 64 and 6 rows, one of 20
-    narrow = 3 * 5  # lengths, paths and which row has one
+    narrow = (2 + 4) * 5  # offsets and lengths of samples; offsets, paths, starts and slots of images
     assert len(reads) == 4 * blocks + narrow
 
 
