@@ -43,6 +43,7 @@ class DataDir:
             `image_start_idx` is None where rows are free: packed, or of several images.
         packing: whether a row can hold several samples, "none" or the way of packing.
         store_images, image_aspect_ratio: where images stand, "path" for files of their own; the latter of pixels only.
+        system_prompt_style: the template of the rows.
         inputs: names of the JSONL files; `source_file` of a row is an index into them.
         shards: in order; the rows of the dataset are theirs, one after the other.
     """
@@ -59,6 +60,7 @@ class DataDir:
     vocab_size: int
     store_images: str
     image_aspect_ratio: str | None
+    system_prompt_style: str
     inputs: tuple[str, ...]
     shards: tuple[Shard, ...]
 
@@ -101,6 +103,7 @@ def read_data_dir(root: str | Path) -> DataDir:
         vocab_size=params.vocab_size,
         store_images=params.store_images,
         image_aspect_ratio=params.image_aspect_ratio,
+        system_prompt_style=params.config.dataset.system_prompt_style,
         inputs=tuple(file.path for file in params.inputs),
         shards=tuple(_check_shard(layout, params, shard) for shard in params.shards),
     )

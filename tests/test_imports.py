@@ -66,6 +66,7 @@ FOR_TRAINER = {
     "preprocess.tokenize.cuts",
     "preprocess.tokenize.folder",
     "preprocess.tokenize.tokenizer",
+    "preprocess.templates.llava",
     "hdf5_writer.publish",
 }
 NEVER_TORCH = ("preprocess", "hdf5_writer")

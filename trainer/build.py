@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
 )
 
+from preprocess.settings import one_line
 from trainer.data import RowShape
 from trainer.model import LlavaForRows
-from trainer.params import ModelParams
+from trainer.params import ModelParams, TextModelParams
 from trainer.params_file import ParamsError
 from trainer.pretrained import load_image_model, load_text_model, load_whole
 
@@ -50,7 +51,7 @@ def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | N
     if text.pretrained is not None:
         language = load_text_model(text.pretrained, attention)
     else:
-        language = LlamaForCausalLM(LlamaConfig.from_dict(text.sizes, attn_implementation=attention))
+        language = _random_text_model(text, attention)
     config = LlavaConfig(
         vision_config=vision.config,
         text_config=language.config,
@@ -73,6 +74,21 @@ def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | N
     add_image_token(model)
     model.image_start_idx = shape.image_start_idx
     return model
+
+
+def _random_text_model(text: TextModelParams, attention: str) -> Any:
+    kind = text.model_type or "llama"
+    make_config: Any = AutoConfig.for_model
+    try:
+        # No pad id: the defaults of some classes lie behind a small vocabulary, and rows mask their padding.
+        config = make_config(kind, **text.sizes, pad_token_id=None, attn_implementation=attention)
+        make: Any = AutoModelForCausalLM.from_config
+        return make(config)
+    except Exception as error:  # whatever a class of transformers makes of sizes that it does not take
+        raise ParamsError(
+            f"model.text_model.model_type {kind}: transformers builds no language model of it with these sizes "
+            f"({one_line(error)[:200]}); give the model_type of a text model, such as qwen2, and sizes that fit"
+        ) from None
 
 
 def load_checkpoint(folder: str, params: ModelParams, shape: RowShape) -> LlavaForRows:

@@ -8,6 +8,7 @@ import torch
 
 from loaders import LlavaDataLoader, create_dataloader
 from loaders.data_dir import DataDir, read_data_dir, require_alike
+from preprocess.templates.llava import TEMPLATES
 from trainer.params import ModelParams, Params, TrainInputParams
 from trainer.params_file import ParamsError
 
@@ -22,6 +23,7 @@ class RowShape:
         image_size: edge of an image in pixels.
         max_sequence_length: positions in a row.
         vocab_size: ids are below it.
+        images_begin_texts: the template is one of LLaVA 1.5, in which the text behind an image is encoded anew.
     """
 
     image_start_idx: int | None
@@ -29,6 +31,7 @@ class RowShape:
     image_size: int
     max_sequence_length: int
     vocab_size: int
+    images_begin_texts: bool = True
 
     @property
     def image_end(self) -> int:
@@ -53,6 +56,7 @@ def read_row_shape(params: Params, folders: list[str]) -> RowShape:
         first.image_size,
         first.max_sequence_length,
         first.vocab_size,
+        all(folder.system_prompt_style in TEMPLATES for folder in dirs),
     )
 
 

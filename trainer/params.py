@@ -87,13 +87,14 @@ class _PartOfModel(_Section):
     @property
     def sizes(self) -> dict[str, int | float]:
         """The sizes that were given, by their name in the transformers config."""
-        names = set(type(self).model_fields) - {"pretrained", "tokenizer"}
+        names = set(type(self).model_fields) - {"pretrained", "tokenizer", "model_type"}
         return {name: value for name, value in self.model_dump(include=names).items() if value is not None}
 
     @model_validator(mode="after")
     def _is_complete(self) -> _PartOfModel:
         fields = type(self).model_fields
-        optional = {"pretrained", "tokenizer", "num_key_value_heads", "max_position_embeddings", "rope_theta"}
+        optional = {"pretrained", "tokenizer", "model_type", "num_key_value_heads", "head_dim"}
+        optional |= {"max_position_embeddings", "rope_theta"}
         missing = [name for name in fields if name not in optional and getattr(self, name) is None]
         if self.pretrained is None and missing:
             raise ValueError(f"give pretrained, or the sizes of a model with random weights; missing: {missing[0]}")
@@ -112,17 +113,30 @@ class ImageModelParams(_PartOfModel):
 
 
 class TextModelParams(_PartOfModel):
-    """A Llama model. `tokenizer` is the folder or hub name its tokenizer files come from, by default `pretrained`."""
+    """A language model of transformers.
+
+    Attributes:
+        tokenizer: the folder or hub name its tokenizer files come from, by default `pretrained`.
+        model_type: of random weights, as transformers names it (`qwen2`, `phi3`, `gemma`, `mistral`); None is `llama`.
+    """
 
     tokenizer: Name | None = None
+    model_type: Name | None = None
     vocab_size: PositiveInt | None = None
     hidden_size: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
     num_hidden_layers: PositiveInt | None = None
     num_attention_heads: PositiveInt | None = None
     num_key_value_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
     max_position_embeddings: PositiveInt | None = None
     rope_theta: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> TextModelParams:
+        if self.pretrained is not None and self.model_type is not None:
+            raise ValueError("model_type is for random weights, and pretrained says its own; remove model_type")
+        return self
 
 
 class ProjectorParams(_Section):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
-from transformers import AutoTokenizer, CLIPVisionModel, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerBase
 
 from preprocess.settings import one_line
 from trainer.params_file import ParamsError
@@ -29,9 +29,10 @@ def load_image_model(source: str, attention: str) -> CLIPVisionModel:
     return load_whole(CLIPVisionModel, source, "model.image_model.pretrained", attn_implementation=attention)
 
 
-def load_text_model(source: str, attention: str) -> LlamaForCausalLM:
-    """A pretrained Llama in float32."""
-    return load_whole(LlamaForCausalLM, source, "model.text_model.pretrained", attn_implementation=attention)
+def load_text_model(source: str, attention: str) -> Any:
+    """A pretrained language model in float32, of any class that `AutoModelForCausalLM` builds."""
+    kind: Any = AutoModelForCausalLM
+    return load_whole(kind, source, "model.text_model.pretrained", attn_implementation=attention)
 
 
 def load_whole(kind: type[T], source: str, key: str, **options: Any) -> T:

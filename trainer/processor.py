@@ -15,21 +15,27 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
 
 
-def find_tokenizer(params: ModelParams, checkpoint: str | None) -> PreTrainedTokenizerBase | None:
+def find_tokenizer(
+    params: ModelParams, checkpoint: str | None, *, images_begin_texts: bool = True
+) -> PreTrainedTokenizerBase | None:
     """The tokenizer to save, with the image token.
 
     It is `model.text_model.tokenizer`, else that of the checkpoint, else that of the pretrained text model; None
-    where none of them is there.
+    where none of them is there. `images_begin_texts`: see `load_prompt_tokenizer`.
     """
     text = params.text_model
     if text.tokenizer is not None:
-        return load_prompt_tokenizer(text.tokenizer, "model.text_model.tokenizer")
+        return load_prompt_tokenizer(
+            text.tokenizer, "model.text_model.tokenizer", images_begin_texts=images_begin_texts
+        )
     if checkpoint is not None:
         if not any((Path(checkpoint) / name).exists() for name in TOKENIZER_FILES):
             return None
-        return load_prompt_tokenizer(checkpoint, "--checkpoint_path")
+        return load_prompt_tokenizer(checkpoint, "--checkpoint_path", images_begin_texts=images_begin_texts)
     if text.pretrained is not None:
-        return load_prompt_tokenizer(text.pretrained, "model.text_model.pretrained")
+        return load_prompt_tokenizer(
+            text.pretrained, "model.text_model.pretrained", images_begin_texts=images_begin_texts
+        )
     return None
 
 

@@ -31,12 +31,14 @@ _KEPT = (
 )
 
 
-def load_prompt_tokenizer(source: str, key: str) -> PreTrainedTokenizerBase:
+def load_prompt_tokenizer(source: str, key: str, *, images_begin_texts: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name, for prompts with `<image>`.
 
     Args:
         source: folder or hub name.
         key: the params key or argument that named it, for messages.
+        images_begin_texts: as in rows of the templates of LLaVA 1.5. Else `<image>` is an added token like others, and
+            BOS is the template's to write.
 
     Returns:
         With `<image>` as its last token, where it did not know it.
@@ -50,14 +52,27 @@ def load_prompt_tokenizer(source: str, key: str) -> PreTrainedTokenizerBase:
         folder = resolve_folder(source)
     except ConfigError as error:
         raise ParamsError(str(error).replace("processor.tokenizer_type", key)) from None
-    if rows.dummy_prefix:
+    if not images_begin_texts:
+        tokenizer = _as_it_stands(tokenizer, folder)
+    elif rows.dummy_prefix:
         tokenizer = _with_prefix_after_image(tokenizer, _merge_scores(folder))
-    if rows.bos_id is not None and tokenizer("").input_ids != [rows.bos_id]:
+    if images_begin_texts and rows.bos_id is not None and tokenizer("").input_ids != [rows.bos_id]:
         # Every row begins with it, whatever the folder says of prompts.
         tokenizer.add_bos_token, tokenizer.add_eos_token = True, False
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
     return tokenizer
+
+
+def _as_it_stands(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedTokenizerBase:
+    """With the pipeline of `tokenizer.json`, which transformers 5 builds anew for some classes (Phi-3's, Mistral's)."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return tokenizer
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=Tokenizer.from_file(str(path)),
+        **{name: getattr(tokenizer, name, None) for name in _KEPT},
+    )
 
 
 def image_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int | None:

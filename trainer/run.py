@@ -260,7 +260,7 @@ def _is_finished(model_dir: Path, steps: int, resume: Path | None) -> bool:
 def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaForRows, object]:
     """The model, of a checkpoint or a new one, and what is saved beside it."""
     set_seed(params.runconfig.seed)
-    tokenizer = find_tokenizer(params.model, weights)
+    tokenizer = find_tokenizer(params.model, weights, images_begin_texts=shape.images_begin_texts)
     if weights is not None:
         model = load_checkpoint(weights, params.model, shape)
     else:
