@@ -39,6 +39,7 @@ def ours(tmp_path: Path, data: Path, phase: int) -> h5py.File:
     return h5py.File(shard)
 
 
+@pytest.mark.slow
 def test_the_h5py_stand_in_makes_rows_like_ours(tmp_path: Path, phase: int) -> None:
     options = options_for(tmp_path, phase)
     assert stand_ins.h5py_gzip(options) > 0
@@ -58,6 +59,7 @@ def test_the_h5py_stand_in_makes_rows_like_ours(tmp_path: Path, phase: int) -> N
         assert set(theirs["image_paths"][:, 0]) - {b""} == set(mine["images/path"][:])
 
 
+@pytest.mark.slow
 def test_the_on_the_fly_stand_in_calls_the_tokenizer_for_every_round_again(
     tmp_path: Path, phase: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,12 +75,14 @@ def test_the_on_the_fly_stand_in_calls_the_tokenizer_for_every_round_again(
     assert len(calls) == 40 * (2 if phase == 1 else 1 + 2 * 4)
 
 
+@pytest.mark.slow
 def test_the_batch_call_sees_every_text(tmp_path: Path, phase: int) -> None:
     options = options_for(tmp_path, phase)
     assert stand_ins.batch_call(options) > 0
     assert stand_ins.batch_call_fast(options) > 0
 
 
+@pytest.mark.slow
 def test_masked_turns_supervise_the_answers(tmp_path: Path) -> None:
     record = next(stand_ins.read_lines(options_for(tmp_path, 2).data))
     tokenizer = stand_ins.load_fast_tokenizer(TOKENIZER)
@@ -93,6 +97,7 @@ def test_masked_turns_supervise_the_answers(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_generated_records_are_the_same_everywhere() -> None:
     tokenizer = load_tokenizer(str(TOKENIZER))
     for records in (phase_1_records, phase_2_records):
@@ -150,6 +155,7 @@ def test_wrong_options_are_refused(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_growth_is_measured_and_shown(tmp_path: Path) -> None:
     grown = growth.grow(tmp_path, TOKENIZER, lambda _: None, counts=(20, 60))
     assert [row.records for row in grown] == [20, 60]
@@ -164,6 +170,7 @@ def test_growth_is_measured_and_shown(tmp_path: Path) -> None:
     assert growth.growth_ratios(grown).keys() == {"peak memory, 20 against 60 records"}
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_contestant_is_its_own() -> None:
     ballast = bytearray(300 << 20)
     ballast[::4096] = b"x" * len(ballast[::4096])

@@ -11,6 +11,7 @@ import pytest
 from conftest import CHECKOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stranger", "imported"),
     [

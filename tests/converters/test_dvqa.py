@@ -1,5 +1,6 @@
 import tracemalloc
 
+import pytest
 from real_excerpts import SHARED, with_real_excerpts
 
 
@@ -34,6 +35,7 @@ def test_a_truncated_file_is_an_error_with_the_byte_and_leaves_no_output(preproc
     assert [path for path in (tmp_path / "llava_jsonl").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.slow
 def test_questions_stream(preprocess, tmp_path, write_json):
     entry = {"question": "Which bar is the longest one? " * 5, "answer": "two", "image": "bar.png", "question_id": 0}
     path = write_json(tmp_path / "train_qa.json", [entry] * 40_000)

@@ -88,6 +88,7 @@ def rated(images, texts, **ratings):
     return {"images": images, "texts": texts, "source": "test", **found, **ratings}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_order", [False, True])
 def test_finevision_in_both_orders_of_its_fields(run, tmp_path, image_bytes, other_order):
     red, blue = image_bytes("red"), image_bytes("blue", "PNG")
@@ -413,6 +414,7 @@ def mixture(image_bytes, rows):
     ]
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_the_next_run_gives_the_bytes_of_an_undisturbed_one(run, tmp_path, image_bytes):
     for name in ("a", "b"):
         write(tmp_path / f"data/{name}.parquet", mixture(image_bytes, 12), SCHEMAS["finevision"])
@@ -446,6 +448,7 @@ def row_of(layout, number, images):
     return {**one, "caption": answer}, ["", answer]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", SCHEMAS)
 def test_what_is_written_is_what_the_datasets_package_reads(run, tmp_path, image_bytes, layout):
     datasets = pytest.importorskip("datasets")

@@ -145,6 +145,7 @@ def test_the_command_of_its_own_does_the_same(tmp_path, write_json, capsys):
     assert capsys.readouterr().err.startswith("convert_json2jsonl: ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 def test_memory_stays_far_below_the_file(tmp_path):
     record = json.dumps({"id": "000000001", "image": "a/b.jpg", "text": "some words of a conversation " * 30})

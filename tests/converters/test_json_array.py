@@ -62,6 +62,7 @@ def read(path, **options):
     return [element for batch in read_array(path, **options) for element in batch.raw]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -75,6 +76,7 @@ def test_each_line_says_exactly_what_its_element_says(tmp_path, monkeypatch, tex
     assert not any(b"\n" in line or b"\r" in line for line in lines)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=written_array(), place=st.floats(0, 1), junk=st.sampled_from(["", ",", "]", "}", '"', "{", "x", "\\", "\x00"])
@@ -207,6 +209,7 @@ def test_a_bare_array_is_refused_where_an_object_belongs(tmp_path):
         read(path, key="annotations", bare=False)
 
 
+@pytest.mark.slow
 def test_ends_are_those_of_a_scanner_that_goes_byte_by_byte():
     def slowly(text):
         depth, in_string, commas, i = 0, False, [], 0

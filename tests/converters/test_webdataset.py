@@ -111,6 +111,7 @@ def ten_samples(image_bytes):
     ]
 
 
+@pytest.mark.slow
 def test_of_an_archive_cut_anywhere_the_samples_that_are_whole_are_kept_and_the_rest_is_one_reject(
     run, tmp_path, image_bytes
 ):
@@ -139,6 +140,7 @@ def test_of_an_archive_cut_anywhere_the_samples_that_are_whole_are_kept_and_the_
     assert (result.code, len(result.records), result.rejects) == (0, 10, [])
 
 
+@pytest.mark.slow
 def test_damage_is_a_reject_or_a_refusal_and_never_a_traceback(run, tmp_path, image_bytes):
     path = write_tar(tmp_path / "data/0.tar", ten_samples(image_bytes))
     whole = path.read_bytes()
@@ -153,6 +155,7 @@ def test_damage_is_a_reject_or_a_refusal_and_never_a_traceback(run, tmp_path, im
     assert codes == {0, 2}
 
 
+@pytest.mark.slow
 def test_killed_it_gives_the_bytes_of_an_undisturbed_run(run, tmp_path, image_bytes):
     write_tar(tmp_path / "data/0.tar", ten_samples(image_bytes))
     run()

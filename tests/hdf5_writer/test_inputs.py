@@ -41,6 +41,7 @@ LINES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(files=st.lists(st.tuples(LINES, st.booleans(), st.booleans()), min_size=1, max_size=3), block=st.integers(1, 9))
 def test_every_line_that_is_not_blank_is_a_record(

@@ -81,6 +81,7 @@ def test_an_old_dataset_survives_a_config_that_cannot_work_whatever_is_to_be_kep
     assert (tmp_path / "out" / "data_params.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_while_it_looks_at_records_looks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ def without_params(root: Path) -> dict[str, Any]:
     return {**output_digests(root), "data_params.json": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survivors", range(5))
 def test_a_run_goes_on_where_another_was_broken_off(started: Any, tmp_path: Path, survivors: int) -> None:
     config, wanted = started

@@ -153,6 +153,7 @@ def test_a_missing_or_misshapen_dataset_is_found(out: OutputLayout) -> None:
     assert any("labels has the shape" in problem for problem in problems(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["data_params.json", "rejects.jsonl", ".work/plan.json", ".work/offsets.i64", ".work/receipts/00001.json"]
 )

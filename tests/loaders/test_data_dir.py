@@ -128,6 +128,7 @@ def forged_documents() -> list[tuple[str, Any]]:
     return wrong + [(key, value) for key in keys.split() for value in (None, 7, {"a": 1})]
 
 
+@pytest.mark.slow
 def test_a_forged_document_is_one_sentence_for_loader_verify_and_viewer(copied: Path) -> None:
     whole = (copied / "data_params.json").read_bytes()
     tried = 0

@@ -289,6 +289,7 @@ def test_a_spawned_worker_reads_the_same() -> None:
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_a_dataset_that_was_read_in_the_parent_can_be_read_in_forked_workers() -> None:
     loader = make(num_workers=2, multiprocessing_context="fork")
     loader.dataset[0]  # opens files and fills caches before the fork

@@ -100,6 +100,7 @@ def test_the_page_runs_as_it_stands_in_a_new_process(place: Path) -> None:
     assert (place / "trained" / "checkpoint-10").is_dir()
 
 
+@pytest.mark.slow
 def test_a_batch(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("A batch")
     assert "'image_data': ((16, 3, 112, 112), torch.float16)" in capsys.readouterr().out

@@ -63,6 +63,7 @@ def test_the_order_of_a_seed_never_changes() -> None:
     assert shuffled([2, 3, 1], window=2).take(0, 0, 6).tolist() == [5, 2, 4, 3, 0, 1]
 
 
+@pytest.mark.slow
 @given(
     weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=5),
     epoch=st.integers(0, 10**6),
@@ -118,6 +119,7 @@ def test_without_drop_last_every_row_counts_once(rows: int, size: int) -> None:
 lengths_strategy = st.lists(st.integers(1, 2000).flatmap(lambda n: st.sampled_from([n, -n])), min_size=1, max_size=400)
 
 
+@pytest.mark.slow
 @given(lengths=lengths_strategy, size=st.integers(1, 16), shuffle=st.booleans(), drop_last=st.booleans())
 @settings(deadline=None)
 def test_groups_are_of_one_modality_and_no_row_is_lost(

@@ -88,6 +88,7 @@ def assert_quiet(browser: Browser) -> None:
     assert browser.run("return window.hacked === undefined && document.scripts.length <= 2")
 
 
+@pytest.mark.slow
 @WIDTHS
 def test_supervised_tokens_shown_are_those_of_loss_mask(browser: Browser, example: Path, width: int) -> None:
     browser.open(inspect(example, "--rows", "0:57"), width)
@@ -200,6 +201,7 @@ def test_thumbnails_are_in_the_page_and_square(browser: Browser, example: Path) 
         assert images == [[True, 168, 168, "data:image/jpeg;base64"]]
 
 
+@pytest.mark.slow
 @WIDTHS
 def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path, width: int) -> None:
     page = write_report(OutputLayout(example), COMMAND)

@@ -226,6 +226,7 @@ def test_what_stands_out_is_listed_on_top() -> None:
     assert find({"counts": quiet, "fill": 0.6}, Duplicates(1, 0, 0, []), ImageSample(), hardly) == []
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_first_five_rows(written: OutputLayout) -> None:
     page = write_report(written, None).read_text(encoding="utf-8")
     assert [f'id="row-{number}"' in page for number in range(6)] == [True] * 5 + [False]
@@ -273,6 +274,7 @@ def test_a_report_that_hangs_or_dies_does_not_hold_the_run_up(
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_user_may_write_the_report_by_its_own_command(
     written: OutputLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def test_rows_equal_the_embedded_goldens(tokenizer: Path, path: Path) -> None:
     assert different_rows(encoder_of(tokenizer), path) == []
 
 
+@pytest.mark.slow
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("tokenizer", SHARED_TOKENIZERS, ids=named)

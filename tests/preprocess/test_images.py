@@ -217,6 +217,7 @@ def test_an_image_folder_that_is_not_there_is_refused(make_config: ConfigMaker, 
     require_image_dir(make_config(dataset__image_dir=str(tmp_path / "nope"), dataset__check_images="none").dataset)
 
 
+@pytest.mark.slow
 @needs_shared("images")
 def test_every_odd_image_decodes_or_is_rejected_with_words() -> None:
     root = shared_folder("images")

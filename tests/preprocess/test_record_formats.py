@@ -148,6 +148,7 @@ _RECORDS = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(record=_RECORDS, only_one_round=st.booleans(), image_in_front=st.booleans(), takes_system=st.booleans())
 def test_every_record_is_a_conversation_or_a_reject(

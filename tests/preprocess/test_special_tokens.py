@@ -72,6 +72,7 @@ def special(encoder: Encoder, token: str, supervised: bool = False) -> Special:
 _TEXTS = st.text(st.sampled_from(["a", "b", " ", "\n", "é", "x"]), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @SLOW
 @given(question=_TEXTS, answer=_TEXTS)
 def test_ids_around_special_tokens_are_the_librarys(encoder: Encoder, folder: str, question: str, answer: str) -> None:
@@ -85,6 +86,7 @@ def test_ids_around_special_tokens_are_the_librarys(encoder: Encoder, folder: st
     assert found.supervised == [(expected.index(encoder.tokenizer.added[end].id) + 1, len(expected))]
 
 
+@pytest.mark.slow
 @SLOW
 @given(parts=st.lists(st.sampled_from([*SPECIAL, NOT_SPECIAL, "<s>", "</s>", " ", "a", "\n"]), min_size=1, max_size=6))
 def test_typed_tokens_stay_text(encoder: Encoder, parts: list[str]) -> None:
@@ -93,6 +95,7 @@ def test_typed_tokens_stay_text(encoder: Encoder, parts: list[str]) -> None:
     assert added.isdisjoint(encoder.encode(segments).ids.tolist()[1:])
 
 
+@pytest.mark.slow
 @SLOW
 @given(data=st.data())
 def test_a_batch_gives_what_each_record_gives_alone(encoder: Encoder, data: st.DataObject) -> None:

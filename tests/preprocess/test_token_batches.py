@@ -40,6 +40,7 @@ def assert_equal(found: SampleBatch, expected: SampleBatch) -> None:
 _ROUNDS = st.lists(st.tuples(TEXTS, TEXTS.filter(lambda text: text != "")), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @SLOW
 @given(data=st.data())
 def test_a_batch_of_conversations(encoder: Encoder, batches: BatchEncoder, data: st.DataObject) -> None:
@@ -67,6 +68,7 @@ _SEGMENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @SLOW
 @given(data=st.data())
 def test_a_batch_of_any_segments(encoder: Encoder, batches: BatchEncoder, data: st.DataObject) -> None:

@@ -50,6 +50,7 @@ def library(folder: Path) -> Library:
     return library_of(folder)
 
 
+@pytest.mark.slow
 @SLOW
 @given(text=TEXTS)
 def test_cached_ids_equal_the_librarys(encoder: Encoder, library: Library, text: str) -> None:
@@ -66,6 +67,7 @@ def test_a_full_cache_is_emptied_and_ids_stay_the_same(monkeypatch: pytest.Monke
         assert len(encoder._after_blank) <= 5
 
 
+@pytest.mark.slow
 @SLOW
 @given(data=st.data())
 def test_conversations_equal_a_slow_reference(encoder: Encoder, library: Library, data: st.DataObject) -> None:

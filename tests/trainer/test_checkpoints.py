@@ -18,6 +18,8 @@ from small import write_params  # noqa: E402
 from trainer.checkpoints import DamagedError, check, finished_saving, newest_whole  # noqa: E402
 from trainer.run import main  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def run(params: Path, model_dir: Path, *arguments: str) -> int:
     return main(["--params", str(params), "--model_dir", str(model_dir), *arguments])

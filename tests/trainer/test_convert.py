@@ -20,6 +20,8 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPVisionModel, LlavaFor
 from trainer.convert import main  # noqa: E402
 from trainer.run import main as run  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def convert(to: str, folder: Path, out: Path, *arguments: str) -> int:
     return main(["--to", to, str(folder), str(out), *arguments])

@@ -18,6 +18,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration  # noqa: E
 from hdf5_writer.config import read_config  # noqa: E402
 from trainer.run import main  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from trainer.data import read_row_shape  # noqa: E402
 from trainer.params_file import load_params  # noqa: E402
 from trainer.run import main  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def run(params: Path, model_dir: Path, *arguments: str) -> int:
     return main(["--params", str(params), "--model_dir", str(model_dir), *arguments])

@@ -147,6 +147,7 @@ def test_the_same_command_again_does_nothing_and_other_results_are_refused(read)
     assert stat.st_size > path.stat().st_size
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files(asked, tmp_path):
     results = tmp_path / "results.jsonl"
     results.write_text(json.dumps(answer(IDS[0])) + "\n{\n", encoding="utf-8")
@@ -180,6 +181,7 @@ def test_a_folder_without_requests_is_one_sentence(preprocess, tmp_path):
     assert "which has no requests-*.jsonl" in outcome.err
 
 
+@pytest.mark.slow
 @needs_shared("images")
 def test_from_coco_annotations_to_shards(preprocess, tmp_path, make_config):
     coco = shared_folder("images") / "coco"

@@ -165,6 +165,7 @@ def test_the_cost_is_said_before_anything_is_sent(requests):
     assert f"about {about:,.2f}, at most {most:,.2f}; 1,000 such images: about {about * 500:,.2f}, at" in result.out
 
 
+@pytest.mark.slow
 @needs_shared("tokenizers")
 @needs_shared("conversations")
 @pytest.mark.parametrize("folder", ["llama3", "qwen2_5", "llama2-json"])
@@ -196,6 +197,7 @@ def test_requests_that_were_answered_are_not_replaced(requests):
     assert "results.jsonl holds answers" in refused.err
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files(tmp_path):
     captions, instances = write_coco(tmp_path, [dog(number) for number in (1, 2)] + [dog(3, captions=[])])
     command = ["instructions", "requests", "--captions", str(captions), "--instances", str(instances), "--model", "m"]
