@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 from small import IMAGES, PICTURES, logged, write_params  # noqa: E402
+from small import dataset as small_dataset  # noqa: E402
 
 from hdf5_writer.config import build_config  # noqa: E402
 from loaders import create_dataloader  # noqa: E402
@@ -151,6 +152,25 @@ def test_micro_batches_of_packed_rows_train_the_same(tmp_path: Path) -> None:
     options = {"train_input__batch_size": 4, "train_input__micro_batch_size": 1}
     parts = logged(run(tmp_path, data, "parts", **options), "loss")
     assert parts == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize(("trained", "other"), [("best_fit", "none"), ("none", "best_fit")])
+def test_rows_of_the_other_kind_can_be_evaluated_on_while_training(tmp_path: Path, trained: str, other: str) -> None:
+    evaluated_on = dataset(SINGLE, other)
+    changes: dict[str, Any] = {"runconfig__eval_steps": 2, "runconfig__max_steps": 2, "train_input__batch_size": 2}
+    changes["eval_input"] = {"data_dir": str(evaluated_on)}
+    model = run(tmp_path, dataset(SINGLE, trained), "both", **changes)
+    (loss,) = logged(model, "eval_loss")
+    assert loss == pytest.approx(evaluated(model, evaluated_on, tmp_path / "again")["loss"], rel=1e-5)
+
+
+def test_evaluating_while_training_on_fixed_rows_with_slots_elsewhere_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = write_params(tmp_path, runconfig__eval_steps=2, eval_input={"data_dir": str(small_dataset(style="plain"))})
+    assert main(["--params", str(params), "--model_dir", str(tmp_path / "model")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "eval_input: the image slots of its rows begin at position 1, those of train_input at 33" in line
 
 
 @pytest.mark.parametrize(
