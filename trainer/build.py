@@ -44,14 +44,17 @@ def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | N
         ParamsError: the parts cannot be loaded, or do not fit each other, the sizes given or the rows.
     """
     image, text, attention = params.image_model, params.text_model, params.attention
-    if image.pretrained is not None:
-        vision = load_image_model(image.pretrained, attention)
-    else:
-        vision = CLIPVisionModel(CLIPVisionConfig.from_dict(image.sizes, attn_implementation=attention))
-    if text.pretrained is not None:
-        language = load_text_model(text.pretrained, attention)
-    else:
-        language = _random_text_model(text, attention)
+    try:
+        if image.pretrained is not None:
+            vision = load_image_model(image.pretrained, attention)
+        else:
+            vision = CLIPVisionModel(CLIPVisionConfig.from_dict(image.sizes, attn_implementation=attention))
+        if text.pretrained is not None:
+            language = load_text_model(text.pretrained, attention)
+        else:
+            language = _random_text_model(text, attention)
+    except ImportError as error:
+        raise ParamsError(f"model.attention {attention}: transformers refuses it: {one_line(error)[:300]}") from None
     config = LlavaConfig(
         vision_config=vision.config,
         text_config=language.config,
@@ -64,7 +67,9 @@ def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | N
     _check_fits(params, config, shape)
     # On no device: the parts take the place of what the constructor would fill with random numbers.
     with torch.device("meta"):
-        model = LlavaForRows(config)
+        # Not the constructor, which would set the attention of all parts to the default.
+        kind: Any = LlavaForRows
+        model = kind._from_config(config, attn_implementation=attention)
     projector = type(model.model.multi_modal_projector)(config)
     for layer in (projector.linear_1, projector.linear_2):
         layer.reset_parameters()  # torch's own initialisation, as in the LLaVA authors' code
@@ -73,7 +78,7 @@ def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | N
     model.generation_config = language.generation_config
     add_image_token(model)
     model.image_start_idx = shape.image_start_idx
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def _random_text_model(text: TextModelParams, attention: str) -> Any:

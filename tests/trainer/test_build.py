@@ -140,6 +140,20 @@ def test_a_checkpoint_is_loaded_whole_or_refused(tmp_path: Path) -> None:
         load_checkpoint(str(tmp_path), params.model, shape)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "sdpa_by_sample"])
+def test_a_new_model_computes_with_the_attention_that_was_asked_for(attention: str) -> None:
+    model = make(model__attention=attention)
+    for part in (model.model.language_model, model.model.vision_tower):
+        assert part.config._attn_implementation == attention
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="FlashAttention may be installed")
+def test_attention_that_this_machine_cannot_compute_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ParamsError, match=r"^model\.attention flash_attention_2: transformers refuses it") as caught:
+        make(model__attention="flash_attention_2", runconfig__precision="bf16")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_shape_of_the_rows_is_that_of_data_params() -> None:
     params = Params.model_validate(values())
     described = json.loads((dataset() / "data_params.json").read_bytes())
