@@ -26,3 +26,11 @@ def test_the_page_lists_every_template() -> None:
         re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`[^|]*)\|", PAGE.read_text("utf-8"), re.MULTILINE)))
     )
     assert set(STYLES) <= listed
+
+
+def test_ids_do_not_depend_on_transformers_which_is_not_even_imported() -> None:
+    code = "import sys; from preprocess.templates.__main__ import example_rows; example_rows(); print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, check=True, cwd=CHECKOUT, encoding="utf-8").stdout.split()
+    assert "tokenizers" in loaded
+    assert "transformers" not in loaded
