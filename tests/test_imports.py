@@ -186,3 +186,10 @@ def test_helpers_of_tests_stand_in_one_folder() -> None:
     helpers = [path for path in tests.rglob("*.py") if not path.name.startswith(("test_", "conftest", "__init__"))]
     assert helpers
     assert [path for path in helpers if not path.is_relative_to(tests / "tools")] == []
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Folders without `__init__.py` share one name space, and pytest then collects neither of the two."""
+    tests = CHECKOUT / "tests"
+    names = [path.name for path in tests.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
