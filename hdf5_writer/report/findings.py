@@ -34,7 +34,7 @@ def find(
     found = []
     if packing is not None and packing.samples_per_row >= _PACKING_PAYS:
         fill = f"{params['fill']:.1%} of the positions hold something"
-        gain = f"packing them would take {packing.samples_per_row:.1f} times fewer rows"
+        gain = f"packed, the samples would take {packing.samples_per_row:.1f} times fewer rows"
         found.append(Finding("other-lengths", f"{fill}; {gain} (processor.packing: best_fit)."))
     if counts["rejected"]:
         reason, number = max(counts["rejected_by_reason"].items(), key=lambda item: item[1])
@@ -42,15 +42,15 @@ def find(
         records = _records(counts["rejected"], "record was", "records were")
         found.append(Finding("rejects", f"{records} rejected ({share:.1%}), most often as {reason} ({number:,})."))
     if duplicates.surplus:
-        rows = _records(duplicates.surplus, "row repeats", "rows repeat")
+        rows = _records(duplicates.surplus, "sample repeats", "samples repeat")
         about = "About " if duplicates.every > 1 else ""
-        found.append(Finding("duplicates", f"{about}{rows} the image and the text of another one."))
+        found.append(Finding("duplicates", f"{about}{rows} the images and the text of another one."))
     found += unreadable_images(sample)
     if sample.rotated:
         rotated = f"{sample.rotated:,} of {_looked_at(sample)} stored rotated (EXIF)"
         found.append(Finding("images", f"{rotated}, and the model sees them as stored."))
     if counts["truncated"]:
-        rows = _records(counts["truncated"], "row was", "rows were")
+        rows = _records(counts["truncated"], "sample was", "samples were")
         text_only = counts["text_only_cut"]
         which = f"; {text_only:,} of them are text only: dummy image slots take the place of text" if text_only else ""
         found.append(Finding("other-lengths", f"{rows} cut to {params['max_sequence_length']:,} positions{which}."))

@@ -54,7 +54,7 @@ def test_rows_are_chosen_by_number_chance_source_image_and_kind(out: Path) -> No
         (["--random", "501"], "a page shows at most 500"),
         (["--source", "b.jsonl:1"], "is none of the 1 inputs"),
         (["--source", "sub/a.jsonl:56"], "was rejected (empty_answer: the answer of round 1 is empty)"),
-        (["--source", "sub/a.jsonl:99"], "blank, or past its end"),
+        (["--source", "sub/a.jsonl:99"], "is blank, or past the end of the file"),
         (["--image", "no.png"], "no row has it"),
         (["--compare", "/no/such"], "no such folder"),
     ],
