@@ -88,6 +88,11 @@ def export(
             f"{in_dir}: its rows are packed (processor.packing {data_dir.packing}), and ModelZoo's loader has no place "
             "for segments; write the dataset with processor.packing none, and export that"
         )
+    if data_dir.store_images != "path":
+        raise ExportError(
+            f"{in_dir}: its images stand in the shards (dataset.store_images {data_dir.store_images}), and ModelZoo's "
+            "loader reads image files; write the dataset with dataset.store_images path, and export that"
+        )
     if params is None or not data_dir.rows:
         raise ExportError(f"{in_dir}: holds no rows, so there is nothing to export; give another dataset")
     layout = ModelZooLayout.of(data_dir)

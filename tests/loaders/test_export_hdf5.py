@@ -12,12 +12,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import CHECKOUT, turn_pair
+from PIL import Image
 from tools.written import IMAGES, PICTURES, write_folder
 
 from loaders import LlavaH5Dataset, modelzoo
+from loaders.data_dir import read_data_dir
 from loaders.export_hdf5 import ExportError, export, main
+from loaders.image_transform import ImageTransform
+from preprocess.square_images import pad_to_square
 
 
 def read_as_described(folder: Path) -> Iterator[dict[str, Any]]:
@@ -195,6 +200,40 @@ def test_packed_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([str(packed), str(tmp_path / "out"), "--format", "modelzoo"]) == 2
     assert "rows are packed (processor.packing best_fit)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_images_in_the_shards_are_refused(tmp_path: Path) -> None:
+    stored = write_folder(tmp_path, records=3, samples_per_shard=3, dataset__store_images="encoded")
+    with pytest.raises(ExportError, match="its images stand in the shards"):
+        export(stored, tmp_path / "exported")
+
+
+# The longer edge after resizing to 336: 560, 560, 336, 702 and 339, which torchvision crops otherwise.
+@pytest.mark.parametrize("size", [(500, 300), (300, 500), (336, 336), (335, 700), (336, 339)])
+@pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
+def test_the_transforms_of_the_section_give_the_values_of_our_loader(
+    fixed: Path, aspect_ratio: Any, size: tuple[int, int]
+) -> None:
+    """Made of their names as `create_transform` of ModelZoo's data/vision/transforms.py makes them."""
+    torchvision = pytest.importorskip("torchvision.transforms", reason="torchvision makes these transforms")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    ours = ImageTransform(336, aspect_ratio, torch.float32)(image)
+    section = modelzoo.ModelZooLayout.of(read_data_dir(fixed)).train_input("out", "images", 336, aspect_ratio)
+    for step in section["transforms"]:
+        match step["name"]:
+            case "expand_to_square":
+                image = pad_to_square(image, tuple(step["background_color"]))
+            case "resize":
+                bicubic = torchvision.InterpolationMode(step["interpolation"])
+                image = torchvision.Resize(step["size"], interpolation=bicubic)(image)
+            case "center_crop":
+                image = torchvision.CenterCrop(step["size"])(image)
+            case "to_tensor":
+                image = torchvision.ToTensor()(image)
+            case "normalize":
+                image = torchvision.Normalize(step["mean"], step["std"])(image)
+    one_pixel_off = aspect_ratio == "square" and size == (336, 339)
+    assert torch.allclose(image, ours, rtol=0, atol=1e-5) != one_pixel_off
 
 
 def test_wrong_folders_are_refused(fixed: Path, free: Path, tmp_path: Path) -> None:
