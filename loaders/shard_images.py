@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from io import BytesIO
@@ -55,10 +56,18 @@ class ShardImages:
         self._shards = shards
         self._transform = transform
         self._verify = verify
+        self._forget()
+
+    def _forget(self) -> None:
         self._tables: OrderedDict[int, _Tables] = OrderedDict()
+        self._scratch = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tables": OrderedDict()}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_tables", "_scratch")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
     def describe(self, shard: int, image: StoredImage) -> str:
         """See `ImageSource.describe`."""
@@ -69,7 +78,7 @@ class ShardImages:
         tables = self._tables_of(shard)
         content = int(tables.content[image.number])
         begin, end = int(tables.begin[content]), int(tables.begin[content + 1])
-        data = np.empty(end - begin, dtype=np.uint8)
+        data = self._buffer(end - begin)
         is_pixels = self._shards[shard].params.store_images == "pixels"
         if self._reader.read_into(shard, tables.at + begin, data) != len(data):
             raise ImageError("the shard ends before it")
@@ -83,6 +92,13 @@ class ShardImages:
                 self._transform.into(opened, out)
         except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
             raise ImageError(what_was_said(error)) from None
+
+    def _buffer(self, size: int) -> Array:
+        """So many bytes, the same memory each time: new memory costs as much as reading into it."""
+        buffer: Array | None = getattr(self._scratch, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self._scratch.buffer = np.empty(size, dtype=np.uint8)
+        return buffer[:size]
 
     def _tables_of(self, shard: int) -> _Tables:
         if shard not in self._tables:
