@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import CHECKOUT, QUICKSTART, needs_shared, output_digests, shared_folder, turn_pair, write_jsonl
 
-from hdf5_writer import create_hdf5_dataset
+from hdf5_writer import create_hdf5_dataset, failures
 from hdf5_writer import run as run_module
 from hdf5_writer.engines.local import TasksFailedError
 from hdf5_writer.planning import index as index_module
@@ -416,7 +416,7 @@ def test_only_a_record_that_was_begun_is_worth_skipping(
         raise TasksFailedError([0], rest_is_done=begun)
 
     monkeypatch.setattr(run_module, "create_dataset", killed)
-    monkeypatch.setattr(run_module, "culprit", lambda *_: ("task 0", begun))
+    monkeypatch.setattr(failures, "culprit", lambda *_: ("task 0", begun))
     code = create_hdf5_dataset.main(["--config", "quickstart.yaml", f"setup.output_dir={tmp_path}"])
     stderr = capsys.readouterr().err
     assert code == 1

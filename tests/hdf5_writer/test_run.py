@@ -27,7 +27,6 @@ from conftest import (
     write_jsonl,
 )
 
-from hdf5_writer import publish as publish_module
 from hdf5_writer import task as task_module
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import locked
@@ -35,6 +34,7 @@ from hdf5_writer.planning.inputs import LONGEST_LINE, InputChangedError
 from hdf5_writer.planning.plan import OtherPlanError
 from hdf5_writer.run import Part, create_dataset, create_part, finalize
 from hdf5_writer.verify import verify_dataset
+from preprocess import atomic_files
 from preprocess.config import ConfigError
 from preprocess.rejects import Reason
 
@@ -438,7 +438,7 @@ def test_a_disk_without_space_leaves_nothing_half_written(
         real_fsync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish_module.os, "fsync", full)
+        patch.setattr(atomic_files.os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             create(config)
     names = {path.name for path in (tmp_path / "out").iterdir()}

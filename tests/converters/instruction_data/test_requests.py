@@ -222,7 +222,7 @@ def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files
         (["--body", "[]"], "--body is '[]', expected a JSON object"),
         (["--body", '{"n": 2}'], "--body sets 'n'"),
         (["--kinds", "conversation"], "conversations have no boxes; leave it out"),
-        (["--prompts", "nowhere"], "there is not a conversation.yaml"),
+        (["--prompts", "nowhere"], "there is no conversation.yaml"),
     ],
 )
 def test_arguments_that_cannot_be_are_one_sentence(requests, arguments, message):
