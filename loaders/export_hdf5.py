@@ -16,7 +16,7 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.publish import DamagedError, publish, seal, sha256_of, unseal
 from loaders.blocks import Block
 from loaders.data_dir import DataDir, DataDirError, Shard, read_data_dir
-from loaders.modelzoo import ModelZooLayout, make_file
+from loaders.modelzoo import NO_IMAGE, ModelZooLayout, make_file
 from loaders.shard_reader import BLOCK_ROWS, ShardError, ShardReader
 from preprocess.regular_files import NotRegularError, open_regular
 from preprocess.square_images import AspectRatio
@@ -138,7 +138,14 @@ def _export_files(wanted: dict[Path, Shard], layout: ModelZooLayout, known: dict
 
 
 def _blocks(reader: ShardReader, number: int, shard: Shard) -> Iterator[Block]:
-    return (reader.block(number, block) for block in range(-(-shard.rows // BLOCK_ROWS)))
+    for at in range(-(-shard.rows // BLOCK_ROWS)):
+        block = reader.block(number, at)
+        if any(image.path == NO_IMAGE for images in block.images for image in images):
+            raise ExportError(
+                f"{shard.path}: an image is called None, which ModelZoo's loader takes for no image; rename it, and "
+                "write the dataset again"
+            )
+        yield block
 
 
 def _is_done(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:

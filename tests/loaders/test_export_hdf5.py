@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -206,6 +207,15 @@ def test_images_in_the_shards_are_refused(tmp_path: Path) -> None:
     stored = write_folder(tmp_path, records=3, samples_per_shard=3, dataset__store_images="encoded")
     with pytest.raises(ExportError, match="its images stand in the shards"):
         export(stored, tmp_path / "exported")
+
+
+def test_an_image_called_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(IMAGES / PICTURES[0], tmp_path / "pictures" / "None")
+    records = [{"image": "None", "conversations": turn_pair("<image>\nWhat?", "A picture.")}]
+    folder = write_folder(tmp_path, records=records, samples_per_shard=1, dataset__image_dir=str(tmp_path / "pictures"))
+    with pytest.raises(ExportError, match="an image is called None"):
+        export(folder, tmp_path / "exported")
 
 
 # The longer edge after resizing to 336: 560, 560, 336, 702 and 339, which torchvision crops otherwise.
