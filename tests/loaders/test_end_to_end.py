@@ -178,10 +178,10 @@ def test_without_an_image_folder_there_are_no_images() -> None:
 
 
 def test_a_stored_path_never_leads_out_of_the_folder() -> None:
-    files = ImageFiles([IMAGES], ImageTransform(112, "square"))
+    files = ImageFiles({0: IMAGES}, ImageTransform(112, "square"))
     for path in (b"/etc/passwd", b"../images/x.png", b"a/../../x.png"):
         with pytest.raises(ImageError, match="leads out of the folder"):
-            files.read(0, StoredImage(number=0, path=path, start=1, slots=64))
+            files.read(0, StoredImage(number=0, path=path, start=1, slots=64), torch.empty(3, 112, 112))
 
 
 def test_the_state_is_json_and_the_same_on_every_rank() -> None:
