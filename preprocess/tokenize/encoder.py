@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -167,7 +168,7 @@ class Encoder:
             end += self.tokenizer.backend.measure(spelled)
             ends.append(end)
         last = len(run) - 1
-        for start, stop in zip(starts, [*starts[1:], end], strict=True):
+        for start, stop in pairwise([*starts, end]):
             texts = run[min(bisect_right(ends, start), last) : bisect_right(ends, max(start, stop - 1)) + 1]
             if any(text.supervised for text in texts):
                 _add_span(spans, count, count + 1)
