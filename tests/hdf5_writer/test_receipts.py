@@ -31,7 +31,7 @@ def test_what_is_left_out_of_written_records_is_counted_over_all_tasks(
         text_record("Once more?"),
     ]
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
-    counts = create(make_config(setup__samples_per_shard=3)).params["counts"]
+    counts = create(make_config(setup__samples_per_shard=3, dataset__record_format="llava")).params["counts"]
     assert (counts["written"], counts["rejected_by_reason"]) == (9, {"unsupported_media": 1})
     assert counts["unused_keys"] == {"data_source": 5, "system": 1, "system_prompt": 1}
     assert list(counts["unused_keys"]) == ["data_source", "system", "system_prompt"]
