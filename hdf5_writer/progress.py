@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from hdf5_writer.planning.formats import formats_in_words
 from hdf5_writer.planning.plan import Plan
 from hdf5_writer.task import TaskDone
+from hdf5_writer.viewer.terminal import visible
 
 _SECONDS_BETWEEN_LINES = 10.0
 _TRUNCATED_UNNOTICED = 0.01
@@ -129,7 +130,7 @@ def dataset_warnings(params: dict[str, Any]) -> list[str]:
     if counts["duplicates"]:
         found.append(f"{_samples(counts['duplicates'])} with the image and the text of another one")
     if counts["unused_keys"]:
-        shown = [f"{name} {records:,}" for name, records in counts["unused_keys"].items()]
+        shown = [f"{visible(name)} {records:,}" for name, records in counts["unused_keys"].items()]
         more = f" and {len(shown) - _KEYS_SHOWN} more" if len(shown) > _KEYS_SHOWN else ""
         found.append(f"unused keys: {', '.join(shown[:_KEYS_SHOWN])}{more}")
     return found

@@ -51,3 +51,10 @@ def test_the_summary_shows_five_unused_keys_and_counts_the_rest(make_config: Con
     assert warnings_of(create(make_config()).params) == [
         "unused keys: key_0 1, key_1 1, key_2 1, key_3 1, key_4 1 and 2 more"
     ]
+
+
+def test_the_summary_shows_the_control_characters_of_an_unused_key_as_text(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [record("Q?", **{"a\nb": 1, "\x1b[31mred": 1})])
+    assert warnings_of(create(make_config()).params) == ["unused keys: \\x1b[31mred 1, a\\nb 1"]
