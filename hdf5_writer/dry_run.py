@@ -70,7 +70,8 @@ def describe_plan(config: Config, limit: int | None) -> str:
             except Rejected as reject:
                 lines.append(f"{where}: would be rejected: {reject}")
                 continue
-            images = f" with {', '.join(conversation.images)}" if conversation.images else ", text only"
+            several = "s" * (len(conversation.images) > 1)
+            images = f" with image{several} {', '.join(conversation.images)}" if conversation.images else ", text only"
             lines += ["", f"{where}{images}:", *_render(stages, sequence, layout)]
             break
         lines += _fill_lines(config, stages, plan, work, layout)
