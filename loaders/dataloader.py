@@ -108,11 +108,13 @@ class LlavaDataLoader(DataLoader[Sample]):
         return {"version": 1, "epoch": epoch, "batch": batch, **self._order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the batch that was handed out last when the state was taken, with any number of ranks.
+        """Resume after the batch that was handed out last when the state was taken, with any number of ranks.
 
         Raises:
-            ValueError: the state is of another loader: other data, seed, global batch size, …
+            ValueError: no state of a loader, or of another loader: other data, seed, global batch size, …
         """
+        if not isinstance(state, dict):
+            raise ValueError(f"the state is {state!r}, expected what state_dict() returned; start without the state")
         for key, ours in {"version": 1, **self._order}.items():
             if state.get(key) != ours:
                 raise ValueError(

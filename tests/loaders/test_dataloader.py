@@ -353,3 +353,9 @@ def test_torchrun_without_a_process_group_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"WORLD_SIZE 4, but torch.distributed is not initialised"):
         make()
+
+
+@pytest.mark.parametrize("state", [None, "loader.json", []])
+def test_a_state_that_is_no_mapping_is_refused_with_what_was_expected(state: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected what state_dict\(\) returned"):
+        make().load_state_dict(state)
