@@ -89,6 +89,15 @@ class DatasetConfig(Section):
         return {**values, "check_images": "decode"}
 
     @model_validator(mode="after")
+    def _system_prompt_has_no_image(self) -> DatasetConfig:
+        if self.system_prompt is not None and self.image_token in self.system_prompt:
+            raise ValueError(
+                f"system_prompt holds the image_token {self.image_token!r}, but images stand in questions only; "
+                "remove it from system_prompt"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pixels_have_an_aspect_ratio(self) -> DatasetConfig:
         if (self.store_images == "pixels") != (self.image_aspect_ratio is not None):
             do = "remove it; the loader chooses" if self.image_aspect_ratio else "give square or pad"

@@ -56,6 +56,7 @@ def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
         (["setup.input_dir=''"], ["setup.input_dir: it is '', expected a path"]),
         (["setup.output_dir=~nobody-here/x"], ["setup.output_dir: it is '~nobody-here/x'", "no such home"]),
         (["dataset.image_key=conversations"], ["image_key and multi_turn_key are both 'conversations'"]),
+        (["dataset.system_prompt=See <image>"], ["system_prompt holds the image_token '<image>'", "remove it"]),
         (["dataset.role_key=value"], ["role_key and multi_turn_content_key are both 'value'"]),
         (
             ["dataset.record_format=openai"],
