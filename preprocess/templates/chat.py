@@ -125,25 +125,29 @@ class ChatRenderer(Renderer):
         number = 0
         for part in outline:
             if isinstance(part, Place):
-                part.fill(found, texts[number], conversation.image_token)
+                part.fill(found, *texts[number])
                 number += 1
             else:
                 found.append(part)
         return found
 
-    def _texts(self, conversation: Conversation) -> tuple[list[str], bool]:
-        """The texts of a conversation as they are written, in order, and whether the first is a system block's."""
+    def _texts(self, conversation: Conversation) -> tuple[list[tuple[str, str]], bool]:
+        """The texts of a conversation as they are written, in order, and whether the first is a system block's.
+
+        Each comes with what stands for an image in it; only questions hold images.
+        """
         template = self._template
         system = self._default_system if conversation.system is None else conversation.system
         if system is not None and template.strips_questions:
             system = system.strip()
         has_block = system is not None and template.system is not None
-        texts = [system] if has_block and system is not None else []
+        texts = [(system, "")] if has_block and system is not None else []
         for question, answer in conversation.rounds:
-            texts.append(question.strip() if template.strips_questions else question)
-            texts.append(answer.strip() if template.strips_answers else answer)
+            texts.append((question.strip() if template.strips_questions else question, conversation.image_token))
+            texts.append((answer.strip() if template.strips_answers else answer, ""))
         if system is not None and template.system_in_last_question is not None:
-            texts[-2] = system + template.system_in_last_question + texts[-2]
+            question, token = texts[-2]
+            texts[-2] = system + template.system_in_last_question + question, token
         return texts, has_block
 
     def _parts(self, has_system_block: bool, rounds: int) -> Iterator[Part]:
@@ -164,8 +168,8 @@ class ChatRenderer(Renderer):
             elif piece is not None:
                 out.text(piece, supervised=supervised, constant=True)
             else:
-                token = conversation.image_token
-                for image, part in enumerate(texts[number].split(token) if token else [texts[number]]):
+                text, token = texts[number]
+                for image, part in enumerate(text.split(token) if token else [text]):
                     if image:
                         out.image()
                     out.text(part, supervised=supervised, constant=False)

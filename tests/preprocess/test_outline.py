@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocess.conversation import Conversation
-from preprocess.segments import Fixed, Special, Text, unfolded
+from preprocess.segments import Fixed, Mark, Special, Text, unfolded
 from preprocess.templates.chat import ChatRenderer, ChatTemplate, Slot, Token
 from preprocess.templates.named import CHAT_TEMPLATES
 from preprocess.templates.outline import Place, make_outline
@@ -117,3 +117,13 @@ def test_a_template_with_its_slot_twice_in_a_row_is_written_piece_by_piece(tmp_p
     renderer = ChatRenderer(template, make_tokenizer(tmp_path, ["<end>"]), None, "made up")
     found = renderer.render(Conversation([("q", "a")], (), False, False))
     assert [part.text for part in found if isinstance(part, Text)] == ["q", "a"]
+
+
+@pytest.mark.parametrize("lstrip", [False, True])
+def test_a_template_text_that_holds_the_image_token_is_no_image(tmp_path: Path, lstrip: bool) -> None:
+    template = CHAT_TEMPLATES["chatml_qwen"]
+    renderer = ChatRenderer(template, make_tokenizer(tmp_path, tokens_of(template), lstrip=lstrip), None, "chatml_qwen")
+    conversation = Conversation([("a You b", "You")], ("x",), False, False, image_token="You")
+    segments = renderer.render(conversation)
+    assert segments.count(Mark.IMAGE_TOKEN) == 1
+    assert Encoder(load_tokenizer(str(tmp_path))).encode(segments).image_at
