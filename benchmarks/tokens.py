@@ -19,7 +19,7 @@ import orjson
 from benchmarks.generate import phase_2_records, write_records
 from benchmarks.measure import Contestant, Section, in_turn
 from benchmarks.preprocessing import ONE_THREAD, command
-from hdf5_writer.config import load_config
+from hdf5_writer.config import read_config
 from hdf5_writer.stages import Stages
 from preprocess.segments import Mark, Special, Text
 from preprocess.tokenize.tokenizer import load_tokenizer
@@ -53,7 +53,7 @@ def compare(folder: Path, style: str, tokenizer: Path, kind: str, repeats: int, 
     records = phase_2_records(loaded, count)
     data = write_records(folder / "records.jsonl", records if kind == "phase 2" else with_random_words(records))
     arguments = [*command(tokenizer, data, out, 2, 1), f"dataset.system_prompt_style={style}"]
-    config = load_config(arguments[3], arguments[4:])
+    config = read_config(arguments[3], arguments[4:])
     texts = write_records(folder / "texts.jsonl", rendered(data, Stages(config, loaded), _BATCH_CALL))
     ours = Contestant("ours, 1 process", arguments, count, "nothing: start, plan, checks, shards, report", out)
     batch_call = Contestant(

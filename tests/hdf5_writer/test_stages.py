@@ -166,7 +166,11 @@ def test_written_records_of_several_images_equal_the_reference(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
 @given(style=st.sampled_from(STYLES), rounds=ROUNDS)
 def test_generated_records_of_several_images_equal_the_reference(
     stages_of: Callable[[str], Stages], library: Library, style: str, rounds: list[tuple[str, str]]
