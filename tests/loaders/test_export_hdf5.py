@@ -276,3 +276,10 @@ def test_values_that_come_back_otherwise_end_the_export(
     monkeypatch.setattr(modelzoo, "_compressed", lambda row: compressed(np.full_like(row, 7)))
     assert main([str(fixed), str(tmp_path / "out"), "--format", "modelzoo"]) == 1
     assert not list((tmp_path / "out").glob("*.h5"))
+
+
+def test_the_section_in_the_docs_is_the_one_that_is_printed() -> None:
+    page = (CHECKOUT / "docs" / "export.md").read_text(encoding="utf-8")
+    shown = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["train_input"]
+    layout = modelzoo.ModelZooLayout(length=1024, num_patches=576, image_start_idx=33, most_images=1)
+    assert layout.train_input(shown["data_dir"], shown["img_data_dir"], 336, "pad") == shown
