@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing.connection import wait as wait_for_handles
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hdf5_writer.task import TaskDone
 
@@ -125,15 +125,29 @@ def _run_until_broken(
 
 @contextlib.contextmanager
 def _no_interrupt_while_spawning() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group; a worker that has not begun yet would answer with a traceback.
+    """Put off Ctrl-C and SIGTERM until a new worker has all that it begins with.
 
-    A new process inherits the mask, and `_begin_worker` makes it ignore the signal for good.
+    Ctrl-C reaches the whole process group. A worker that has not begun yet would answer with a traceback: it inherits
+    the mask, and `_begin_worker` makes it ignore the signal for good. This process would leave the worker with half of
+    what it reads at its start: the mask alone does not help, since any thread, also of a numeric library, may take the
+    signal, and Python then runs the handler in the main thread.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(handler := signal.getsignal(number)):
+                    handlers[number] = handler
+                    signal.signal(number, lambda interrupt, _: came.append(interrupt))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for interrupt in came:
+            signal.raise_signal(interrupt)
 
 
 @contextlib.contextmanager

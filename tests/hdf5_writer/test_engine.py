@@ -3,10 +3,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -107,6 +109,44 @@ def test_an_interrupt_ends_the_workers_and_no_other_child() -> None:
             if process is not child:
                 process.join(30)
         assert multiprocessing.active_children() == [child]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_worker_starts_waits_until_it_has_started(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where a thread of a library, which the caller cannot know, takes the signal."""
+    started: list[int] = []
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def spawn_and_interrupt(path: bytes, arguments: list[str], descriptors: list[int]) -> int:
+        child = spawn(path, arguments, descriptors)
+        if any("spawn_main" in str(argument) for argument in arguments):
+            started.append(child)
+            os.kill(os.getpid(), number)
+        return child
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", spawn_and_interrupt)
+    before = signal.signal(number, interrupt)
+    stop = threading.Event()
+    other = threading.Thread(target=stop.wait)
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_tasks(range(3), fine, fine, always, spawn_pool, 1, print)
+    finally:
+        stop.set()
+        other.join()
+        signal.signal(number, before)
+    for process in multiprocessing.active_children():
+        process.join(30)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(started[0], 0)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_warmed_pool_that_is_not_used_ends_alone() -> None:
