@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m "not slow"` replaces the default selection, so what that leaves out has to be slow too."""
     for item in items:
-        if item.get_closest_marker("faults") or item.get_closest_marker("packaging"):
+        if any(item.get_closest_marker(name) for name in ("faults", "long", "packaging")):
             item.add_marker("slow")
 
 

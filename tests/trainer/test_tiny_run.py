@@ -18,7 +18,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration  # noqa: E
 from hdf5_writer.config import read_config  # noqa: E402
 from trainer.run import main  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def test_micro_batches_train_like_the_whole_batch(trained: tuple[Path, Path], tm
     assert_close(tmp_path / "model", model_dir, 2e-4)
 
 
+@pytest.mark.long
 def test_two_processes_train_like_one(trained: tuple[Path, Path], tmp_path: Path) -> None:
     params, model_dir = trained
     done = run_python(
@@ -112,6 +113,7 @@ def test_trimming_changes_nothing_but_the_work(trained: tuple[Path, Path], tmp_p
     assert_close(tmp_path / "model", model_dir, 2e-4)
 
 
+@pytest.mark.faults
 def test_killed_in_the_middle_and_resumed_it_sees_the_same_batches_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
