@@ -72,3 +72,14 @@ def test_wrong_arguments_are_named() -> None:
     for out in (batch, batch[..., ::2], torch.zeros((3, 4, 4))):
         with pytest.raises(ValueError, match=r"expected contiguous torch\.float16 of \(3, 4, 4\)"):
             normalise(pixels, out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_flushing_denormal_numbers_changes_nothing(dtype: Any) -> None:
+    pixels = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16), (3, 16, 16)).copy()
+    expected = normalised(pixels, dtype)
+    torch.set_flush_denormal(True)
+    try:
+        assert torch.equal(normalised(pixels, dtype), expected)
+    finally:
+        torch.set_flush_denormal(False)
