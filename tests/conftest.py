@@ -13,6 +13,7 @@ import pytest
 
 from hdf5_writer.config import Config, build_config
 from hdf5_writer.planning.plan import Plan
+from hdf5_writer.report import process as report_process
 from hdf5_writer.run import Outcome, create_dataset
 from hdf5_writer.task import TaskDone
 
@@ -84,6 +85,12 @@ def make_config(tmp_path: Path) -> ConfigMaker:
         return build_config(values, "test", tmp_path)
 
     return make
+
+
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the process that writes report.html: two seconds of a command in this process."""
+    monkeypatch.setattr(report_process, "write_in_own_process", lambda *_: report_process.ReportMade(None, []))
 
 
 class InlineExecutor(Executor):

@@ -144,7 +144,7 @@ def test_rejects_of_an_older_output_do_not_outlive_it(dvqa, write_json):
     assert len(result.records) == 1 + 6
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_at_any_instant_it_leaves_nothing_that_looks_finished_and_goes_on(dvqa):
     dvqa()
     whole = contents(dvqa.out)
@@ -164,7 +164,7 @@ def test_killed_at_any_instant_it_leaves_nothing_that_looks_finished_and_goes_on
     assert 20 < steps < 199
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_while_overwriting_it_starts_again(dvqa, write_json):
     arguments = ["dvqa", "--dataset_folder", str(dvqa.folder)]
     for step in range(1, 200):

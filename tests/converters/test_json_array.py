@@ -64,7 +64,7 @@ def read(path, **options):
 
 @pytest.mark.slow
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(text=written_array(), block=st.sampled_from([4, 7, 64, 1 << 17]), bom=st.booleans())
 def test_each_line_says_exactly_what_its_element_says(tmp_path, monkeypatch, text, block, bom):
@@ -77,7 +77,7 @@ def test_each_line_says_exactly_what_its_element_says(tmp_path, monkeypatch, tex
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=written_array(), place=st.floats(0, 1), junk=st.sampled_from(["", ",", "]", "}", '"', "{", "x", "\\", "\x00"])
 )

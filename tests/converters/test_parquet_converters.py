@@ -153,7 +153,7 @@ def test_an_image_cut_short_is_replaced_and_one_of_other_content_is_not(run, tmp
     assert target.read_bytes() == image_bytes("red")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_at_any_instant_it_goes_on_and_leaves_nothing_beside_the_images(run, tmp_path, image_bytes):
     pages = [page(image_bytes(colour)) for colour in ("red", "green", "blue")]
     write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", pages)

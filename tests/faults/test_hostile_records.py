@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,33 +85,42 @@ MEMORY_BOUND = 2 << 30
 
 
 @pytest.mark.parametrize(
-    ("name", "line"),
+    ("name", "make"),
     [
-        ("200 MB in one line", b'{"conversations": "' + b"x" * 200_000_000 + b'"}'),
-        ("a deep list", b'{"conversations": ' + b"[" * 5_000_000),
-        ("a huge number", b'{"id": ' + b"9" * 5_000_000 + b', "conversations": []}'),
-        ("a word of 15 MB", json.dumps({"conversations": turn_pair("x" * 7_000_000, "y" * 7_000_000)}).encode()),
+        ("200 MB in one line", lambda: b'{"conversations": "' + b"x" * 200_000_000 + b'"}'),
+        ("a deep list", lambda: b'{"conversations": ' + b"[" * 5_000_000),
+        ("a huge number", lambda: b'{"id": ' + b"9" * 5_000_000 + b', "conversations": []}'),
+        (
+            "a word of 15 MB",
+            lambda: json.dumps({"conversations": turn_pair("x" * 7_000_000, "y" * 7_000_000)}).encode(),
+        ),
         (
             "no blank in Chinese",
-            json.dumps({"conversations": turn_pair("字" * 900_000, "A")}, ensure_ascii=False).encode(),
+            lambda: json.dumps({"conversations": turn_pair("字" * 900_000, "A")}, ensure_ascii=False).encode(),
         ),
-        ("blanks alone", json.dumps({"conversations": turn_pair(" " * 900_000 + "a", "A")}).encode()),
-        ("many words", json.dumps({"conversations": turn_pair("a b c " * 2_000_000, "A")}).encode()),
-        ("many turns", json.dumps({"conversations": turn_pair("Q", "A") * 200_000}).encode()),
-        ("a million turns", json.dumps({"conversations": turn_pair("Q", "A") * 500_000}).encode()),
-        ("many keys", json.dumps({str(i): i for i in range(900_000)}).encode()),
+        ("blanks alone", lambda: json.dumps({"conversations": turn_pair(" " * 900_000 + "a", "A")}).encode()),
+        ("many words", lambda: json.dumps({"conversations": turn_pair("a b c " * 2_000_000, "A")}).encode()),
+        ("many turns", lambda: json.dumps({"conversations": turn_pair("Q", "A") * 200_000}).encode()),
+        ("a million turns", lambda: json.dumps({"conversations": turn_pair("Q", "A") * 500_000}).encode()),
+        ("many keys", lambda: json.dumps({str(i): i for i in range(900_000)}).encode()),
         # Just below the longest line that is read; this one takes the most memory of all that were tried.
-        ("millions of objects", b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"),
+        ("millions of objects", lambda: b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"),
         (
             "millions of image parts",
-            b'{"messages":[{"role":"user","content":[' + b'{"type":"image"},' * 980_000 + b'{"type":"image"}]}]}',
+            lambda: (
+                b'{"messages":[{"role":"user","content":[' + b'{"type":"image"},' * 980_000 + b'{"type":"image"}]}]}'
+            ),
         ),
-        ("several of them in one reading", b"\n".join([b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"] * 5)),
+        (
+            "several of them in one reading",
+            lambda: b"\n".join([b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"] * 5),
+        ),
     ],
 )
-def test_a_monstrous_line_is_bounded_in_memory(tmp_path: Path, name: str, line: bytes) -> None:
+def test_a_monstrous_line_is_bounded_in_memory(tmp_path: Path, name: str, make: Callable[[], bytes]) -> None:
     data = tmp_path / "a.jsonl"
     good: dict[str, Any] = {"conversations": turn_pair("Q", "A")}
+    line = make()
     data.write_bytes(json.dumps(good).encode() + b"\n" + line + b"\n")
     lines = 1 + line.count(b"\n")
     del line

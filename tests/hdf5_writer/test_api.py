@@ -141,13 +141,13 @@ def test_the_example_of_rejects_lists_each_with_its_reason(tmp_path: Path) -> No
     assert reasons == ["image_missing", "image_without_token", "role_order", "no_turns", "not_json"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_of_labels_finds_no_difference(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the on-the-fly side needs torch")
     assert run_example("compare_labels.py", tmp_path).endswith("55 samples compared, 0 differ\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_from_json_trains_a_model(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the example trains with torch")
     printed = run_example("json_to_model.py", tmp_path)
@@ -155,7 +155,7 @@ def test_the_example_from_json_trains_a_model(tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="notebooks are executed by nbclient")
     pytest.importorskip("ipykernel", reason="notebooks need a kernel")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
+import io
 import json
 import os
 import re
@@ -23,7 +25,22 @@ from hdf5_writer import run as run_module
 from hdf5_writer.engines.local import TasksFailedError
 from hdf5_writer.planning import index as index_module
 
+pytestmark = pytest.mark.usefixtures("without_report")
 COMMAND = [sys.executable, "-m", "hdf5_writer.create_hdf5_dataset", "--config", "quickstart.yaml"]
+
+
+def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same as `run`, in this process."""
+    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = create_hdf5_dataset.main(["--config", "quickstart.yaml", *arguments])
+    except SystemExit as exit_:  # of argparse
+        code = int(exit_.code or 0)
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -55,12 +72,12 @@ def test_the_example_is_written_and_summed_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packing", ["none", "best_fit"])
-def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path, packing: str) -> None:
+@pytest.mark.parametrize(("packing", "numbers"), [("none", (1, 5)), ("best_fit", (1, 2))])
+def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path, packing: str, numbers: tuple[int, ...]) -> None:
     digests = []
-    for processes in (1, 2, 5):
+    for processes in numbers:
         out = tmp_path / str(processes)
-        result = run(
+        result = call(
             f"setup.processes={processes}",
             f"setup.output_dir={out}",
             "setup.samples_per_shard=6",
@@ -70,10 +87,10 @@ def test_the_same_bytes_for_any_number_of_processes(tmp_path: Path, packing: str
         assert result.returncode == 0, result.stderr
         digests.append({name: digest for name, digest in output_digests(out).items() if name != "data_params.json"})
     assert len(digests[0]) == 11
-    assert digests[0] == digests[1] == digests[2]
+    assert digests[0] == digests[1]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_same_bytes_after_kills_of_the_whole_group(tmp_path: Path) -> None:
     write_jsonl(
         tmp_path / "in" / "a.jsonl",
@@ -156,7 +173,14 @@ def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, long_input: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["handles", "makes folders", "indexes", "has a plan", "has shards"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "handles",
+        *(pytest.param(moment, marks=pytest.mark.faults) for moment in ("makes folders", "indexes", "has a plan")),
+        "has shards",
+    ],
+)
 def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, long_input: Path, moment: str) -> None:
     options = ("setup.samples_per_shard=500", "setup.processes=3")
     process = started(tmp_path, f"setup.input_dir={long_input}", *options)
@@ -179,13 +203,12 @@ def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, long_input: Path, 
     assert "leaked" not in stderr
 
 
-@pytest.mark.slow
 def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}])
     os.rename(tmp_path / "in" / "a.jsonl", os.fsencode(tmp_path / "in") + b"/\xff.jsonl")
     for extra in ([], ["--dry-run"]):
-        done = run(f"setup.input_dir={tmp_path / 'in'}", *extra, cwd=tmp_path)
+        done = call(f"setup.input_dir={tmp_path / 'in'}", *extra, cwd=tmp_path)
         assert done.returncode == 2
         assert "the name is not UTF-8" in done.stderr
         assert "Traceback" not in done.stderr
@@ -205,7 +228,6 @@ def _group_lives(group: int) -> bool:
     return True
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -220,28 +242,27 @@ def _group_lives(group: int) -> bool:
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_exit_2(tmp_path: Path, arguments: list[str], words: str) -> None:
-    result = run(*arguments, cwd=tmp_path)
+    result = call(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert words in assert_one_sentence(result)
     assert not list(tmp_path.rglob("*.h5"))
 
 
-@pytest.mark.slow
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("name", ["broken-html", "broken-lfs-pointer", "config-without-model"])
 def test_a_broken_tokenizer_is_exit_2(tmp_path: Path, name: str) -> None:
-    result = run(f"processor.tokenizer_type={shared_folder('tokenizers') / name}", cwd=tmp_path)
+    result = call(f"processor.tokenizer_type={shared_folder('tokenizers') / name}", cwd=tmp_path)
     assert result.returncode == 2
     assert name in assert_one_sentence(result)
 
 
 @pytest.mark.slow
 def test_an_output_of_another_plan_is_exit_2_and_overwrite_writes_it_anew(tmp_path: Path) -> None:
-    assert run(cwd=tmp_path).returncode == 0
-    result = run("setup.seed=1", cwd=tmp_path)
+    assert call(cwd=tmp_path).returncode == 0
+    result = call("setup.seed=1", cwd=tmp_path)
     assert result.returncode == 2
     assert "setup.seed was 0, is 1" in assert_one_sentence(result)
-    assert run("setup.seed=1", "--overwrite", cwd=tmp_path).returncode == 0
+    assert call("setup.seed=1", "--overwrite", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.slow
@@ -249,11 +270,11 @@ def test_too_many_rejects_are_exit_3_with_the_dataset_finished(tmp_path: Path) -
     good = {"conversations": turn_pair("Q", "A")}
     write_jsonl(tmp_path / "a.jsonl", [*[good] * 18, {}, {}])
     arguments = [f"setup.input_dir={tmp_path / 'a.jsonl'}"]
-    result = run(*arguments, cwd=tmp_path)
+    result = call(*arguments, cwd=tmp_path)
     assert result.returncode == 3
     assert "2 of 20 records were rejected (10.0%)" in assert_one_sentence(result)
     assert (tmp_path / "quickstart_output" / "data_params.json").exists()
-    assert run(*arguments, "setup.max_reject_fraction=0.1", cwd=tmp_path).returncode == 0
+    assert call(*arguments, "setup.max_reject_fraction=0.1", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.slow
@@ -264,15 +285,15 @@ def test_a_disk_without_space_is_exit_1_and_goes_on_when_there_is_space(tmp_path
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        result = run("setup.samples_per_shard=6", cwd=small)
+        result = call("setup.samples_per_shard=6", cwd=small)
         assert result.returncode == 1
         assert re.search(r"quickstart_output/.*: No space left on device", assert_one_sentence(result))
         assert not list(small.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
-        assert run("setup.samples_per_shard=6", cwd=small).returncode == 0
+        assert call("setup.samples_per_shard=6", cwd=small).returncode == 0
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
-        assert run("setup.samples_per_shard=6", cwd=elsewhere).returncode == 0
+        assert call("setup.samples_per_shard=6", cwd=elsewhere).returncode == 0
         assert output_digests(small / "quickstart_output") == output_digests(elsewhere / "quickstart_output")
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -280,7 +301,7 @@ def test_a_disk_without_space_is_exit_1_and_goes_on_when_there_is_space(tmp_path
 
 @pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_the_first_record_and_writes_nothing(tmp_path: Path) -> None:
-    result = run("--dry-run", cwd=tmp_path)
+    result = call("--dry-run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "55 records → 3 shard(s)" in result.stdout
     assert re.search(r"conversations\.jsonl, line 1 with image shapes/0001\.png", result.stdout)
@@ -319,9 +340,8 @@ def test_a_dry_run_unpacks_no_more_of_compressed_inputs_than_the_first_records(
     assert 0 < read < 2 * 6000 * len(line) / 2
 
 
-@pytest.mark.slow
 def test_options_may_stand_between_overrides(tmp_path: Path) -> None:
-    result = run("setup.seed=3", "--dry-run", "setup.samples_per_shard=11", cwd=tmp_path)
+    result = call("setup.seed=3", "--dry-run", "setup.samples_per_shard=11", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "5 shard(s)" in result.stdout
 
@@ -338,14 +358,14 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
-    result = run("--limit", "7", cwd=tmp_path)
+    result = call("--limit", "7", cwd=tmp_path)
     assert result.returncode == 0
     assert "7 records → 1 shard(s)" in result.stderr
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x"])
 def test_a_limit_that_is_no_number_is_exit_2(tmp_path: Path, limit: str) -> None:
-    result = run("--limit", limit, cwd=tmp_path)
+    result = call("--limit", limit, cwd=tmp_path)
     assert result.returncode == 2
     assert "is not a number of records" in result.stderr
 
@@ -382,7 +402,7 @@ def test_blanks_and_other_scripts_in_paths_are_fine(tmp_path: Path) -> None:
     place = tmp_path / "a place with blanks, ümläuts and 漢字"
     place.mkdir()
     write_jsonl(place / "ein gabe.jsonl", [{"image": "shapes/0001.png", "conversations": turn_pair("<image>Q", "A")}])
-    result = run(f"setup.input_dir={place}", f"setup.output_dir={place / 'aus gabe'}", cwd=place)
+    result = call(f"setup.input_dir={place}", f"setup.output_dir={place / 'aus gabe'}", cwd=place)
     assert result.returncode == 0, result.stderr
     assert (QUICKSTART / "images" / "shapes" / "0001.png").exists()
 

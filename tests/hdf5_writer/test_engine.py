@@ -64,7 +64,7 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     assert sorted(done) == [fine(task) for task in range(6)]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_task_that_kills_its_worker_each_time_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
     done: list[TaskDone] = []
     run = functools.partial(deadly, tmp_path, (1, 4), 99)

@@ -165,6 +165,7 @@ def test_the_config_may_say_the_format(make_config: ConfigMaker, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_the_command_and_its_dry_run_say_the_format(
     make_config: ConfigMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

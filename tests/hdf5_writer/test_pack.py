@@ -40,13 +40,13 @@ def windows(draw: st.DrawFn) -> tuple[list[int], list[int], int, int | None]:
     return [length for length, _ in drawn], [images for _, images in drawn], capacity, most
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(windows())
 def test_rows_are_those_of_a_plain_best_fit_decreasing(window: tuple[list[int], list[int], int, int | None]) -> None:
     assert best_fit_decreasing(*window) == plain_best_fit_decreasing(*window)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(windows(), st.one_of(st.none(), st.tuples(st.integers(0, 99), st.integers(0, 9), st.integers(0, 9))))
 def test_every_sample_stands_once_in_a_row_that_holds_it(
     window: tuple[list[int], list[int], int, int | None], key: tuple[int, int, int] | None

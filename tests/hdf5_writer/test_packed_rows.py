@@ -42,6 +42,7 @@ def write_both(make_config: ConfigMaker, tmp_path: Path, records: list[Any], **c
     return found[0], found[1]
 
 
+@pytest.mark.long
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: path.stem)
@@ -61,6 +62,7 @@ def test_each_golden_is_the_sample_of_its_fixed_row(path: Path, make_config: Con
     assert packed == fixed
 
 
+@pytest.mark.slow
 def test_each_of_2000_generated_records_is_the_sample_of_its_fixed_row(
     make_config: ConfigMaker, tmp_path: Path
 ) -> None:

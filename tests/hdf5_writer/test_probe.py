@@ -46,6 +46,7 @@ def test_some_records_of_every_input_are_looked_at(counts: list[int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_a_wrong_image_folder_stops_the_run_before_it_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_wrong_image_folder_stops_the_run_before_it_writes(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30))
     assert run(tmp_path) == 0
@@ -73,6 +75,7 @@ def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_an_old_dataset_survives_a_config_that_cannot_work_whatever_is_to_be_kept_going(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(3))
     assert run(tmp_path) == 0
@@ -82,6 +85,7 @@ def test_an_old_dataset_survives_a_config_that_cannot_work_whatever_is_to_be_kep
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_a_run_interrupted_while_it_looks_at_records_looks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,12 +97,14 @@ def test_a_run_interrupted_while_it_looks_at_records_looks_again(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_no_image_is_looked_up_where_none_is_checked(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
     assert run(tmp_path, "dataset.check_images=none") == 0
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [*records(16), *records(14, "nowhere/1.png")])
     assert run(tmp_path, "setup.max_reject_fraction=1") == 0
@@ -107,6 +113,7 @@ def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], indent: int | None
@@ -121,6 +128,7 @@ def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_a_compressed_json_array_called_jsonl_names_the_command_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

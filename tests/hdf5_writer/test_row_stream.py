@@ -30,7 +30,7 @@ def same(one: Samples, other: Samples) -> bool:
     return one.image_paths == other.image_paths and all(map(np.array_equal, *arrays))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(st.data(), drawn(), st.integers(1, 200))
 def test_windows_end_with_the_sample_that_reaches_so_many_positions(
     data: st.DataObject, samples: Samples, window_positions: int

@@ -13,7 +13,7 @@ from hdf5_writer.rows import empty_rows, place_samples, write_rows
 from preprocess.samples import batch_of, join_batches
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_every_position_of_every_row_is_what_the_tables_say(data: st.DataObject) -> None:
     layout = data.draw(st.one_of(fixed_layouts(), free_layouts()))

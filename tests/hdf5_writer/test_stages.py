@@ -168,7 +168,7 @@ def test_written_records_of_several_images_equal_the_reference(
 @pytest.mark.slow
 @settings(
     deadline=None,
-    max_examples=300,
+    max_examples=100,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
 @given(style=st.sampled_from(STYLES), rounds=ROUNDS)

@@ -77,7 +77,7 @@ def style_of(name: str) -> str:
     return next(name.removesuffix(part) for part in (".multi", ".literal", ".system", "") if name.endswith(part))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def tokenizer_of(style: str) -> Tokenizer:
     return load_tokenizer(str(shared_folder("tokenizers") / TOKENIZERS[style]))
 

@@ -71,7 +71,7 @@ _TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rounds=st.lists(st.tuples(_TEXTS, _TEXTS.map(lambda text: text.replace("<image>", ""))), min_size=1, max_size=3),
     system=st.none() | _TEXTS.map(lambda text: text.replace("<image>", "")),

@@ -149,7 +149,7 @@ _RECORDS = st.dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(record=_RECORDS, only_one_round=st.booleans(), image_in_front=st.booleans(), takes_system=st.booleans())
 def test_every_record_is_a_conversation_or_a_reject(
     record: dict[str, Any], only_one_round: bool, image_in_front: bool, takes_system: bool

@@ -147,7 +147,7 @@ def test_the_same_command_again_does_nothing_and_other_results_are_refused(read)
     assert stat.st_size > path.stat().st_size
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files(asked, tmp_path):
     results = tmp_path / "results.jsonl"
     results.write_text(json.dumps(answer(IDS[0])) + "\n{\n", encoding="utf-8")

@@ -197,7 +197,7 @@ def test_requests_that_were_answered_are_not_replaced(requests):
     assert "results.jsonl holds answers" in refused.err
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files(tmp_path):
     captions, instances = write_coco(tmp_path, [dog(number) for number in (1, 2)] + [dog(3, captions=[])])
     command = ["instructions", "requests", "--captions", str(captions), "--instances", str(instances), "--model", "m"]
