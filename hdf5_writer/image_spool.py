@@ -182,7 +182,7 @@ class ImageSpool:
                 kept = b"" if self._stored is None else self._stored(image, data)
         except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
             said = what_was_said(error).replace(name, path)
-            raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(path, 200)} does not decode: {said}") from None
+            raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(path, 200)} cannot be decoded: {said}") from None
         content = _Content(digest, self._end, len(kept), isal_zlib.crc32(kept))
         self._write(kept)
         self._contents[digest] = content

@@ -1,1 +1,1 @@
-"""One conversation record in, one token row out: pure stages that know nothing of HDF5, torch or processes."""
+"""Convert one conversation record to one tokenized sample, without HDF5, torch or multiprocessing."""

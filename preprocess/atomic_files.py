@@ -1,4 +1,4 @@
-"""Files that are either there with all their bytes or not there at all. Standard library only."""
+"""Atomic writing: a file is either complete or absent. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes], temporary: Path, *, sync: bool = True) -> None:
-    """Write a file so that its name never stands for less than all of it, whenever the process is killed.
+    """Write a file atomically: `path` never names an incomplete file, even if the process is killed.
 
     Args:
         path: of the file.
         chunks: its content.
-        temporary: a name in the same folder to write under first; what stands there is overwritten.
-        sync: flush the file and its folder to the disk; without, the file may be empty or missing after a power cut,
-            though never after a kill.
+        temporary: a path in the same folder that is written first and then renamed; an existing file is overwritten.
+        sync: flush the file and its folder to the disk. If false, the file may be empty or missing after a power
+            failure, but not after a kill.
 
     Raises:
-        OSError: no space, no permission, …; the temporary file is removed and `path` is as it was.
+        OSError: no space, no permission, …; the temporary file is removed and `path` is unchanged.
     """
     try:
         with open(temporary, "wb") as file:
@@ -43,14 +43,14 @@ def write_atomically(path: Path, chunks: Iterable[bytes], temporary: Path, *, sy
 
 
 def write_all(file: FileIO, data: bytes) -> None:
-    """Write every byte: one call to the operating system may take only a part."""
+    """Write all bytes; a single `write` call may write only some of them."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) or 0 :]
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames in a folder last through a power cut."""
+    """Flush a folder, so that renames in it survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -59,11 +59,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def partial_path(path: Path, writer: str = "") -> Path:
-    """A hidden name beside `path` for the process that writes it; without `writer`, a random one."""
+    """A hidden name in the folder of `path` for the process that writes it; random if `writer` is empty."""
     return path.with_name(f".{path.name}.{writer or secrets.token_hex(4)}.partial")
 
 
 def remove_partials(path: Path) -> None:
-    """Remove the files under random partial names that killed runs left beside `path`."""
+    """Remove the partial files of `path` with random names that killed runs left."""
     for left_over in path.parent.glob(f".{escape(path.name)}.????????.partial"):
         left_over.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ class ConfigError(SettingsError):
 
 
 class Section(BaseModel):
-    """A section of the config: unknown keys and other types are refused."""
+    """A section of the config; unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -92,7 +92,7 @@ class DatasetConfig(Section):
     def _system_prompt_has_no_image(self) -> DatasetConfig:
         if self.system_prompt is not None and self.image_token in self.system_prompt:
             raise ValueError(
-                f"system_prompt holds the image_token {self.image_token!r}, but images stand in questions only; "
+                f"system_prompt contains the image_token {self.image_token!r}, but only questions may contain images; "
                 "remove it from system_prompt"
             )
         return self
@@ -100,10 +100,10 @@ class DatasetConfig(Section):
     @model_validator(mode="after")
     def _pixels_have_an_aspect_ratio(self) -> DatasetConfig:
         if (self.store_images == "pixels") != (self.image_aspect_ratio is not None):
-            do = "remove it; the loader chooses" if self.image_aspect_ratio else "give square or pad"
+            do = "remove it and set it in the loader" if self.image_aspect_ratio else "set it to square or pad"
             raise ValueError(
                 f"image_aspect_ratio is {self.image_aspect_ratio or 'missing'}, but store_images is "
-                f"{self.store_images}: it is needed for pixels, and for nothing else; {do}"
+                f"{self.store_images}; it is required for pixels and not allowed otherwise; {do}"
             )
         return self
 
@@ -111,13 +111,15 @@ class DatasetConfig(Section):
     def _keys_are_different(self) -> DatasetConfig:
         for one, other in (("image_key", "multi_turn_key"), ("role_key", "multi_turn_content_key")):
             if getattr(self, one) == getattr(self, other):
-                raise ValueError(f"{one} and {other} are both {getattr(self, one)!r}; they name different things")
+                raise ValueError(f"{one} and {other} are both {getattr(self, one)!r}; give them different names")
         return self
 
     @model_validator(mode="after")
     def _roles_are_used(self) -> DatasetConfig:
         if self.roles and self.record_format == "llava":
-            raise ValueError("roles has names, but record_format llava knows human, gpt and system only; set sharegpt")
+            raise ValueError(
+                "roles is set, but record_format llava has the fixed roles human, gpt and system; set sharegpt"
+            )
         return self
 
     @model_validator(mode="before")
@@ -129,7 +131,9 @@ class DatasetConfig(Section):
         if not _is_positive_int(size) or not _is_positive_int(patch):
             return values  # the fields' own checks say what is wrong
         if size % patch:
-            raise ValueError(f"image_size is {size}, which patch_size {patch} does not divide; give sizes that fit")
+            raise ValueError(
+                f"image_size is {size}, which is not a multiple of patch_size {patch}; correct one of them"
+            )
         computed = (size // patch) ** 2
         given = values.get("num_patches")
         if given is not None and _is_positive_int(given) and given != computed:
@@ -141,7 +145,7 @@ class DatasetConfig(Section):
 
 
 def as_path(value: object) -> object:
-    """A path with `~` expanded, for a field validator; None stays None."""
+    """Validate a path and expand `~` in it; None stays None."""
     if value is None or isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value:
@@ -149,7 +153,7 @@ def as_path(value: object) -> object:
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        raise ValueError(f"it is {value!r}, and there is no such home folder; give the path itself") from None
+        raise ValueError(f"it is {value!r}, but that home folder does not exist; give the full path") from None
 
 
 def _is_positive_int(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""A record → validated rounds of question and answer and their images, or a reject."""
+"""Validate a record and convert it to rounds of question and answer with their images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preprocess.record_keys import RecordKeys
 from preprocess.records import json_type
 from preprocess.rejects import Reason, Rejected, shorten
 
-# Roles of turns that call a tool or give its answer, as LLaMA-Factory, Hermes and OpenAI have them.
+# Roles of turns that call a tool or hold its result, in LLaMA-Factory, Hermes and OpenAI.
 TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response")
 EmptyAnswer = Literal["reject", "drop_round", "keep"]
 
@@ -25,14 +25,14 @@ class Conversation(NamedTuple):
 
     Attributes:
         rounds: (question, answer) texts.
-        images: paths relative to the image folder, in the order of their places; empty for a text-only record.
-        image_moved: an image token was moved to the start of its question, or several of one image became one.
-        first_turn_skipped: the record began with an assistant turn, which was left out as the authors do.
-        rounds_dropped: rounds that were left out because their answer is empty.
-        unused_keys: names of the record's keys that no part of a row is made of.
+        images: paths relative to the image folder, in the order of their tokens; empty for a text-only record.
+        image_moved: an image token was moved to the start of its question, or several tokens of one image were merged.
+        first_turn_skipped: the record began with an assistant turn, which was dropped as in the LLaVA authors' code.
+        rounds_dropped: number of rounds dropped because their answer is empty.
+        unused_keys: names of the record's keys that are not used.
         system: the record's own system text, None if it has none.
-        image_token: where images stand in place: each occurrence in a question is the next image. Empty where the
-            one image stands before the first question, which then no longer holds the token and is stripped.
+        image_token: if not empty, each occurrence of this token in a question stands for the next image. If empty, the
+            only image precedes the first question, from which the token was removed and whose whitespace was stripped.
     """
 
     rounds: list[tuple[str, str]]
@@ -47,11 +47,10 @@ class Conversation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateTraits:
-    """What conversations a template takes; the first three as `read_conversation` has them.
+    """The conversations that a template supports; for the first three attributes see `read_conversation`.
 
     Attributes:
-        keeps_empty_answers: an empty answer is one to learn, unless the config says otherwise; else its round is
-            left out.
+        keeps_empty_answers: by default, rounds with an empty answer are kept and trained on; else they are dropped.
     """
 
     only_one_round: bool = False
@@ -61,10 +60,10 @@ class TemplateTraits:
 
 
 class ConversationReader:
-    """Reads the records of a dataset, whatever their format."""
+    """Reads the records of a dataset in any record format."""
 
     def __init__(self, dataset: DatasetConfig, template: TemplateTraits) -> None:
-        """`dataset` names the keys of records, `template` says what it takes."""
+        """`dataset` names the keys of records; `template` states which conversations are supported."""
         self._keys = keys_by_format(dataset)
         self._options: dict[str, Any] = {
             "only_one_round": template.only_one_round,
@@ -79,7 +78,7 @@ class ConversationReader:
         """Validate a record.
 
         Raises:
-            Rejected: with the reason of the first thing that is wrong.
+            Rejected: with the first fault that was found.
         """
         keys = self._keys[record_format]
         if record_format == "messages":
@@ -104,17 +103,17 @@ def read_conversation(
         record: the parsed JSON object.
         keys: the names of its parts.
         only_one_round: accept exactly one human turn with an image and one answer (template `plain`).
-        image_in_front: as the templates of LLaVA 1.5 have it: one image stands before the first question, wherever
-            its tokens are in it; of several, one that is alone in its question stands before that. Else each image
-            stands where its token does.
+        image_in_front: place images as the templates of LLaVA 1.5 do: a single image goes before the first question,
+            wherever its tokens are in it; of several images, one that is alone in its question goes before that
+            question. If false, each image stays at its token.
         takes_system: the template has a place for the record's own system text.
-        max_images: more are rejected.
+        max_images: a record with more images is rejected.
         repair_text: pass every text through `ftfy.fix_text` (NFC) first.
-        empty_answer: what becomes of a round whose answer is null, empty or blank: the record is rejected; the round
-            is left out, unless no other is left, and its images belong to the next; or it is kept, null as "".
+        empty_answer: how to handle a round whose answer is null, empty or whitespace: reject the record; drop the round
+            (the record is rejected if no other is left) and move its images to the next round; or keep it, null as "".
 
     Raises:
-        Rejected: with the reason of the first thing that is wrong.
+        Rejected: with the first fault that was found.
     """
     unused = keys.unused(record)
     turns = record.get(keys.turns)
@@ -135,17 +134,20 @@ def read_conversation(
         if first in keys.system_roles:
             own = _system_text(turns[0].get(keys.content), "the system turn")
             if own and own.strip() and system:
-                raise Rejected(Reason.TWO_SYSTEM_TEXTS, "there is a system turn, and a system text beside the turns")
+                raise Rejected(
+                    Reason.TWO_SYSTEM_TEXTS,
+                    "the record has both a system turn and a system text outside the turns; keep one of them",
+                )
             system, before = own if system is None else system, 1
             first = turns[1].get(keys.role) if len(turns) > 1 and type(turns[1]) is dict else None
         if first in keys.assistant_roles and not only_one_round:
             before, skipped = before + 1, True
     if before == len(turns):
-        raise Rejected(Reason.NO_TURNS, f"the only turn is the {'assistant' if skipped else 'system'}'s")
+        raise Rejected(Reason.NO_TURNS, f"the only turn is from the {'assistant' if skipped else 'system'}")
     if system and not system.isspace() and not takes_system:
         raise Rejected(
             Reason.NO_PLACE_FOR_SYSTEM,
-            f"there is a system text, {shorten(system)}, but the template has no place for it",
+            f"the record has the system text {shorten(system)}, but the template does not support system texts",
         )
 
     texts = _read_turns(turns, before, keys)
@@ -156,7 +158,7 @@ def read_conversation(
     if only_one_round and len(texts) != 2:
         raise Rejected(Reason.NOT_ONE_ROUND, f"{len(texts)} turns, expected one question and one answer for plain")
     if repair_text:
-        import ftfy  # only here: most runs never need its tables
+        import ftfy  # imported on use, since its tables are slow to load
 
         texts = [ftfy.fix_text(text, normalization="NFC") for text in texts]
         system = system and ftfy.fix_text(system, normalization="NFC")
@@ -164,13 +166,13 @@ def read_conversation(
     token = keys.image_token
     if system is not None and token in system:
         raise Rejected(
-            Reason.TOKEN_OUTSIDE_HUMAN_TURN, f"the system text holds {token}, expected it in the human's turns only"
+            Reason.TOKEN_OUTSIDE_HUMAN_TURN, f"the system text contains {token}, which is allowed in human turns only"
         )
     if image_in_front and len(images) <= 1:
         token = ""
         moved = take_out_image(texts, bool(images), keys.image_token)
         if only_one_round and not images:
-            raise Rejected(Reason.TEXT_ONLY_IN_PLAIN, "there is no image, which the template plain needs")
+            raise Rejected(Reason.TEXT_ONLY_IN_PLAIN, "the record has no image, but the template plain requires one")
     else:
         require_places(texts, len(images), token)
         moved = image_in_front and move_single_tokens(texts, token)
@@ -180,20 +182,21 @@ def read_conversation(
 
 
 def _system_of(record: dict[str, Any], keys: RecordKeys) -> str | None:
-    """The system text that stands beside the turns."""
+    """The system text of a record outside its turns, or None."""
     found = [text for name in keys.system if (text := _system_text(record.get(name), repr(name))) and text.strip()]
     if len(found) > 1:
         raise Rejected(
-            Reason.TWO_SYSTEM_TEXTS, f"{' and '.join(map(repr, keys.system))} hold a text, expected one of them"
+            Reason.TWO_SYSTEM_TEXTS,
+            f"{' and '.join(map(repr, keys.system))} both hold a string, expected only one of them",
         )
     return found[0] if found else None
 
 
 def _system_text(value: object, where: str) -> str | None:
-    """A system text, which may be blank; None where it is null."""
+    """A system text, which may be empty; None if it is null."""
     if value is None or type(value) is str:
         return value
-    raise Rejected(Reason.BAD_TURN, f"{where} has {json_type(value)}, expected a text")
+    raise Rejected(Reason.BAD_TURN, f"{where} has {json_type(value)}, expected a string")
 
 
 def _read_turns(turns: list[Any], before: int, keys: RecordKeys) -> list[str]:
@@ -208,11 +211,11 @@ def _read_turns(turns: list[Any], before: int, keys: RecordKeys) -> list[str]:
         if role not in expected:
             raise _wrong_role(turn, expected, keys, _number(texts, before))
         if text is None and expected is keys.assistant_roles and content_key in turn:
-            text = ""  # an answer of null is an empty one
+            text = ""  # null is an empty answer
         if type(text) is not str:
             raise Rejected(
                 Reason.BAD_TURN,
-                f"{content_key!r} of turn {_number(texts, before)} is {json_type(text)}, expected a text",
+                f"{content_key!r} of turn {_number(texts, before)} is {json_type(text)}, expected a string",
             )
         texts.append(text)
         expected, other = other, expected
@@ -220,7 +223,7 @@ def _read_turns(turns: list[Any], before: int, keys: RecordKeys) -> list[str]:
 
 
 def _number(texts: list[str], before: int) -> int:
-    """The number, from 1, of the turn after those that were read."""
+    """The number, from 1, of the next turn to read."""
     return before + len(texts) + 1
 
 
@@ -229,12 +232,14 @@ def _wrong_role(turn: dict[str, Any], expected: tuple[str, ...], keys: RecordKey
     known = ", ".join(map(repr, (*keys.human_roles, *keys.assistant_roles, *keys.system_roles)))
     if role in keys.system_roles:
         return Rejected(
-            Reason.SYSTEM_NOT_FIRST, f"turn {number} is {role!r}, expected one such turn at most, the first"
+            Reason.SYSTEM_NOT_FIRST, f"turn {number} has the role {role!r}, which only the first turn may have"
         )
     if role in keys.human_roles or role in keys.assistant_roles:
-        return Rejected(Reason.ROLE_ORDER, f"turn {number} is {role!r}, expected {' or '.join(map(repr, expected))}")
+        return Rejected(
+            Reason.ROLE_ORDER, f"turn {number} has the role {role!r}, expected {' or '.join(map(repr, expected))}"
+        )
     if role in TOOL_ROLES:
-        return Rejected(Reason.TOOL_TURN, f"turn {number} is {role!r}, which no template here can hold")
+        return Rejected(Reason.TOOL_TURN, f"turn {number} has the role {role!r}; tool calls are not supported")
     if keys.role not in turn:
         return Rejected(
             Reason.UNKNOWN_ROLE,
@@ -248,7 +253,7 @@ def _wrong_role(turn: dict[str, Any], expected: tuple[str, ...], keys: RecordKey
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Some names of keys, for a message."""
+    """The first few key names, for a message."""
     shown = [shorten(name, 40) for name in itertools.islice(names, 6)]
     return ", ".join(shown if len(shown) < 6 else [*shown[:5], "…"]) or "none"
 
@@ -256,7 +261,7 @@ def _listed(names: Iterable[str]) -> str:
 def _pair_up(texts: list[str], has_image: bool, token: str, empty_answer: EmptyAnswer) -> list[tuple[str, str]]:
     """The rounds that are trained on; see `read_conversation`.
 
-    Images in place (`token`) of a round that is left out stand, each on a line, before the next question.
+    If images stay at their tokens (`token`), those of a dropped round are put before the next question, one a line.
     """
     rounds: list[tuple[str, str]] = []
     waiting = 0
@@ -278,6 +283,6 @@ def _pair_up(texts: list[str], has_image: bool, token: str, empty_answer: EmptyA
     if waiting:
         raise Rejected(
             Reason.EMPTY_ANSWER,
-            f"the answer of the last round is empty, and no round follows for its {waiting} image(s)",
+            f"the answer of the last round is empty, and there is no later round for its {waiting} image(s)",
         )
     return rounds

@@ -1,4 +1,4 @@
-"""What is in a folder of images: formats, modes, sizes, rotations, and which files hold the same image."""
+"""Statistics of a folder of images: formats, modes, sizes, EXIF rotations, and files with identical contents."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Audit:
     """What was found in one folder; paths are relative to it.
 
     Attributes:
-        files: how many there are, and `size` in bytes, together.
-        formats, modes: how many images are of each, in Pillow's names.
+        files: number of files; `size` is their total size in bytes.
+        formats, modes: number of images of each, by Pillow's names.
         sizes: (width, height) in pixels as stored → number of images.
-        rotated: path and EXIF orientation, 2 to 8, of the images that are stored another way than they are to be shown.
-            Training takes the pixels as stored.
-        unreadable: path and reason of the files whose header is not that of an image.
-        contents: sha256 of a file → the paths that hold it.
+        rotated: path and EXIF orientation, 2 to 8, of images that are to be rotated for display. Training uses the
+            pixels as stored.
+        unreadable: path and reason of files without the header of an image.
+        contents: sha256 of the file contents → paths of the files with them.
     """
 
     files: int = 0
@@ -41,16 +41,16 @@ class Audit:
 
     @property
     def duplicates(self) -> list[list[str]]:
-        """The paths of each content that more than one file has."""
+        """The paths of files with identical contents, one list per content."""
         return [paths for paths in self.contents.values() if len(paths) > 1]
 
     def shared_with(self, other: Audit) -> list[tuple[list[str], list[str]]]:
-        """The paths of each content that both folders have, here and there."""
+        """For each content in both folders, its paths in this folder and in `other`."""
         return [(paths, other.contents[digest]) for digest, paths in self.contents.items() if digest in other.contents]
 
 
 def audit(folder: Path) -> Audit:
-    """Read every file of a folder once, in the order of their paths. Headers only: pixels are not decoded.
+    """Read every file of a folder once, in path order, and parse image headers; pixels are not decoded.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -70,7 +70,7 @@ def audit(folder: Path) -> Audit:
             found.contents.setdefault(sha256(data).digest(), []).append(name)
         try:
             _look(found, name, data)
-        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+        except Exception as error:  # Pillow's plugins raise any exception on a broken file
             found.unreadable.append((name, what_was_said(error)))
     return found
 
@@ -87,20 +87,20 @@ def _look(found: Audit, name: str, data: bytes) -> None:
 
 
 def _orientation(image: object) -> int:
-    """The EXIF tag, 2 to 8; UPRIGHT where it is missing or broken, as every viewer has it."""
+    """The EXIF orientation, 2 to 8; UPRIGHT if it is missing or broken, as image viewers do."""
     from PIL import ExifTags, Image
 
     assert isinstance(image, Image.Image)
     try:
-        # Of the base class: that of PNG decodes all pixels to look behind them.
+        # The method of the base class, since that of PNG decodes all pixels.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # what Pillow makes of a broken EXIF block says nothing about the image
+    except Exception:  # a broken EXIF block does not make the image unreadable
         return UPRIGHT
     return value if isinstance(value, int) and 2 <= value <= 8 else UPRIGHT
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files under a folder, links followed, each folder once."""
+    """All files below a folder; links are followed, and each folder is visited once."""
     seen: set[tuple[int, int]] = set()
 
     def refuse(error: OSError) -> None:

@@ -1,4 +1,4 @@
-"""Opening and decoding image files that may be anything: the same for checks, pages and loaders."""
+"""Open and decode untrusted image files; used by checks, pages and loaders."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
 
 def is_inside(path: str) -> bool:
-    """Whether a relative path of a file stays, as it is written, inside the folder it starts from."""
+    """Whether a relative path, taken lexically, stays inside its base folder."""
     parts = path.split("/")
     return not path.startswith("/") and "\0" not in path and ".." not in parts and parts[-1] not in ("", ".")
 
 
 def looks_like_an_image(start: bytes) -> bool:
-    """Whether a file that begins with these bytes may be of one of `FORMATS`, by what Pillow's plugins look at."""
+    """Whether a file that starts with these bytes may be in one of `FORMATS`, by the signatures in Pillow's plugins."""
     from PIL import Image
 
     Image.init()
@@ -38,20 +38,20 @@ def looks_like_an_image(start: bytes) -> bool:
 
 
 def decode_rgb(file: BinaryIO) -> PillowImage:
-    """Decode a whole image as training will, to RGB; of an animation, the first frame. See `opened_image`."""
+    """Decode an image to RGB as training does; of an animation, the first frame. See `opened_image`."""
     with opened_image(file) as image:
         return to_rgb(image)
 
 
 def to_rgb(image: PillowImage) -> PillowImage:
-    """As `convert("RGB")`, which copies an image that is RGB already: a tenth of the time of decoding and resizing."""
+    """`convert("RGB")` without the copy of an RGB image, which takes a tenth of the time of decoding and resizing."""
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @contextlib.contextmanager
 def opened_image(file: BinaryIO) -> Iterator[PillowImage]:
-    """An image of any mode, to be decoded inside the `with`, within limits that bound time and memory.
+    """Open an image of any mode, to be decoded inside the `with`; limits bound time and memory.
 
     What decides is in the file alone, never a clock, so that every machine rejects the same: docs/config.md has the
     limits, and what was measured.
@@ -71,7 +71,7 @@ def opened_image(file: BinaryIO) -> Iterator[PillowImage]:
 
 @contextlib.contextmanager
 def identified_image(file: BinaryIO) -> Iterator[PillowImage]:
-    """An image of which no more than the header is read: format and size. See `opened_image` for errors."""
+    """Open an image and read only its header, which has format and size. See `opened_image` for errors."""
     from PIL import Image
 
     size = file.seek(0, os.SEEK_END)
@@ -86,9 +86,9 @@ def identified_image(file: BinaryIO) -> Iterator[PillowImage]:
 
 
 def what_was_said(error: Exception) -> str:
-    """An error of `decode_rgb` in one line."""
+    """The message of an error from `decode_rgb` in one line, the same in every run."""
     said = " ".join(str(error).split())
-    # Pillow puts the address of what it reads from into this message; a reject is the same in every run.
+    # Pillow's message contains the memory address of the file object, which differs between runs.
     if "cannot identify" in said:
         said = f"cannot identify the format, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     return f"{type(error).__name__}: {said[:200]}"
@@ -96,7 +96,7 @@ def what_was_said(error: Exception) -> str:
 
 @lru_cache(maxsize=1)
 def _formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow knows."""
+    """The formats of `FORMATS` that the installed Pillow supports."""
     from PIL import Image
 
     Image.init()
@@ -104,13 +104,13 @@ def _formats() -> list[str]:
 
 
 def _require_few_scans(data: bytes) -> None:
-    """Refuse a JPEG that goes over its pixels again and again: 14 bytes are one more pass over all of them."""
+    """Refuse a JPEG with too many scans: each scan of 14 bytes costs one more pass over all pixels."""
     if data.count(b"\xff\xda") <= MOST_SCANS:
-        return  # the usual case, without looking at where they stand
+        return  # the usual case: no need to parse the markers
     scans, at = 0, 2
     while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
         scans += marker[0] == b"\xff\xda"
-        # Behind the header of a scan come its bits, in which every FF is followed by 00 or a restart marker.
+        # The header of a scan is followed by its data, in which every FF is followed by 00 or a restart marker.
         at = marker.end() + max(int.from_bytes(data[marker.end() : marker.end() + 2], "big"), 2)
     if scans > MOST_SCANS:
         raise ValueError(f"the JPEG has {scans:,} scans, expected at most {MOST_SCANS}")

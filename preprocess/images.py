@@ -1,4 +1,4 @@
-"""Is the image there, inside `image_dir`, and does it decode?"""
+"""Check that an image exists inside `image_dir` and can be decoded."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from preprocess.image_files import decode_rgb, is_inside, what_was_said
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected, shorten
 
-# Names kept in memory over all listed folders; what is not in those is looked up file by file.
+# Total number of file names kept in memory; images in further folders are looked up one by one.
 _MOST_NAMES = 2_000_000
-# A drive letter of Windows is no scheme.
+# A Windows drive letter is not a scheme.
 _SCHEME = re.compile("([A-Za-z][A-Za-z0-9+.-]+):")
 _LOCAL_HOSTS = ("", "localhost")
 
@@ -23,30 +23,30 @@ _LOCAL_HOSTS = ("", "localhost")
 class ImageChecker:
     """Checks paths of one image folder. Each sub-folder is listed once, instead of one stat per record.
 
-    Who owns the image folder decides what is in it: links in it are followed, wherever they lead. What a record says
-    never leads out of it.
+    The owner of the image folder is trusted: links in it are followed, wherever they lead. Records are not trusted:
+    a path of a record never leads out of the folder.
     """
 
     def __init__(
         self, image_dir: Path | None, mode: Literal["none", "exists", "decode"], most_names: int = _MOST_NAMES
     ) -> None:
-        """`most_names` bounds the memory that listings take; 0 looks up file by file, which is best for few paths."""
+        """`most_names` bounds the memory of folder listings; 0 looks up each file, which is fastest for few paths."""
         self._mode = mode
         self._root = None if image_dir is None else os.path.realpath(image_dir)
         self._named_root = None if image_dir is None else os.path.abspath(image_dir)
-        # Name → is a link that was not seen to lead to a file; None where the folder is looked up file by file.
+        # Name → whether it is a link whose target was not checked yet; None if the files are looked up one by one.
         self._listings: dict[str, dict[str, bool] | None] = {}
         self._names_left = most_names
 
     def check(self, path: str) -> str:
-        """Check one path as a record gives it: relative to the image folder, or a `file:` url of a file in it.
+        """Check the path in a record: relative to the image folder, or the `file:` URL of a file in it.
 
         Returns:
             the path relative to the image folder.
 
         Raises:
             ConfigError: there is no image folder to check in.
-            Rejected: IMAGE_NOT_LOCAL (a url of something else, or data), IMAGE_OUTSIDE (absolute, `..`, a NUL),
+            Rejected: IMAGE_NOT_LOCAL (another URL, or data), IMAGE_OUTSIDE (absolute, `..`, a NUL byte),
                 IMAGE_MISSING, IMAGE_UNREADABLE (only with `decode`).
         """
         if self._mode == "none":
@@ -57,10 +57,10 @@ class ImageChecker:
         return inside
 
     def find(self, path: str) -> tuple[str, str]:
-        """The path inside the image folder, and the file there, which is a regular one.
+        """The path relative to the image folder, and the full path of the regular file.
 
         Raises:
-            ConfigError, Rejected: as `check`, but for what is in the file.
+            ConfigError, Rejected: as `check`, except for faults in the contents of the file.
         """
         path, folder, name = self._split(path)
         if self._root is None:
@@ -73,17 +73,17 @@ class ImageChecker:
         return path, os.path.join(self._root, folder, name)
 
     def _without_scheme(self, path: str) -> str:
-        """The path that a `file:` url means, relative to the image folder where it lies inside."""
+        """The path of a `file:` URL, relative to the image folder if it is inside."""
         scheme = _SCHEME.match(path)
         if scheme is None or not (scheme[1].lower() in ("file", "data") or path.startswith("//", scheme.end())):
             return path
         try:
             found = urlsplit(path)
-        except ValueError:  # brackets that are no IPv6 address
+        except ValueError:  # brackets without an IPv6 address
             found = None
         if found is None or found.scheme != "file" or found.netloc not in _LOCAL_HOSTS:
             raise Rejected(
-                Reason.IMAGE_NOT_LOCAL, f"{shorten(path, 60)} is no local file, expected a path or a file: url"
+                Reason.IMAGE_NOT_LOCAL, f"{shorten(path, 60)} is not a local file, expected a path or a file: URL"
             )
         inside = unquote(found.path)
         for root in (self._named_root, self._root):
@@ -96,16 +96,20 @@ class ImageChecker:
         if ":" in path:
             path = self._without_scheme(path)
         if "\0" in path:
-            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} holds a NUL, which no path can")
+            raise Rejected(
+                Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} contains a NUL byte, which a path cannot contain"
+            )
         if path.startswith("/"):
-            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is absolute, expected relative to image_dir")
+            raise Rejected(
+                Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is absolute, expected a path relative to image_dir"
+            )
         if not is_inside(path):
-            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is no path of a file inside image_dir")
+            raise Rejected(Reason.IMAGE_OUTSIDE, f"{shorten(path, 200)} is not the path of a file inside image_dir")
         folder, _, name = path.rpartition("/")
         return path, folder, name
 
     def _is_there(self, folder: str, name: str) -> bool:
-        """Whether it is a regular file, links followed."""
+        """Whether the path is a regular file; links are followed."""
         if folder not in self._listings and self._names_left > 0:
             self._names_left -= 1
             self._listings[folder] = self._list(folder)
@@ -140,21 +144,21 @@ def decode(file: str, shown: str) -> None:
     """Decode an image file; see `decode_rgb`.
 
     Raises:
-        Rejected: IMAGE_UNREADABLE, with what `decode_rgb` said.
+        Rejected: IMAGE_UNREADABLE, with the error of `decode_rgb`.
     """
     try:
         with open_regular(file) as opened:
             decode_rgb(opened)
-    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's plugins raise any exception on a broken file
         said = what_was_said(error).replace(file, shown)
-        raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(shown, 200)} does not decode: {said}") from None
+        raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(shown, 200)} cannot be decoded: {said}") from None
 
 
 def require_image_dir(dataset: DatasetConfig) -> None:
-    """Refuse an image folder that is not there.
+    """Check that the image folder exists.
 
     Raises:
-        ConfigError: `dataset.image_dir` is given and is no folder.
+        ConfigError: `dataset.image_dir` is set and is not a folder.
     """
     if dataset.image_dir is not None and dataset.check_images != "none" and not dataset.image_dir.is_dir():
         raise ConfigError(

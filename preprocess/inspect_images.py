@@ -1,4 +1,4 @@
-"""`inspect_images DIR`: command line only."""
+"""Command line of `inspect_images DIR`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from preprocess.rejects import shorten
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 _EPILOG = """\
-Files are compared by the sha256 of their bytes; pixels are not decoded: dataset.check_images=decode does that.
+Files are compared by the sha256 of their bytes. Pixels are not decoded; dataset.check_images=decode does that.
 Exit codes: 0 done, whatever was found; 1 a folder cannot be read; 2 wrong arguments.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     folders = [options.folder] if options.against is None else [options.folder, options.against]
     for folder in folders:
         if not folder.is_dir():
-            print(f"inspect_images: {folder}: no such folder; give a folder of images", file=sys.stderr)
+            print(f"inspect_images: {folder} is not a folder; give a folder of images", file=sys.stderr)
             return WRONG_INPUT
     try:
         here, *there = [audit(folder) for folder in folders]
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in _shared_lines(here, other, options.against, options.most):
                 print(line)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader, such as `head`, has closed the pipe
     except OSError as error:
         print(f"inspect_images: {error.filename}: {error.strerror}; make it readable", file=sys.stderr)
         return FAILED
@@ -46,15 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="inspect_images",
-        description="What is in a folder of images: formats, modes, sizes, EXIF rotations, files of the same content, "
-        "and images that another folder has too.",
+        description="Show statistics of a folder of images: formats, modes, sizes, EXIF rotations, duplicate files, "
+        "and images that another folder contains too.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="all files under it are read")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images; read recursively")
     parser.add_argument(
-        "--against", type=Path, metavar="OTHER", help="list images that are in both, such as train and val"
+        "--against",
+        type=Path,
+        metavar="OTHER",
+        help="also list images that this folder contains too, such as train and val",
     )
     parser.add_argument(
         "--most", type=_positive, default=5, metavar="N", help="examples of each kind to show (default 5)"

@@ -1,4 +1,4 @@
-"""Messages whose content is a list of parts → messages of text, with image tokens where images stand."""
+"""Convert messages whose content is a list of parts to text messages with image tokens."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from preprocess.record_keys import IMAGES, MEDIA_KEYS, RecordKeys
 from preprocess.records import json_type
 from preprocess.rejects import Reason, Rejected, shorten
 
-# Where an image part has its path: in TRL's datasets, transformers' chat templates, and OpenAI's API.
+# Keys for the path of an image part: in TRL's datasets, transformers' chat templates, and OpenAI's API.
 _PATH_KEYS = ("image", "path", "url", "image_url")
 _CALLS = ("tool_calls", "function_call")
 
 
 def flatten_messages(record: dict[str, Any], keys: RecordKeys) -> dict[str, Any]:
-    """A record of messages with texts for contents, and the images that parts name under `keys.image`.
+    """Replace lists of parts by strings, and store the images that the parts name under `keys.image`.
 
-    An image part is an image token where it stands. Where the texts of its message hold tokens already, those are the
-    places, and the parts name the images only, as in XTuner's data.
+    Each image part becomes an image token. If the text of the message contains image tokens already, those give the
+    positions and the parts only name the images, as in XTuner's data.
 
     Raises:
-        Rejected: a part that is neither text nor image, image parts of which some have a path or an index and others
-            not, indices that are not those of the record's images, images named by parts and by the record too, a call
-            of a tool.
+        Rejected: a part is neither text nor image; only some image parts have a path or an index; the indices do not
+            match the record's images; both the parts and the record name images; there is a tool call.
     """
     messages = record.get(keys.turns)
     if type(messages) is not list:
-        return record  # which the reader rejects
+        return record  # `read_conversation` rejects it
     flat: list[Any] = []
     images: list[str | int | None] = []
     for number, message in enumerate(messages, start=1):
         if type(message) is dict:
             for name in _CALLS:
                 if message.get(name):
-                    raise Rejected(Reason.TOOL_TURN, f"turn {number} has {name!r}, which no template here can hold")
+                    raise Rejected(Reason.TOOL_TURN, f"turn {number} has {name!r}; tool calls are not supported")
             content = message.get(keys.content)
             if type(content) is list:
                 text, named = _flatten(content, number, keys.image_token)
@@ -47,18 +46,18 @@ def flatten_messages(record: dict[str, Any], keys: RecordKeys) -> dict[str, Any]
 
 
 def _named(images: list[str | int | None], of_record: tuple[str, ...]) -> list[str]:
-    """The paths of image parts, of which each has a path, or each the number of an image of the record."""
+    """The paths of the image parts, which either all have a path or all have the index of an image of the record."""
     paths = [image for image in images if type(image) is str]
     numbers = [image for image in images if type(image) is int]
     if len(images) not in (len(paths), len(numbers)):
         raise Rejected(
             Reason.IMAGE_NOT_A_PATH,
             f"of {len(images)} image parts {len(paths)} have a path and {len(numbers)} an index, "
-            "expected the same of all",
+            "expected either a path or an index in every part",
         )
     if paths and of_record:
         raise Rejected(
-            Reason.IMAGES_NAMED_TWICE, "both the record and its messages name images, expected one of them to"
+            Reason.IMAGES_NAMED_TWICE, "both the record and its messages name images, expected only one of them"
         )
     if numbers and max(numbers) >= len(of_record):
         raise Rejected(
@@ -74,7 +73,7 @@ def _named(images: list[str | int | None], of_record: tuple[str, ...]) -> list[s
 
 
 def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str | int | None]]:
-    """The text of a message, and what names the image of each image part."""
+    """The text of a message, and the path or index of the image of each image part."""
     texts: list[str] = []
     places: list[int] = []  # in `texts`, of the tokens of images
     images: list[str | int | None] = []
@@ -83,7 +82,9 @@ def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str |
         if kind == "text":
             text = part.get("text")
             if type(text) is not str:
-                raise Rejected(Reason.BAD_TURN, f"a text part of turn {number} has {json_type(text)}, expected a text")
+                raise Rejected(
+                    Reason.BAD_TURN, f"a text part of turn {number} has {json_type(text)}, expected a string"
+                )
             texts.append(text)
         elif kind in ("image", "image_url"):
             images.append(_path(part, number))
@@ -105,7 +106,7 @@ def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str |
 
 
 def _path(part: dict[str, Any], number: int) -> str | int | None:
-    """What an image part names its image by: a path or, as in TRL's example data, its index among the record's."""
+    """The path of an image part or, as in TRL's example data, its index among the record's images."""
     found = next((part[name] for name in _PATH_KEYS if part.get(name)), None)
     if type(found) is dict and found.get("url"):  # OpenAI's
         found = found["url"]

@@ -1,4 +1,4 @@
-"""An image → the bytes of the pixels that CLIP sees: those of `transformers.CLIPImageProcessor` on Pillow."""
+"""The uint8 pixels of CLIP's input, equal to those of `transformers.CLIPImageProcessor` with Pillow."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class ModelPixels:
-    """Squares, resizes and crops as the LLaVA authors do for CLIP.
+    """Pads, resizes and crops images as the LLaVA authors do for CLIP.
 
-    `square` resizes the shorter edge to the size and cuts out the centre; `pad` first makes the image square with
-    bars of the mean colour (`pad_to_square`). EXIF orientation is not applied: the authors do not.
+    `square` resizes the shorter edge to the size and crops the centre; `pad` first makes the image square with
+    bars of the mean colour (`pad_to_square`). EXIF orientation is not applied, as in the authors' code.
     """
 
     def __init__(self, image_size: int, aspect_ratio: AspectRatio) -> None:
@@ -42,10 +42,10 @@ class ModelPixels:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def _to_rgb(self, image: PillowImage) -> PillowImage:
-        """As the authors' `convert("RGB")`, their `expand2square` and the processor's own conversion together.
+        """Convert as the authors' `convert("RGB")`, their `expand2square` and the processor's conversion together.
 
-        A colour that is declared transparent survives `convert` in `info`, and transformers 5 then lays the image on
-        white; bars make a new image, without it. An alpha channel does not survive `convert`.
+        `convert` drops an alpha channel but keeps a transparent colour in `info`; transformers 5 then pastes the image
+        on white. Padding makes a new image without that entry.
         """
         from PIL import Image
 
@@ -57,11 +57,11 @@ class ModelPixels:
         return Image.alpha_composite(white, rgb.convert("RGBA")).convert("RGB")
 
     def _resize(self, image: PillowImage) -> PillowImage:
-        """To (image_size, image_size).
+        """Resize to (image_size, image_size).
 
         Pillow resizes in two passes and rounds to bytes between them. It takes the width first, unless an image is more
-        than twice as tall as wide (Pillow 13). Asking for the passes one by one in its order gives the same bytes, and
-        what falls away in between need not be computed.
+        than twice as tall as wide (Pillow 13). Running the passes one by one in this order gives the same bytes, and
+        the area cropped between them is not computed.
         """
         from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Refuse a file of the user's that hides one of our packages. Run by its path, since `import` may find that one."""
+"""Detect a user's file that shadows one of our packages. Loaded by path, since `import` may find the user's file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def require_own(importer: str, *packages: str) -> None:
-    """Check that Python finds our packages of these names.
+    """Check that the given package names resolve to our packages.
 
-    A file or folder beside the user's script may bear the name of one of them, and Python finds it first.
+    A file or folder next to the user's script may have the same name, and Python finds it first.
 
     Raises:
-        ImportError: it finds another; one sentence names both files.
+        ImportError: another package is found; the message names both files.
     """
     for name in packages:
         found = find_spec(name)
@@ -20,6 +20,6 @@ def require_own(importer: str, *packages: str) -> None:
         ours = Path(__file__).resolve().parent.parent / name / "__init__.py"
         if place is not None and Path(place).resolve() != ours:
             raise ImportError(
-                f"{importer} needs its own package {name} ({ours}), but Python finds {place} first: rename that, or "
-                "run python -P"
+                f"{importer} needs its own package {name} ({ours}), but Python finds {place} first; rename that file, "
+                "or run python -P"
             )

@@ -1,4 +1,4 @@
-"""Command line of the converters: source datasets → JSONL conversations.
+"""Command line of the converters from source datasets to JSONL conversations.
 
 Exit codes: 0 done (or nothing to do), 1 failed (disk full, interrupted), 2 wrong arguments or inputs.
 """
@@ -21,9 +21,10 @@ from preprocess.converters.registry import CONVERTERS
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 _SHARED_HELP = """
-Beside each X.jsonl stand X.rejects.jsonl, if records were dropped: {"file", "position", "reason", "detail"} each; and
-X.jsonl.receipt, which says from what it was made. The same command over a finished output does nothing, one that was
-interrupted begins the unfinished file again, and one with other inputs or arguments is refused without --overwrite.
+For each X.jsonl the command also writes X.rejects.jsonl, if records were rejected, with {"file", "position", "reason",
+"detail"} for each; and X.jsonl.receipt, which records the inputs and arguments. Rerunning a finished command does
+nothing; rerunning an interrupted one restarts the unfinished file; with other inputs or arguments, --overwrite is
+required to replace an output.
 Exit codes: 0 done, 1 failed, 2 wrong arguments or inputs."""
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="preprocess_dataset",
         description="Convert a source dataset of LLaVA's two phases to JSONL conversations.",
-        epilog="'preprocess_dataset COMMAND -h' says what a command reads and writes.",
+        epilog="'preprocess_dataset COMMAND -h' describes what a command reads and writes.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -69,7 +70,7 @@ def convert_json2jsonl_main(arguments: Sequence[str] | None = None) -> int:
 
 def _declare(parser: argparse.ArgumentParser, dataset: Converter) -> None:
     dataset.add_arguments(parser)
-    parser.add_argument("--overwrite", action="store_true", help="write outputs again that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.set_defaults(dataset=dataset)
 
 
@@ -79,7 +80,7 @@ def _convert(dataset: Converter, arguments: argparse.Namespace, command: str) ->
 
 def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
     jobs = dataset.plan(arguments)
-    # All of them first: a command that is refused has written nothing.
+    # Check all jobs before running any, so that a refused command writes nothing.
     finished = [check(job, overwrite=arguments.overwrite) for job in jobs]
     total = Counts()
     cut: list[Job] = []
@@ -94,25 +95,29 @@ def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
     if cut:
         names = ", ".join(str(job.inputs[0]) for job in cut[:3]) + (", …" if len(cut) > 3 else "")
         raise InputError(
-            f"{len(cut)} of {len(jobs)} files cannot be read to the end ({names}), as the rejects say: download again "
-            "what is not complete, and run the same command again"
+            f"{len(cut)} of {len(jobs)} files cannot be read to the end ({names}; see the rejects): download the "
+            "incomplete files again and rerun"
         )
     if total.read and not total.written:
-        raise InputError("not one record could be used; the rejects say why, is it the right input?")
+        raise InputError(
+            "all records were rejected; check that the input is correct and see the rejects for the reasons"
+        )
 
 
 def _reported(command: str, work: Callable[[], None]) -> int:
-    """Do the work; what stops it is one sentence and an exit code."""
+    """Run `work`; print an error as one sentence and return the exit code."""
     try:
         work()
     except InputError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return WRONG_INPUT
     except UnfinishedError as error:
-        print(f"{command}: {error}; run the same command again for the rest", file=sys.stderr)
+        print(f"{command}: {error}; rerun to resume", file=sys.stderr)
         return FAILED
     except PermissionError as error:
-        print(f"{command}: {error.filename}: {error.strerror}; make it accessible or give another", file=sys.stderr)
+        print(
+            f"{command}: {error.filename}: {error.strerror}; make it accessible or give another path", file=sys.stderr
+        )
         return WRONG_INPUT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

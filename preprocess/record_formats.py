@@ -1,4 +1,4 @@
-"""The formats of records: what the parts of each are called, and which of them a file has."""
+"""The record formats: the key names of each, and the detection of the format of a file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from preprocess.config import DatasetConfig, RecordFormat
 from preprocess.record_keys import RecordKeys
 
-# Whose turn a role means, beside those of LLaVA: ShareGPT's users took both, OpenAI's API has the second ones.
+# Role name → LLaVA's role. ShareGPT data uses both names of a role, OpenAI's API the second.
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
-# LLaMA-Factory's name for the system text of a record, and that of lmms-finetune.
+# Keys of the system text of a record: of LLaMA-Factory, and of lmms-finetune.
 _SYSTEM_KEYS = ("system", "system_prompt")
-# Records at the beginning of a file by which its format is decided.
+# Number of records at the beginning of a file that decide its format.
 MOST_LOOKED_AT = 20
 
 KeysByFormat = Mapping[RecordFormat, RecordKeys]
 
 
 def keys_by_format(dataset: DatasetConfig) -> KeysByFormat:
-    """The names that the parts of a record have in each format.
+    """The key names of a record in each format.
 
-    `llava` and `sharegpt` differ in the roles they know and in the system text that a record may have beside its
-    turns; `messages` are those of OpenAI's API, as TRL and LLaMA-Factory read them.
+    `sharegpt` is `llava` with more roles and an optional system text outside the turns; `messages` is the format of
+    OpenAI's API, as read by TRL and LLaMA-Factory.
     """
     roles = _ROLES | dataset.roles
     llava = RecordKeys(
@@ -46,7 +46,7 @@ def keys_by_format(dataset: DatasetConfig) -> KeysByFormat:
 
 
 def format_of(records: Iterable[Mapping[str, Any]], keys: KeysByFormat) -> RecordFormat:
-    """The format of a file by its first records: `llava` unless they have something that only another can read."""
+    """Detect the format of a file by its first records: `llava` unless only another format can read them."""
     found = Counter(_format_of_record(record, keys) for record in records)
     if found["messages"] > found["llava"] + found["sharegpt"]:
         return "messages"

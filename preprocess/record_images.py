@@ -1,4 +1,4 @@
-"""The images of a record: their paths, and where they stand in its texts."""
+"""The images of a record: their paths, and the positions of their tokens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from preprocess.rejects import Reason, Rejected
 
 
 def read_images(record: Mapping[str, Any], keys: RecordKeys) -> tuple[str, ...]:
-    """The image paths of a record, in order: a path or a list of them; what is null or empty is no image.
+    """The image paths of a record, in order. Null and empty values are no images.
 
     Raises:
-        Rejected: both keys name images, or something is not a path.
+        Rejected: both keys name images, or a value is neither a path nor a list of paths.
     """
     images = _paths(record.get(keys.image), keys.image)
     if IMAGES in record and keys.image != IMAGES:
@@ -36,7 +36,7 @@ def _paths(value: object, key: str) -> tuple[str, ...]:
         raise Rejected(Reason.IMAGE_NOT_A_PATH, f"{key!r} is {json_type(value)}, expected a path or a list of paths")
     for path in value:
         if type(path) is not str and path is not None:
-            raise Rejected(Reason.IMAGE_NOT_A_PATH, f"{key!r} holds {json_type(path)}, expected paths")
+            raise Rejected(Reason.IMAGE_NOT_A_PATH, f"{key!r} contains {json_type(path)}, expected paths")
     return tuple(path for path in value if path)
 
 
@@ -47,15 +47,15 @@ def take_out_image(texts: list[str], has_image: bool, token: str) -> bool:
     haotian-liu/LLaVA, llava/train/train.py).
 
     Args:
-        texts: questions and answers in turn; the first question is changed.
-        has_image: the record has an image, which is one.
+        texts: alternating questions and answers; the first question is changed.
+        has_image: the record has exactly one image; if false, none.
         token: the text that stands for an image.
 
     Returns:
-        whether the token stood elsewhere than at the start of the question.
+        whether the token was not at the start of the question.
 
     Raises:
-        Rejected: there is an image and no token, a token and no image, or a token elsewhere.
+        Rejected: there is an image and no token, a token and no image, or a token in another turn.
     """
     for position, text in enumerate(texts):
         if position and token in text:
@@ -63,24 +63,24 @@ def take_out_image(texts: list[str], has_image: bool, token: str) -> bool:
                 raise Rejected(Reason.TOKEN_WITHOUT_IMAGE, f"turn {position + 1} holds {token}, but there is no image")
             raise Rejected(
                 Reason.TOKEN_OUTSIDE_FIRST_TURN,
-                f"turn {position + 1} holds {token}, expected it in the first turn only",
+                f"turn {position + 1} contains {token}, expected it in the first turn only",
             )
     first = texts[0]
     if not has_image:
         if token in first:
-            raise Rejected(Reason.TOKEN_WITHOUT_IMAGE, f"the first turn holds {token}, but there is no image")
+            raise Rejected(Reason.TOKEN_WITHOUT_IMAGE, f"the first turn contains {token}, but the record has no image")
         return False
     if token not in first:
-        raise Rejected(Reason.IMAGE_WITHOUT_TOKEN, f"there is an image, but no {token} in the first turn")
+        raise Rejected(Reason.IMAGE_WITHOUT_TOKEN, f"the record has an image, but the first turn has no {token}")
     texts[0] = first.replace(token, "").strip()
     return not first.startswith(token) or first.count(token) > 1
 
 
 def require_places(texts: Sequence[str], images: int, token: str) -> None:
-    """Every image token in a question stands for one image, in order.
+    """Check that the questions contain one image token per image.
 
     Args:
-        texts: questions and answers in turn.
+        texts: alternating questions and answers.
         images: how many the record has.
         token: the text that stands for an image.
 
@@ -96,26 +96,28 @@ def require_places(texts: Sequence[str], images: int, token: str) -> None:
         if position % 2:
             raise Rejected(
                 Reason.TOKEN_OUTSIDE_HUMAN_TURN,
-                f"turn {position + 1} is the assistant's and holds {token}, expected it in the human's turns only",
+                f"turn {position + 1} is an assistant turn and contains {token}, which is allowed in human turns only",
             )
         tokens += text.count(token)
     if tokens != images:
         reason = Reason.IMAGE_WITHOUT_TOKEN if tokens < images else Reason.TOKEN_WITHOUT_IMAGE
-        raise Rejected(reason, f"there are {images} images and {tokens} times {token}, expected one for each")
+        raise Rejected(
+            reason, f"the record has {images} images and {tokens} {token} tokens, expected one token per image"
+        )
 
 
 def move_single_tokens(texts: list[str], token: str) -> bool:
-    """Move a token that stands alone in a question, and not at its start, to a line of its own in front.
+    """Move the only image token of a question to a separate line before it.
 
-    So the authors of LLaVA do with several images; a question of two tokens and more stays as it is
+    This follows the LLaVA authors' handling of several images; questions with two or more tokens are not changed
     (`preprocess_multimodal`, LLaVA-VL/LLaVA-NeXT, llava/train/train.py).
 
     Args:
-        texts: questions and answers in turn; questions are changed.
+        texts: alternating questions and answers; questions are changed.
         token: the text that stands for an image.
 
     Returns:
-        whether one was moved.
+        whether a token was moved.
     """
     moved = False
     for position in range(0, len(texts), 2):

@@ -1,4 +1,4 @@
-"""The keys of a record: which are used, which hold media that no row can, and which are left out and counted."""
+"""The keys of a record: which are used, which hold unsupported media, and which are ignored and counted."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 from preprocess.records import json_type
 from preprocess.rejects import Reason, Rejected, shorten
 
-# Keys under which published datasets keep media. Text about media that are left out would train a model to invent.
+# Keys under which published datasets store media. Text about missing media would train a model to hallucinate.
 MEDIA_KEYS = frozenset(
     f"{medium}{plural}" for medium in ("image", "video", "audio", "speech", "point_cloud") for plural in ("", "s")
 )
-# What a list of images is called, besides the name that the config gives.
+# Accepted for the images besides the key that the config names.
 IMAGES = "images"
-# Names beyond the bounds below are counted together under this one.
+# Names beyond the limits below are counted together under this name.
 OTHER_KEYS = "(other keys)"
 _MOST_NAMES = 100
 _LONGEST_NAME = 80
-# Sets of keys that are remembered, and the characters that the keys of one may have together.
+# Number of cached sets of keys, and the total number of characters in the keys of one set.
 _MOST_KNOWN = 1000
 _LONGEST_KNOWN = 2000
 
 
 class _Unused(NamedTuple):
-    """What a set of keys has beside those that are used: media, and names to be counted."""
+    """The unused keys of a set: those of media, and all names, for counting."""
 
     media: tuple[str, ...]
     names: tuple[str, ...]
@@ -35,14 +35,14 @@ class _Unused(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordKeys:
-    """What the parts of a record are called, and the text that stands for an image.
+    """The key names and role names of a record, and the image token.
 
     Attributes:
-        image: the key of the images, which may be called `images` too.
-        image_token: stands for an image in a text.
-        turns, content, role: the keys of the turns, and of the text and the role of each.
-        system: the keys of a system text beside the turns.
-        human_roles, assistant_roles, system_roles: the roles of those turns.
+        image: the key of the images; `images` is accepted too.
+        image_token: the text that stands for an image in a question.
+        turns, content, role: the keys of the list of turns, and of the text and the role of a turn.
+        system: the keys of a system text outside the turns.
+        human_roles, assistant_roles, system_roles: the role names of each kind of turn.
     """
 
     image: str = "image"
@@ -56,10 +56,10 @@ class RecordKeys:
     system_roles: tuple[str, ...] = ("system",)
 
     def unused(self, record: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of a record's top-level keys that no part of a row is made of; `id` names it in `rejects.jsonl`.
+        """The names of a record's unused top-level keys. `id` counts as used, since `rejects.jsonl` shows it.
 
         Raises:
-            Rejected: UNSUPPORTED_MEDIA, one of them holds media. One that is null or empty is like any other key.
+            Rejected: UNSUPPORTED_MEDIA, if an unused key holds media; one that is null or empty is only counted.
         """
         keys = tuple(record)
         found = self._known.get(keys)
@@ -75,18 +75,18 @@ class RecordKeys:
                 found_there = shorten(value) if type(value) is str else json_type(value)
                 raise Rejected(
                     Reason.UNSUPPORTED_MEDIA,
-                    f"{name!r} is {found_there}, but a row takes text and the images under {self.image!r} only",
+                    f"{name!r} is {found_there}, but only text and the images under {self.image!r} are supported",
                 )
         return found.names
 
     def unused_in_turns(self, turns: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-        """The same of the keys of its turns, such as `conversations[].weight`."""
+        """The names of the unused keys of turns, such as `conversations[].weight`."""
         names = {name: None for turn in turns for name in turn if name not in (self.role, self.content)}
         return _bounded([f"{self.turns}[].{name}" for name in names])
 
     @cached_property
     def _known(self) -> dict[tuple[str, ...], _Unused]:
-        """Of the sets of keys met last: most records of a file have the same."""
+        """Cache by set of keys, since most records of a file have the same keys."""
         return {}
 
     def _split(self, keys: tuple[str, ...]) -> _Unused:
@@ -95,24 +95,24 @@ class RecordKeys:
 
 
 def _bounded(names: list[str]) -> tuple[str, ...]:
-    """A bounded number of names of bounded length; more are one."""
+    """A bounded number of names of bounded length; further names become `OTHER_KEYS`."""
     shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names[:_MOST_NAMES]]
     return (*shown, *[OTHER_KEYS] * (len(names) > _MOST_NAMES))
 
 
 class UnusedKeys:
-    """Unused key → records that have it, for a bounded number of names: those met first."""
+    """Number of records per unused key, for a bounded number of names: the first ones seen."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def add(self, names: Iterable[tuple[str, ...]]) -> None:
-        """Count what `RecordKeys.unused` gave for some records, in order."""
+        """Count the results of `RecordKeys.unused` for some records, in order."""
         for some, records in Counter(names).items():
             self.update(dict.fromkeys(some, records))
 
     def update(self, counts: Mapping[str, int]) -> None:
-        """Add up other counts."""
+        """Add other counts."""
         for name, records in counts.items():
             is_kept = name in self.counts or len(self.counts) < _MOST_NAMES
             self.counts[name if is_kept else OTHER_KEYS] += records

@@ -15,10 +15,10 @@ def parse_record(line: bytes) -> dict[str, Any]:
     """Parse one line.
 
     Args:
-        line: the raw bytes; surrounding blanks and line ends do not matter.
+        line: the raw bytes; surrounding whitespace and line ends are ignored.
 
     Returns:
-        The JSON object. Where a key is given twice, the last one counts, as in Python's own json.
+        The JSON object. If a key is given twice, the last value is used, as in Python's `json`.
 
     Raises:
         Rejected: NOT_UTF8, NOT_JSON (with the position in the line) or NOT_AN_OBJECT.
@@ -33,7 +33,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 
 def record_id(record: dict[str, Any]) -> str | int | None:
-    """The record's own `id` where it has a usable one."""
+    """The record's `id` if it is a string or an integer, else None."""
     found = record.get("id")
     return found if isinstance(found, (str, int)) and not isinstance(found, bool) else None
 
@@ -49,6 +49,6 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> Rejected:
 
 
 def json_type(value: object) -> str:
-    """What JSON calls a value, with its article."""
-    names = {dict: "an object", list: "an array", str: "a text", int: "a number", float: "a number"}
+    """The JSON type of a value, with its article, for messages."""
+    names = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number"}
     return names.get(type(value)) or {None: "null or absent", True: "true", False: "false"}[value]  # type: ignore[index]

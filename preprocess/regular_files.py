@@ -1,4 +1,4 @@
-"""Opening what may be anything: a pipe would block for good, and a device does what it likes. Standard library only."""
+"""Open only regular files: reading a pipe may block forever, and a device may never end. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file to read its bytes; links are followed.
 
     Raises:
-        NotRegularError: it is something else.
-        OSError: it is not there, or cannot be read.
+        NotRegularError: the path is not a regular file.
+        OSError: the file does not exist or cannot be read.
     """
     return os.fdopen(open_descriptor(path), "rb")
 
 
 def open_descriptor(path: str | Path) -> int:
-    """As `open_regular`, the bare file descriptor; the caller closes it."""
+    """As `open_regular`, but return a file descriptor, which the caller must close."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise NotRegularError("it is not a regular file")
-    # Another file may stand there by now: it must not block either.
+    # The file may have been replaced since the check; opening it must not block.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

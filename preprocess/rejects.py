@@ -54,9 +54,9 @@ class Reason(str, Enum):
 
 
 class Rejected(Exception):
-    """A record that is rejected. `detail` says what was found, in words for the person who owns the data.
+    """A record is rejected. `detail` tells the owner of the data what was found.
 
-    `reason` is a `Reason` where rows are made, and a `SourceReason` where conversations are made of source records.
+    `reason` is a `Reason` when rows are written, and a `SourceReason` in the converters of source datasets.
     """
 
     def __init__(self, reason: Enum, detail: str) -> None:
@@ -66,6 +66,6 @@ class Rejected(Exception):
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """`text` as it may stand in an error: quoted, in one line, at most about `limit` characters."""
+    """`text` for a message: quoted, in one line, cut after `limit` characters."""
     shown = repr(text[: limit + 1])
     return shown if len(text) <= limit else f"{text[:limit]!r}… ({len(text)} characters)"

@@ -1,4 +1,4 @@
-"""What records become: token ids with the supervised ones marked and the places of the images, without image slots."""
+"""Samples: token ids, supervised flags and image positions of records, before image slots are inserted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _Ints = npt.NDArray[np.int64]
 
 
 class Sample(NamedTuple):
-    """One record in ids, without image slots.
+    """One tokenized record, without image slots.
 
     Attributes:
         ids: shape (n,), int32.
         supervised: (start, end) spans of `ids`, ascending, not touching.
-        image_at: for each image, in order, how many ids stand before it; empty for text only.
+        image_at: for each image, in order, the number of ids before it; empty for text only.
     """
 
     ids: npt.NDArray[np.int32]
@@ -26,13 +26,13 @@ class Sample(NamedTuple):
 
 
 class SampleBatch(NamedTuple):
-    """Samples of n records, one behind the other, with m images in all, without image slots.
+    """The concatenated samples of n records with m images in total, without image slots.
 
     Attributes:
         ids: shape (total,), int32.
         supervised: shape (total,), bool.
         begins: shape (n + 1,), int64: sample i has the ids `begins[i]` to `begins[i + 1]`.
-        image_at: shape (m,), int64: how many ids of its sample stand before each image; ascending within a sample.
+        image_at: shape (m,), int64: number of ids of its sample before each image; ascending within a sample.
         image_begins: shape (n + 1,), int64: sample i has the images `image_begins[i]` to `image_begins[i + 1]`.
     """
 
@@ -44,11 +44,11 @@ class SampleBatch(NamedTuple):
 
     @property
     def records(self) -> int:
-        """How many samples there are: one for each record."""
+        """The number of samples, one per record."""
         return len(self.begins) - 1
 
     def part(self, start: int, stop: int) -> SampleBatch:
-        """Samples `start` to `stop`."""
+        """Samples `start` to `stop`, exclusive."""
         first, last = int(self.begins[start]), int(self.begins[stop])
         first_image, last_image = int(self.image_begins[start]), int(self.image_begins[stop])
         return SampleBatch(
@@ -60,7 +60,7 @@ class SampleBatch(NamedTuple):
         )
 
     def without(self, left_out: Sequence[int]) -> SampleBatch:
-        """All samples but some."""
+        """All samples except those with the given indices."""
         kept = np.setdiff1d(np.arange(self.records), left_out)
         return join_batches([self.part(i, i + 1) for i in kept.tolist()])
 
@@ -86,7 +86,7 @@ def empty_batch(count: int) -> SampleBatch:
 
 
 def join_batches(batches: Sequence[SampleBatch]) -> SampleBatch:
-    """One behind the other."""
+    """Concatenate batches."""
     batches = [empty_batch(0), *batches]
     return SampleBatch(
         np.concatenate([batch.ids for batch in batches]),
@@ -98,5 +98,5 @@ def join_batches(batches: Sequence[SampleBatch]) -> SampleBatch:
 
 
 def _offsets(parts: Sequence[_Ints]) -> _Ints:
-    """The offsets of parts that each begin at 0, one behind the other."""
+    """Concatenate offset arrays that each begin at 0."""
     return np.cumsum(np.concatenate([np.zeros(1, np.int64), *(np.diff(part) for part in parts)]))

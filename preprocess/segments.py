@@ -1,4 +1,4 @@
-"""What a rendered conversation is made of: texts with a supervised flag, special tokens, the places of images."""
+"""The segments of a rendered conversation: texts with a supervised flag, special tokens, and image positions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 
 class Text(NamedTuple):
-    """A piece of text. Neighbouring texts are one text for the tokenizer.
+    """A piece of text. Adjacent texts are tokenized as one text.
 
-    `constant` texts are the template's own, the same in every record.
+    `constant` texts belong to the template and are the same in every record.
     """
 
     text: str
@@ -21,9 +21,9 @@ class Text(NamedTuple):
 
 
 class Special(NamedTuple):
-    """One added token of a tokenizer (`Tokenizer.require_token`). No text ever becomes one.
+    """One added token of a tokenizer (`Tokenizer.require_token`). Text is never converted to one.
 
-    `starts_text`: the text behind it is the start of a text, not the continuation of one.
+    `starts_text`: the text after it is tokenized as the start of a text, not as a continuation.
     """
 
     id: int
@@ -32,36 +32,36 @@ class Special(NamedTuple):
 
 
 class Mark(Enum):
-    """What is neither text nor named by an id: BOS and EOS, which some tokenizers lack, and the image slots.
+    """Segments without text and without a fixed id: BOS and EOS, which some tokenizers lack, and image slots.
 
-    The text behind an IMAGE is the start of a text, as the LLaVA authors encode it (`tokenizer_image_token`,
-    haotian-liu/LLaVA, llava/mm_utils.py); the one behind an IMAGE_TOKEN goes on as behind a special token, as
-    transformers encodes a prompt that holds `<image>`.
+    The text after an IMAGE is tokenized as the start of a text, as the LLaVA authors do (`tokenizer_image_token`,
+    haotian-liu/LLaVA, llava/mm_utils.py); the text after an IMAGE_TOKEN as the text after a special token, as
+    transformers encodes a prompt that contains `<image>`.
     """
 
     BOS = "bos"
-    EOS = "eos"  # always the end of an answer, hence supervised
+    EOS = "eos"  # always ends an answer, hence supervised
     IMAGE = "image"
     IMAGE_TOKEN = "image_token"
 
 
 @dataclass(frozen=True, eq=False)
 class Fixed:
-    """Neighbouring segments of a template that are the same in every record, with a special token at both ends.
+    """Adjacent segments of a template that are the same in every record, with a special token at both ends.
 
-    They are encoded once for each such object, so a template makes one and uses it for all records.
+    They are encoded once per object, so a template must reuse the object for all records.
     """
 
     segments: tuple[Text | Special, ...]
 
     @cached_property
     def supervised(self) -> bool:
-        """Of all of them."""
+        """Whether the segments are supervised; all have the same flag."""
         return self.segments[0].supervised
 
     @cached_property
     def starts_text(self) -> bool:
-        """As of the special token at the end."""
+        """As for the last segment, a special token."""
         last = self.segments[-1]
         return isinstance(last, Special) and last.starts_text
 
@@ -70,7 +70,7 @@ Segment = Text | Special | Fixed | Mark
 
 
 def unfolded(segments: Iterable[Segment]) -> list[Segment]:
-    """The segments with what is `Fixed` in single ones."""
+    """The segments, with each `Fixed` replaced by its members."""
     found: list[Segment] = []
     for segment in segments:
         found += segment.segments if isinstance(segment, Fixed) else [segment]

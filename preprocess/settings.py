@@ -1,4 +1,4 @@
-"""YAML files with `section.key=value` overrides → validated pydantic models; configs and trainer params are read so."""
+"""Read YAML files with `section.key=value` overrides into pydantic models; used for configs and trainer params."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-# In an installed package the folder is inside this one; in a checkout it is configs/ at the top.
+# Inside this folder in an installed package; at the top level in a checkout.
 SHIPPED_DIRS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class SettingsError(ValueError):
-    """A settings file, an override or an argument is wrong; the message is one sentence for the user."""
+    """Invalid settings file, override or argument; the message is one sentence for the user."""
 
 
 def shipped_files(*patterns: str) -> list[Path]:
-    """The YAML files that ship with the package, by pattern."""
+    """The YAML files shipped with the package that match the patterns."""
     return [file for one in patterns for folder in SHIPPED_DIRS if folder.is_dir() for file in sorted(folder.glob(one))]
 
 
 def find_file(name: str, option: str, *patterns: str) -> Path:
-    """The file that `--option NAME` means: a path, else the name of a file that ships with the package.
+    """Find the file for `--option NAME`: a path, or the name of a file that ships with the package.
 
     Raises:
-        SettingsError: there is neither; the message lists the shipped files.
+        SettingsError: the file does not exist; the message lists the shipped files.
     """
     path = Path(_with_home(name))
     if path.is_file():
@@ -42,8 +42,8 @@ def find_file(name: str, option: str, *patterns: str) -> Path:
             return candidate
     names = [file.name for file in shipped]
     raise SettingsError(
-        f"{option} {name}: there is no such file, and those that ship with the package are {', '.join(names)}"
-        f"{did_you_mean(name, names)}; give a path or one of these names"
+        f"{option} {name}: file not found{did_you_mean(name, names)}; give a path, or the name of a file that ships "
+        f"with the package: {', '.join(names)}"
     )
 
 
@@ -51,15 +51,15 @@ def read_settings(model: type[_Model], path: Path, overrides: Iterable[str], exa
     """Read and validate a settings file.
 
     Args:
-        model: what the file must be; its fields are the sections.
-        path: of the YAML file.
-        overrides: `section.key=value`, as deep as needed; of several for one key the last counts. The value of a key
-            that takes a text or a path is used as written (except an empty one, `null`, and quotes around it);
-            others are read as YAML.
-        example: an override to show to a user who gave a wrong one.
+        model: the model of the file; its fields are the sections.
+        path: path of the YAML file.
+        overrides: `section.key=value`, with any number of sub-sections; the last one for a key is used. The value of a
+            key that takes a string or a path is used as written (except an empty one, `null`, and surrounding quotes);
+            other values are parsed as YAML.
+        example: a valid override, for error messages.
 
     Raises:
-        SettingsError: unreadable file, YAML that does not parse, unknown or duplicate keys, wrong types or values.
+        SettingsError: unreadable file, invalid YAML, unknown or duplicate keys, wrong types or values.
     """
     values = read_sections(model, path)
     given: dict[str, str] = {}
@@ -73,14 +73,14 @@ def read_sections(model: type[BaseModel], path: Path) -> dict[str, dict[str, Any
     """The sections of a settings file, each with its keys, before they are validated.
 
     Raises:
-        SettingsError: unreadable file, YAML that does not parse, something else than sections, duplicate keys.
+        SettingsError: unreadable file, invalid YAML, no mapping of sections, duplicate keys.
     """
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as UTF-8 text ({error}); give a readable YAML file") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: is not valid YAML: {_without_source(error, path)}") from None
+        raise SettingsError(f"{path}: is not valid YAML: {_without_source(error, path)}; correct it") from None
     if not isinstance(values, dict) or not all(isinstance(keys, dict) or keys is None for keys in values.values()):
         raise SettingsError(f"{path}: expected the sections {_listed(model.model_fields)}, each with its keys")
     return {section: dict(keys or {}) for section, keys in values.items()}
@@ -93,17 +93,17 @@ def build_settings(
     folder: Path,
     arguments: Mapping[str, str] | None = None,
 ) -> _Model:
-    """Validate plain values; in strings, `${config_dir}` becomes `folder` and a leading `~` the user's home.
+    """Validate plain values; in strings, `${config_dir}` is replaced by `folder` and a leading `~` by the user's home.
 
     Args:
-        model: what the values must be.
+        model: the model to validate against.
         values: section → key → value.
-        source: where they come from, for messages.
+        source: name of the source of the values, for messages.
         folder: the folder of the settings file.
-        arguments: key → the argument that gave its value, of those that do not come from `source`.
+        arguments: key → the argument that set it, for the keys that were not set by `source`.
 
     Raises:
-        SettingsError: the first thing that is wrong, with its key.
+        SettingsError: the first error, with its key.
     """
     expanded = _expand(values, str(folder.resolve()))
     try:
@@ -116,7 +116,7 @@ def build_settings(
 
 
 def did_you_mean(found: str, known: Iterable[str], prefix: str = "") -> str:
-    """` (did you mean X?)` for the nearest known name, or nothing where none is near."""
+    """` (did you mean X?)` for the most similar known name; empty if none is similar."""
     nearest = difflib.get_close_matches(found, list(known), n=1, cutoff=0.5)
     return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
 
@@ -127,10 +127,10 @@ def one_line(error: object) -> str:
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a YAML document: plain types, no key given twice; `1e-3` is 0.001 and `1e4` the integer 10000.
+    """Parse a YAML document to plain types; `1e-3` is 0.001 and `1e4` the integer 10000.
 
     Raises:
-        yaml.YAMLError: it is not valid, or nested so deeply that Python cannot read it.
+        yaml.YAMLError: the document is invalid, has a duplicate key, or is nested too deeply.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -160,7 +160,7 @@ def _apply(model: type[BaseModel], values: dict[str, Any], override: str, exampl
 
 
 def _takes_text(model: type[BaseModel], path: Sequence[str]) -> bool:
-    """Whether a key takes a text or a path: YAML would cut `a #2` short, and make a number of the folder `2024`."""
+    """Whether a key takes a string or a path. YAML would cut `a #2` at the comment and read `2024` as a number."""
     section = _section(model, path)
     if section is None or path[-1] not in section.model_fields:
         return False
@@ -169,13 +169,13 @@ def _takes_text(model: type[BaseModel], path: Sequence[str]) -> bool:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The members of a union, without what `Annotated` adds."""
+    """The member types of a union, without `Annotated` metadata."""
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return {get_args(one)[0] if get_origin(one) is Annotated else one for one in members}
 
 
 def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
-    """The model of the section in which the last key of a path stands; None where there is no such section."""
+    """The model of the section that contains the last key of a path; None if there is no such section."""
     for part in path[:-1]:
         field = model.model_fields.get(part)
         models = [one for one in _kinds(field.annotation) if isinstance(one, type)] if field else []
@@ -187,7 +187,7 @@ def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | N
 
 
 def _place(model: type[BaseModel], where: list[str]) -> list[str]:
-    """A place in the file without what pydantic appends: elements of lists, members of unions."""
+    """The path of a key without the list indices and union members that pydantic appends."""
     for depth in range(1, len(where) + 1):
         section = _section(model, where[:depth])
         if section is None:
@@ -196,7 +196,7 @@ def _place(model: type[BaseModel], where: list[str]) -> list[str]:
 
 
 def _explain(model: type[BaseModel], error: Mapping[str, Any], where: list[str], values: Any) -> str:
-    """A pydantic error as a sentence about the key."""
+    """A pydantic error as one sentence that names the key."""
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(model, where)}"
@@ -213,7 +213,7 @@ def _explain(model: type[BaseModel], error: Mapping[str, Any], where: list[str],
 
 
 def _nearest(model: type[BaseModel], where: list[str]) -> str:
-    """What an unknown key may be meant to be: the same name in another section, or a similar one in its own."""
+    """A suggestion for an unknown key: the same name in another section, or a similar one in the same section."""
     *sections, name = where
     section = _section(model, where)
     known = list(section.model_fields) if section else []
@@ -241,7 +241,7 @@ def _expand(value: Any, folder: str) -> Any:
 
 
 def _with_home(text: str) -> str:
-    """`~/a` and `~user/a` as paths; a text as it is where there is no such home folder."""
+    """Expand `~/a` and `~user/a`; unchanged if the home folder does not exist."""
     if not text.startswith("~"):
         return text
     try:
@@ -255,7 +255,7 @@ def _without_source(error: object, path: Path | None = None) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain YAML loaders resolve silently to the last."""
+    """Safe YAML loader that refuses duplicate keys, of which PyYAML silently uses the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
@@ -271,6 +271,6 @@ class _Loader(yaml.SafeLoader):
         return int(number) if number.is_integer() and "." not in node.value else number
 
 
-# YAML 1.1, which PyYAML implements, asks for a dot in a number with an exponent.
+# YAML 1.1, which PyYAML implements, requires a dot in a number with an exponent.
 _Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_constructor("!exponent", _Loader.construct_exponent)

@@ -1,11 +1,11 @@
-"""The hash behind every keyed order: the shuffle of the records, and the order of rows in the loader."""
+"""SplitMix64, the hash for keyed orders: the shuffle of records and the order of rows in the loader."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-GAMMA = np.uint64(0x9E3779B97F4A7C15)  # what the generator adds to its state for the next number
+GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the generator's increment of its state
 
 
 def mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

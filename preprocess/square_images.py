@@ -1,4 +1,4 @@
-"""Making images square with bars of the mean colour, as the LLaVA authors do before CLIP's image processor."""
+"""Pad images to squares with the mean colour, as the LLaVA authors do before CLIP's image processor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-# `square` cuts out the centre, `pad` adds bars on both sides of the shorter edge.
+# `square` crops the centre, `pad` adds bars on both sides of the shorter edge.
 AspectRatio = Literal["square", "pad"]
 # OPENAI_CLIP_MEAN of transformers.image_utils.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -16,11 +16,11 @@ PAD_COLOUR = tuple(int(x * 255) for x in CLIP_MEAN)
 
 
 def pad_to_square(image: PillowImage, colour: tuple[int, ...] = PAD_COLOUR) -> PillowImage:
-    """The image in the middle of a square of its longer edge: `expand2square` of haotian-liu/LLaVA, llava/mm_utils.py.
+    """Centre the image in a square of its longer edge: `expand2square` of haotian-liu/LLaVA, llava/mm_utils.py.
 
     Args:
-        image: of any mode that `colour` fits.
-        colour: of the bars, one byte for each channel.
+        image: an image whose mode fits `colour`.
+        colour: of the bars, one byte per channel.
     """
     from PIL import Image
 

@@ -117,7 +117,7 @@ def test_a_name_that_no_terminal_can_print_is_shown_quoted(tmp_path: Path, capsy
 
 def test_wrong_arguments_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err == f"inspect_images: {tmp_path / 'none'}: no such folder; give a folder of images\n"
+    assert capsys.readouterr().err == f"inspect_images: {tmp_path / 'none'} is not a folder; give a folder of images\n"
     assert main([str(tmp_path), "--against", str(tmp_path / "none")]) == 2
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path), "--most", "0"])
