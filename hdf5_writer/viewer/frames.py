@@ -138,7 +138,7 @@ class ChatFrames:
     def __init__(self, template: ChatTemplate | None, system: str | None) -> None:
         """`template`: None for an unknown one; `system` as in `LlavaFrames`."""
         self.opening = ""
-        self._behind_answer: Pieces = ()
+        self._after_answer: Pieces = ()
         blocks: list[tuple[Style, Pieces]] = []
         if template is not None:
             system = template.default_system if system is None else system
@@ -150,7 +150,7 @@ class ChatFrames:
                 at = block.index(Slot.TEXT) if block else 0
                 blocks += [(style, block[:at]), ("text", block[at + 1 :])]
             blocks.append(("text", template.answer_header))
-            self._behind_answer = template.behind_answer
+            self._after_answer = template.after_answer
         # Where two begin alike, the longer one is meant.
         self._blocks = sorted((block for block in blocks if block[1]), key=lambda block: -len(block[1]))
 
@@ -158,8 +158,8 @@ class ChatFrames:
         """What stands from special tokens to the next text is the template's, and the text is a person's."""
         said: list[Said] = []
         blocks = list(self._blocks)
-        if stretch.opens_turn and not stretch.opens_sample and self._behind_answer:
-            blocks.append(("text", self._behind_answer))
+        if stretch.opens_turn and not stretch.opens_sample and self._after_answer:
+            blocks.append(("text", self._after_answer))
         at = 0
         while at < len(stretch.parts):
             for style, block in blocks:

@@ -1,7 +1,7 @@
-"""`dataset.system_prompt_style` → what turns a conversation into segments.
+"""Find the template that `dataset.system_prompt_style` names.
 
-A template is data, an entry in `llava.py` (the seven of LLaVA 1.5) or in `named.py` (those of today's language models);
-or it is a Jinja text (`jinja/`).
+A template is an entry in `llava.py` (the seven of LLaVA 1.5) or in `named.py` (those of current language models), or a
+Jinja chat template (`jinja/`).
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ __all__ = [
 ]
 
 STYLES = (*TEMPLATES, *CHAT_TEMPLATES, CHAT_TEMPLATE_STYLE)
-# What Meta's templates write where no date is given.
+# The default date of Meta's templates.
 _DATE = datetime.date(2024, 7, 26)
 
 
 def renderer_for(dataset: DatasetConfig, tokenizer: Tokenizer) -> Renderer:
-    """The renderer that a config asks for.
+    """The renderer for a config.
 
     Raises:
-        ConfigError: no template of that name, a key that the template has no use for, or a token that the tokenizer
-            lacks.
+        ConfigError: unknown template, a key that the template does not use, or a token that the tokenizer lacks.
     """
     style = dataset.system_prompt_style
     if style == CHAT_TEMPLATE_STYLE:
         return _jinja_renderer(dataset, tokenizer)
     for key in ("chat_template", "chat_template_date"):
         if getattr(dataset, key) is not None:
-            raise ConfigError(f"dataset.{key} is for system_prompt_style chat_template, not {style!r}; remove it")
+            raise ConfigError(
+                f"dataset.{key} is only used by system_prompt_style chat_template, not {style!r}; remove it"
+            )
     if style in TEMPLATES:
         return _llava_renderer(TEMPLATES[style], dataset, tokenizer)
     if style not in CHAT_TEMPLATES:
@@ -65,10 +66,10 @@ def renderer_for(dataset: DatasetConfig, tokenizer: Tokenizer) -> Renderer:
 
 
 def check_template(dataset: DatasetConfig, tokenizer: Tokenizer) -> None:
-    """Try a Jinja template in a process of its own, once, before `renderer_for` sets it up in this one.
+    """Test a Jinja template in a separate process, before `renderer_for` sets it up in this one.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: the template cannot be used.
     """
     if dataset.system_prompt_style == CHAT_TEMPLATE_STYLE:
         source = read_chat_template(dataset, tokenizer.name)
@@ -100,13 +101,13 @@ def _check_end(dataset: DatasetConfig) -> None:
     for key, is_given in (("append_eos", dataset.append_eos), ("end_token", dataset.end_token is not None)):
         if is_given:
             raise ConfigError(
-                f"dataset.{key} is set, but the template {dataset.system_prompt_style!r} has an end-of-turn token of "
-                "its own; remove it"
+                f"dataset.{key} is set, but the template {dataset.system_prompt_style!r} has its own end-of-turn "
+                "token; remove it"
             )
 
 
 def begins_with_bos(style: str) -> bool:
-    """Whether every sample of a template begins with BOS, where the tokenizer has one."""
+    """Whether every sample of a template begins with BOS, if the tokenizer has one."""
     return style in TEMPLATES or (style in CHAT_TEMPLATES and bool(CHAT_TEMPLATES[style].opening))
 
 
@@ -114,8 +115,8 @@ def _llava_renderer(template: Template, dataset: DatasetConfig, tokenizer: Token
     style = dataset.system_prompt_style
     if dataset.append_eos and template.answer_ends_with_eos:
         raise ConfigError(
-            f"dataset.append_eos is true, but the answers of {style!r} end with EOS already; "
-            "it is for system_prompt_style plain: remove it"
+            f"dataset.append_eos is true, but the answers of {style!r} already end with EOS; "
+            "remove it (it is for system_prompt_style plain only)"
         )
     end = None
     if dataset.end_token is not None:
@@ -132,6 +133,6 @@ def _llava_renderer(template: Template, dataset: DatasetConfig, tokenizer: Token
 def _check_system(dataset: DatasetConfig, takes_system: bool) -> None:
     if dataset.system_prompt is not None and not takes_system:
         raise ConfigError(
-            f"dataset.system_prompt is set, but the template {dataset.system_prompt_style!r} has no place for a system "
-            "text; remove it"
+            f"dataset.system_prompt is set, but the template {dataset.system_prompt_style!r} does not support "
+            "system texts; remove it"
         )

@@ -1,4 +1,4 @@
-"""`python -m preprocess.templates`: an example row of each template, as docs/templates.md shows them."""
+"""`python -m preprocess.templates` prints the example rows in docs/templates.md, one per template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROUNDS = [("What shape?", "A circle."), ("Its colour?", "Red.")]
 
 
 def example_rows() -> str:
-    """Markdown: each template's tokens, the supervised ones bold, with the vocabulary of the embedded tokenizer.
+    """Markdown with the tokens of each template, supervised ones in bold, using the embedded tokenizer.
 
     The long system texts of LLaVA 1.5 are replaced by a short one.
     """
@@ -47,12 +47,12 @@ def _row(style: str, embedded: Tokenizer) -> str:
 
 
 def _with_tokens(tokenizer: Tokenizer, style: str) -> Tokenizer:
-    """The embedded tokenizer, with what a template needs added."""
+    """The embedded tokenizer, with the special tokens of a template added."""
     if style not in CHAT_TEMPLATES:
         return tokenizer
     template = CHAT_TEMPLATES[style]
     pieces = (
-        *(template.opening + template.user + template.answer_header + template.answer + template.behind_answer),
+        *(template.opening + template.user + template.answer_header + template.answer + template.after_answer),
         *(*template.closing, *(template.system or ())),
     )
     spellings = dict.fromkeys(piece.spelling for piece in pieces if isinstance(piece, Token))

@@ -1,7 +1,7 @@
-"""Chat templates of today's language models: pieces of text and special tokens around the turns of a conversation.
+"""Chat templates of current language models: text and special tokens around the turns of a conversation.
 
-The rule: role headers, system and user text are not supervised; the answer and its end-of-turn token are; what follows
-that token is not. A new template is one more entry in `preprocess/templates/named.py`.
+Role headers, system and user texts are not supervised; the answer and its end-of-turn token are; text after that token
+is not. To add a template, add an entry to `preprocess/templates/named.py`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from preprocess.templates.outline import BLANKS, Outline, Part, Place, make_outl
 from preprocess.templates.renderer import Renderer
 from preprocess.tokenize.tokenizer import AddedToken, Tokenizer
 
-# Numbers of rounds whose outline is kept.
+# Outlines are cached for up to this many numbers of rounds.
 _MOST_OUTLINES = 200
 
 
 class Token(NamedTuple):
-    """A special token of the tokenizer, by how it is spelled."""
+    """A special token of the tokenizer, by its text."""
 
     spelling: str
 
 
 class Slot(Enum):
-    """The place of what a record says: a system text, a question or an answer."""
+    """The place of a text from the record: a system text, a question or an answer."""
 
     TEXT = "text"
 
@@ -39,25 +39,25 @@ Pieces = tuple[Piece, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """How a conversation is written down.
+    """The format of a conversation.
 
     Attributes:
-        opening, closing: what begins and ends every conversation.
+        opening, closing: written at the beginning and end of every conversation.
         user: a user turn.
-        answer_header: what stands before an answer and is not supervised.
-        answer: an answer up to and including its end-of-turn token, all of it supervised.
-        behind_answer: what follows the end-of-turn token.
-        system: the block of a system text, behind the opening; None where the template has none.
-        default_system: the system text of a record that has none; None leaves the block out.
-        system_in_last_question: the system text is put before the last question instead, with this between the two.
-        strips_questions, strips_answers: the blanks around such a turn, and around a system text, are left out.
+        answer_header: written before an answer, not supervised.
+        answer: an answer up to and including its end-of-turn token, supervised.
+        after_answer: written after the end-of-turn token, not supervised.
+        system: the block of a system text, after the opening; None if the template has none.
+        default_system: the system text for a record without one; None omits the block.
+        system_in_last_question: instead of a block, put the system text before the last question, with this separator.
+        strips_questions, strips_answers: strip whitespace around such turns; either also strips system texts.
     """
 
     opening: Pieces = ()
     user: Pieces
     answer_header: Pieces = ()
     answer: Pieces
-    behind_answer: Pieces = ()
+    after_answer: Pieces = ()
     closing: Pieces = ()
     system: Pieces | None = None
     default_system: str | None = None
@@ -67,7 +67,7 @@ class ChatTemplate:
 
     @property
     def takes_system(self) -> bool:
-        """There is a place for a system text."""
+        """Whether the template supports a system text."""
         return self.system is not None or self.system_in_last_question is not None
 
 
@@ -75,16 +75,16 @@ _Resolved = tuple[str | tuple[Special, AddedToken] | Slot, ...]
 
 
 class ChatRenderer(Renderer):
-    """A template with the tokens of one tokenizer."""
+    """A template whose tokens were looked up in one tokenizer."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, system: str | None, needed_by: str) -> None:
         """Look up the template's tokens.
 
         Args:
             template: the template.
-            tokenizer: has the tokens.
-            system: stands instead of the template's own default; None for that one.
-            needed_by: what names the template, for messages.
+            tokenizer: the tokenizer to look them up in.
+            system: replaces the template's default system text; None keeps it.
+            needed_by: the setting that names the template, for messages.
 
         Raises:
             ConfigError: the tokenizer lacks a token.
@@ -106,12 +106,12 @@ class ChatRenderer(Renderer):
         self._opening, self._closing = resolved(template.opening), resolved(template.closing)
         self._system, self._user = resolved(template.system), resolved(template.user)
         self._answer_header, self._answer = resolved(template.answer_header), resolved(template.answer, True)
-        self._behind_answer = resolved(template.behind_answer)
-        # Of conversations with a system block or without, by the number of their rounds.
+        self._after_answer = resolved(template.after_answer)
+        # Cached by whether there is a system block, and the number of rounds.
         self._outlines: dict[tuple[bool, int], Outline | None] = {}
 
     def render(self, conversation: Conversation) -> list[Segment]:
-        """The whole conversation."""
+        """The segments of the conversation."""
         texts, has_system_block = self._texts(conversation)
         key = has_system_block, len(conversation.rounds)
         if key not in self._outlines:
@@ -132,9 +132,9 @@ class ChatRenderer(Renderer):
         return found
 
     def _texts(self, conversation: Conversation) -> tuple[list[tuple[str, str]], bool]:
-        """The texts of a conversation as they are written, in order, and whether the first is a system block's.
+        """The texts of a conversation in order, and whether the first belongs to a system block.
 
-        Each comes with what stands for an image in it; only questions hold images.
+        Each text comes with its image token, which is empty except for questions.
         """
         template = self._template
         system = self._default_system if conversation.system is None else conversation.system
@@ -151,15 +151,15 @@ class ChatRenderer(Renderer):
         return texts, has_block
 
     def _parts(self, has_system_block: bool, rounds: int) -> Iterator[Part]:
-        """What is written for a conversation of so many rounds; None is the place of a text."""
-        one_round = (self._user, self._answer_header, self._answer, self._behind_answer)
+        """The parts of a conversation with this number of rounds; None is the place of a text."""
+        one_round = (self._user, self._answer_header, self._answer, self._after_answer)
         for pieces in (self._opening, *(self._system,) * has_system_block, *one_round * rounds, self._closing):
             supervised = pieces is self._answer
             for piece in pieces:
                 yield None if isinstance(piece, Slot) else piece, supervised
 
     def _built(self, conversation: Conversation) -> list[Segment]:
-        """The whole conversation, for a template without an outline."""
+        """The segments of the conversation, for a template without an outline."""
         texts, has_system_block = self._texts(conversation)
         out, number = SegmentBuilder(), 0
         for piece, supervised in self._parts(has_system_block, len(conversation.rounds)):
@@ -178,10 +178,10 @@ class ChatRenderer(Renderer):
 
 
 class SegmentBuilder:
-    """Makes segments of texts and tokens, with neighbouring texts joined.
+    """Builds segments from texts and tokens, and joins adjacent texts.
 
-    A special token takes the blanks beside it where the tokenizer says so: they are left out, as `tokenizers` does
-    when it reads a prompt (`lstrip` and `rstrip` of an added token).
+    Whitespace next to a special token is dropped if the tokenizer says so (`lstrip` and `rstrip` of an added token), as
+    `tokenizers` does when it encodes a prompt.
     """
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class SegmentBuilder:
         self._drops_blanks = False
 
     def text(self, text: str, *, supervised: bool, constant: bool) -> None:
-        """Add a text; `constant` where it is the template's own."""
+        """Add a text; `constant` if it belongs to the template."""
         if self._drops_blanks:
             text = text.lstrip(BLANKS)
             self._drops_blanks = not text
@@ -214,10 +214,10 @@ class SegmentBuilder:
         self._drops_blanks = token.takes_blanks_behind
 
     def image(self) -> None:
-        """Add the place of an image."""
+        """Add an image."""
         self._segments.append(Mark.IMAGE_TOKEN)
         self._drops_blanks = False
 
     def segments(self) -> list[Segment]:
-        """What was added."""
+        """The segments added so far."""
         return self._segments

@@ -15,17 +15,17 @@ from preprocess.templates.renderer import Renderer
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """How a conversation is written down, after a BOS.
+    """The format of a conversation after BOS.
 
     Attributes:
-        first_prompt, later_prompt: the context of a round, with `{system}` and `{question}`. A template whose
-            prompt has no `{question}` drops the question and has one round.
-        answer: the supervised text of a round, with `{answer}`. Unless it starts the text of the row, it begins
-            with a blank and the prompt before it does not end with one: so no token spans the two.
+        first_prompt, later_prompt: the unsupervised prompt of a round, with `{system}` and `{question}`. A template
+            whose prompt has no `{question}` drops the question and supports one round only.
+        answer: the supervised text of a round, with `{answer}`. Unless it starts the text of the row, it must begin
+            with a space and the prompt before it must not end with one, so that no token spans the two.
         answer_ends_with_eos: the round ends with a supervised EOS.
-        bos_between_rounds: every later round begins with a BOS of its own.
+        bos_between_rounds: every later round begins with its own BOS.
         system: the text for `{system}`.
-        image: what is written around the image.
+        image: the text around the image.
     """
 
     first_prompt: str
@@ -38,12 +38,12 @@ class Template:
 
     @property
     def drops_question(self) -> bool:
-        """The prompt is the image alone."""
+        """Whether the prompt is only the image."""
         return "{question}" not in self.first_prompt
 
     @property
     def takes_system(self) -> bool:
-        """There is a place for a system text."""
+        """Whether the template supports a system text."""
         return "{system}" in self.first_prompt
 
 
@@ -116,7 +116,7 @@ TEMPLATES: dict[str, Template] = {
 
 
 class LlavaRenderer(Renderer):
-    """A template, cut once at its placeholders, so that no text from a record is ever searched for one."""
+    """A template split once at its placeholders, so that placeholders are never searched for in a record's text."""
 
     def __init__(
         self,
@@ -126,13 +126,13 @@ class LlavaRenderer(Renderer):
         system: str | None = None,
         end_token: Special | None = None,
     ) -> None:
-        """Cut the template.
+        """Split the template.
 
         Args:
             template: the template.
             append_eos: end an answer with EOS instead of the newline (template `plain`).
-            system: stands instead of the template's own system text; None for that one.
-            end_token: stands instead of EOS.
+            system: replaces the template's system text; None keeps it.
+            end_token: replaces EOS; None keeps it.
         """
         answer = template.answer
         self.answer_ends_with_eos = template.answer_ends_with_eos
@@ -148,13 +148,13 @@ class LlavaRenderer(Renderer):
         self._between: list[Segment] = [Mark.BOS] if template.bos_between_rounds else []
         self._answer_head, _, self._answer_tail = answer.partition("{answer}")
         first_head, _, self._first_tail = template.first_prompt.partition("{question}")
-        self._head_before_system, _, self._head_behind_system = first_head.partition("{system}")
+        self._head_before_system, _, self._head_after_system = first_head.partition("{system}")
         self._first_head = self._with_system(template.system if system is None else system)
         self._later_head, _, self._later_tail = template.later_prompt.partition("{question}")
-        self._before_image, _, self._behind_image = template.image.partition("{image}")
+        self._before_image, _, self._after_image = template.image.partition("{image}")
 
     def render(self, conversation: Conversation) -> list[Segment]:
-        """The whole conversation, beginning with BOS."""
+        """The segments of the conversation, beginning with BOS."""
         segments: list[Segment] = [Mark.BOS]
         head, token = self._first_head, conversation.image_token
         has_own_system = bool(conversation.system and not conversation.system.isspace())
@@ -168,9 +168,9 @@ class LlavaRenderer(Renderer):
             if not self.traits.only_one_round:
                 # The authors put a newline after the image and strip the turn: no newline before an empty rest.
                 rest = f"\n{question}" if question else ""
-                segments.append(Text(self._behind_image + rest + self._first_tail, False))
+                segments.append(Text(self._after_image + rest + self._first_tail, False))
         else:
-            # What comes before the question is cut off where that is exact: at a single blank.
+            # The text before the question is split off where this does not change tokens: at a single space.
             if head.endswith(" ") and not head.endswith("  ") and head != " ":
                 segments.append(Text(head[:-1], False, constant=not has_own_system))
                 head = " "
@@ -183,14 +183,14 @@ class LlavaRenderer(Renderer):
         return segments
 
     def _with_system(self, system: str) -> str:
-        return self._head_before_system + system + self._head_behind_system
+        return self._head_before_system + system + self._head_after_system
 
     def _add_question(self, segments: list[Segment], head: str, question: str, tail: str, image_token: str) -> None:
         if image_token and image_token in question:
             first, *others = question.split(image_token)
             for part in others:
                 segments += [Text(head + first + self._before_image, False), Mark.IMAGE]
-                head, first = self._behind_image, part
+                head, first = self._after_image, part
             question = first
         segments.append(Text(head + question + tail, False))
 

@@ -1,8 +1,8 @@
-"""The chat templates that `dataset.system_prompt_style` names, each an entry.
+"""The chat templates for `dataset.system_prompt_style`, one entry each.
 
 Sources of the texts: huggingface/trl, trl/chat_templates/ (qwen2_5, llama3, llama3_1, phi3, gemma, mistral) and
-axolotl-ai-cloud/axolotl, src/axolotl/utils/chat_templates/templates/ (chatml, phi_3, mistral_v3_tekken). A system text
-of Mistral stands before the last question, as mistral-common puts it; the templates above drop it there.
+axolotl-ai-cloud/axolotl, src/axolotl/utils/chat_templates/templates/ (chatml, phi_3, mistral_v3_tekken). Mistral's
+system text goes before the last question, as in mistral-common; the templates above drop it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _chatml(default_system: str | None = None) -> ChatTemplate:
         user=(_IM_START, "user\n", _TEXT, _IM_END, "\n"),
         answer_header=(_IM_START, "assistant\n"),
         answer=(_TEXT, _IM_END),
-        behind_answer=("\n",),
+        after_answer=("\n",),
         default_system=default_system,
     )
 
@@ -51,7 +51,7 @@ CHAT_TEMPLATES: dict[str, ChatTemplate] = {
         user=(Token("<|user|>"), "\n", _TEXT, _PHI_END, "\n"),
         answer_header=(Token("<|assistant|>"), "\n"),
         answer=(_TEXT, _PHI_END),
-        behind_answer=("\n",),
+        after_answer=("\n",),
         closing=(Token("<|endoftext|>"),),
     ),
     "phi_3_bos": ChatTemplate(
@@ -60,14 +60,14 @@ CHAT_TEMPLATES: dict[str, ChatTemplate] = {
         user=(Token("<|user|>"), "\n", _TEXT, _PHI_END, "\n"),
         answer_header=(Token("<|assistant|>"), "\n"),
         answer=(_TEXT, _PHI_END),
-        behind_answer=("\n",),
+        after_answer=("\n",),
     ),
     "gemma": ChatTemplate(
         opening=(Token("<bos>"),),
         user=(_GEMMA_START, "user\n", _TEXT, _GEMMA_END, "\n"),
         answer_header=(_GEMMA_START, "model\n"),
         answer=(_TEXT, _GEMMA_END),
-        behind_answer=("\n",),
+        after_answer=("\n",),
         strips_questions=True,
         strips_answers=True,
     ),

@@ -1,4 +1,4 @@
-"""What a chat template writes around texts, worked out once: then a record only fills in its own."""
+"""The constant parts of a rendered chat template, computed once, with places for the texts of a record."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from itertools import groupby
 from preprocess.segments import Fixed, Mark, Segment, Special, Text
 from preprocess.tokenize.tokenizer import AddedToken
 
-# Unicode's white space, which `tokenizers` takes for the blanks beside a special token.
+# Unicode whitespace, which `tokenizers` strips next to a special token.
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a text of a record goes.
+    """The place of a text from the record.
 
     Attributes:
-        head, tail: texts of the template that are one text with it.
+        head, tail: adjacent texts of the template, joined with it.
         supervised: as in `Text`.
-        drops_blanks: the special token before it takes the blanks that it begins with.
+        drops_blanks: leading whitespace of the text is dropped, as the special token before it requires.
     """
 
     supervised: bool
@@ -29,7 +29,7 @@ class Place:
     drops_blanks: bool = False
 
     def fill(self, out: list[Segment], text: str, image_token: str) -> None:
-        """Add the text, with an image for each image token in it (none where that is empty)."""
+        """Append the text to `out`, with an image for each image token in it; none if `image_token` is empty."""
         parts = text.split(image_token) if image_token and image_token in text else [text]
         parts[0] = self.head + parts[0]
         parts[-1] += self.tail
@@ -43,7 +43,7 @@ class Place:
 
 
 Outline = tuple[Segment | Place, ...]
-# A text of the template, a token, or None for the place of a text; with whether it is supervised.
+# A text of the template, a token, or None for the place of a text; and whether it is supervised.
 Part = tuple[str | tuple[Special, AddedToken] | None, bool]
 
 
@@ -51,11 +51,11 @@ def make_outline(parts: Iterable[Part]) -> Outline | None:
     """The outline of a conversation.
 
     Args:
-        parts: what the template writes, in order.
+        parts: the parts of the conversation, in order.
 
     Returns:
-        None where a text of a record may decide what becomes of a text of the template beside it: a token takes the
-        blanks before it, or those behind it up to a text that is supervised otherwise.
+        the outline; None if a text of the template depends on a record's text next to it, because a special token
+        strips the whitespace before it, or strips the whitespace after it up to a text with another supervised flag.
     """
     found: list[Segment | Place] = []
     drops_blanks = False
@@ -93,7 +93,7 @@ def make_outline(parts: Iterable[Part]) -> Outline | None:
 
 
 def _fixed(parts: Sequence[Segment | Place]) -> Outline:
-    """The same with each run of constant parts between two special tokens, supervised alike, as one."""
+    """Replace each run of constant parts that starts and ends with a special token and has one supervised flag."""
     found: list[Segment | Place] = []
     for supervised, group in groupby(parts, key=lambda part: _constant_kind(part)):
         run = list(group)
@@ -111,5 +111,5 @@ def _fixed(parts: Sequence[Segment | Place]) -> Outline:
 
 
 def _constant_kind(part: Segment | Place) -> bool | None:
-    """Whether a special token or a text of the template is supervised; None for anything else."""
+    """The supervised flag of a special token or a text of the template; None for anything else."""
     return part.supervised if isinstance(part, (Special, Text)) else None

@@ -1,4 +1,4 @@
-"""What all templates have in common: a conversation becomes segments."""
+"""The interface of all templates: render a conversation to segments."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from preprocess.segments import Mark, Segment
 
 
 class Renderer(ABC):
-    """A template, set up for a tokenizer.
+    """A template that is set up for a tokenizer.
 
     Attributes:
-        traits: what conversations it takes.
+        traits: the conversations that it supports.
     """
 
     traits: TemplateTraits
 
     @abstractmethod
     def render(self, conversation: Conversation) -> list[Segment]:
-        """The whole conversation."""
+        """The segments of the conversation."""
 
     def before_image(self) -> list[Segment]:
-        """What stands before the image of a record whose first question begins with the image token.
+        """The segments before the image of a record whose first question begins with the image token.
 
-        It is the same in all records that have no system turn, if the template puts nothing of the record there.
+        They are the same for all records without a system turn, unless the template puts a text of the record there.
         """
         token = "" if self.traits.image_in_front else "<image>"
         rounds = [(f"{token}\nx" if token else "x", "x")]

@@ -136,7 +136,9 @@ def test_a_template_without_a_place_for_a_system_text_takes_none(tokenizer: Toke
     for text in (USER_AND_ASSISTANT, refusing):
         renderer = renderer_with(text, tokenizer, tmp_path)
         assert not renderer.traits.takes_system
-        with pytest.raises(ConfigError, match="system_prompt is set, but the template 'chat_template' has no place"):
+        with pytest.raises(
+            ConfigError, match="system_prompt is set, but the template 'chat_template' does not support"
+        ):
             renderer_with(text, tokenizer, tmp_path, system_prompt="Be brief.")
     renderer = renderer_with(CHATML, tokenizer, tmp_path, system_prompt="Be brief.")
     assert renderer.render(TALK) == renderer.render(TALK._replace(system="Be brief."))
@@ -147,20 +149,26 @@ REFUSED = {
     "an unknown tag": ("{% form %}", "line 1: Encountered unknown tag 'form'"),
     "no assistant": (CHATML.replace("messages %}", "messages if message.role == 'user' %}"), "text of the assistant"),
     "no user": (CHATML.replace("messages %}", "messages if message.role != 'user' %}"), "text of the user"),
-    "another text": (CHATML.replace("message['content']", "message['content'] | upper"), "it does not write what"),
-    "escaped text": (CHATML.replace("message['content']", "message['content'] | e"), "it does not write what is said"),
+    "another text": (
+        CHATML.replace("message['content']", "message['content'] | upper"),
+        "it does not reproduce the texts",
+    ),
+    "escaped text": (CHATML.replace("message['content']", "message['content'] | e"), "it does not reproduce the texts"),
     "no end of turn": (CHATML.replace("<|im_end|>", ""), "not followed by a special token"),
     "an end that is no token": (CHATML.replace("<|im_end|>", "<|fin|>"), "not followed by a special token"),
     "an end that is not marked": (
         MARKED.replace("'<|im_end|>' }}{% endgen", "'' }}{% endgen").replace("{{ '\\n' }}", "{{ '<|im_end|>\\n' }}"),
-        "generation %} ends before the token that ends the turn",
+        "generation %} block does not include the end-of-turn token",
     ),
-    "marks elsewhere": (MARKED.replace("== 'assistant'", "== 'user'"), "generation %} does not hold the answers"),
+    "marks elsewhere": (
+        MARKED.replace("== 'assistant'", "== 'user'"),
+        "generation %} blocks do not contain the answers",
+    ),
     "earlier turns": (
         CHATML.replace("{{ message['content']", "{{ ('' if loop.last else 'then: ') + message['content']"),
-        "it writes earlier turns otherwise once a later one is added",
+        "it renders earlier turns differently when a later one is added",
     ),
-    "refuses": ("{{ raise_exception('use another') }}", "it says: use another"),
+    "refuses": ("{{ raise_exception('use another') }}", "it reports: use another"),
     "an endless loop": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
     "an endless call": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself too deeply"),
     "calls that double": (
@@ -197,7 +205,7 @@ def test_a_child_process_tries_it_first(tokenizer: Tokenizer, tmp_path: Path, mo
     with pytest.raises(ConfigError, match="not followed by a special token"):
         renderer_with(REFUSED["no end of turn"][0], tokenizer, tmp_path, in_child=True)
     monkeypatch.setattr("preprocess.templates.jinja.check._SECONDS", 0.01)
-    with pytest.raises(ConfigError, match=r"does not come to an end within 0.01 seconds"):
+    with pytest.raises(ConfigError, match=r"does not terminate within 0.01 seconds"):
         renderer_with(CHATML, tokenizer, tmp_path, in_child=True)
 
 
@@ -227,7 +235,9 @@ def test_what_only_a_record_brings_out_rejects_that_record(tokenizer: Tokenizer,
 def test_keys_of_chat_template_are_refused_with_a_named_template(tokenizer: Tokenizer, key: str) -> None:
     value = "x.jinja" if key == "chat_template" else "2025-01-01"
     dataset = DatasetConfig.model_validate({"system_prompt_style": "chatml", key: value})
-    with pytest.raises(ConfigError, match=f"dataset.{key} is for system_prompt_style chat_template, not 'chatml'"):
+    with pytest.raises(
+        ConfigError, match=f"dataset.{key} is only used by system_prompt_style chat_template, not 'chatml'"
+    ):
         renderer_for(dataset, tokenizer)
 
 

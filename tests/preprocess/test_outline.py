@@ -29,7 +29,7 @@ def tokens_of(template: ChatTemplate) -> list[str]:
         *template.user,
         *template.answer_header,
         *template.answer,
-        *template.behind_answer,
+        *template.after_answer,
         *template.closing,
         *(template.system or ()),
     ]

@@ -92,14 +92,20 @@ def test_an_unknown_template_names_the_nearest(encoder: Encoder) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"append_eos": True, "system_prompt_style": "vicuna_v1"}, "end with EOS already"),
-        ({"append_eos": True, "system_prompt_style": "chatml"}, "append_eos is set, but the template 'chatml' has an"),
-        ({"end_token": "<unk>", "system_prompt_style": "gemma"}, "end_token is set, but the template 'gemma' has an"),
+        ({"append_eos": True, "system_prompt_style": "vicuna_v1"}, "already end with EOS"),
+        (
+            {"append_eos": True, "system_prompt_style": "chatml"},
+            "append_eos is set, but the template 'chatml' has its own",
+        ),
+        (
+            {"end_token": "<unk>", "system_prompt_style": "gemma"},
+            "end_token is set, but the template 'gemma' has its own",
+        ),
         ({"end_token": "<unk>", "system_prompt_style": "plain"}, "answers of 'plain' end with a newline"),
         ({"end_token": "<eos>", "system_prompt_style": "vicuna_v1"}, "no special token '<eos>'"),
-        ({"system_prompt": "Hi", "system_prompt_style": "plain"}, "'plain' has no place for a system text"),
-        ({"system_prompt": "Hi", "system_prompt_style": "mistral_instruct"}, "no place for a system text"),
-        ({"system_prompt": "Hi", "system_prompt_style": "gemma"}, "'gemma' has no place for a system text"),
+        ({"system_prompt": "Hi", "system_prompt_style": "plain"}, "'plain' does not support system texts"),
+        ({"system_prompt": "Hi", "system_prompt_style": "mistral_instruct"}, "does not support system texts"),
+        ({"system_prompt": "Hi", "system_prompt_style": "gemma"}, "'gemma' does not support system texts"),
         ({"system_prompt_style": "chatml"}, r"no special token '<\|im_start\|>'.*_style chatml needs"),
         ({"system_prompt_style": "llama_3"}, r"no special token '<\|begin_of_text\|>'"),
     ],

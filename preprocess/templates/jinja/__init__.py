@@ -1,1 +1,1 @@
-"""`dataset.system_prompt_style: chat_template`: a Jinja chat template, of the tokenizer's folder or a file."""
+"""Jinja chat templates from the tokenizer's folder or a file: `dataset.system_prompt_style: chat_template`."""

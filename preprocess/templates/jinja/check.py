@@ -1,7 +1,7 @@
-"""A first look at a chat template while a run is planned: in a process of its own, which a clock and a limit end.
+"""Test a chat template in a separate process with limits on time and memory, while a run is planned.
 
-What runs later is bounded by counting alone (`sandbox.py`). Whatever that does not see, such as a search that never
-comes to an end, is found here, before anything is written.
+During the run, `sandbox.py` bounds rendering by counting steps only. This check finds what counting misses, such as a
+search that never ends, before anything is written.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _MEMORY = 2 << 30
 
 
 def check_in_child(source: TemplateSource, added: Iterable[str], date: datetime.date) -> None:
-    """Try a template.
+    """Test a template.
 
     Args:
         source: the template.
         added: the tokenizer's added tokens.
-        date: what `strftime_now` gives.
+        date: the date for `strftime_now`.
 
     Raises:
-        TemplateFault: it cannot be used, or does not come to an end.
+        TemplateFault: the template cannot be used, or does not terminate.
     """
     job = orjson.dumps({"text": source.text, "variables": source.variables, "added": list(added), "date": date})
     try:
@@ -39,16 +39,18 @@ def check_in_child(source: TemplateSource, added: Iterable[str], date: datetime.
             [sys.executable, "-m", "preprocess.templates.jinja.check"], input=job, capture_output=True, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise TemplateFault(f"it does not come to an end within {_SECONDS} seconds") from None
+        raise TemplateFault(f"it does not terminate within {_SECONDS} seconds") from None
     if child.returncode:
-        raise TemplateFault(f"it ends the process that tries it (exit code {child.returncode}); is it very large?")
+        raise TemplateFault(
+            f"it crashes the process that tests it (exit code {child.returncode}), possibly for lack of memory"
+        )
     fault: str | None = orjson.loads(child.stdout)
     if fault is not None:
         raise TemplateFault(fault)
 
 
 def main() -> None:
-    """Read a job from standard input and write what is wrong, or null, to standard output."""
+    """Read a job from standard input and write the fault, or null, to standard output."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     job = orjson.loads(sys.stdin.buffer.read())
     fault = None

@@ -1,7 +1,6 @@
-"""What a chat template does, found out once by rendering conversations that are made up here.
+"""Determine the properties of a chat template by rendering test conversations.
 
-A template that these rules do not fit is refused, with the reason: what a row teaches must be what the model is asked
-for later.
+A template that violates the rules is refused with the reason, since rows must match the prompts at inference time.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from preprocess.templates.jinja.marks import Rendering, TextChangedError, render_marked
 from preprocess.templates.jinja.sandbox import Messages, SandboxedTemplate, TemplateFault
 
-# Texts that a template which escapes, splits or shortens them would change.
+# Test texts that change if a template escapes, splits or shortens texts.
 _QUESTIONS = ('Is "a" <b> & {c}?\nYes\\no', "Und was 2?", "第三?")
 _ANSWERS = ("It's {{1}} %d.\n\n- ä", "Zwei & <i>2</i>.", "三。")
 _OTHER_ANSWER = "Nothing of that sort"
@@ -24,30 +23,29 @@ class Learned(NamedTuple):
     """How a template treats turns.
 
     Attributes:
-        takes_system: it writes a system text, at the same place whatever follows.
-        marks_generation: it says itself which parts are to learn.
-        before_answer: blanks of the template's own that a model has to write before an answer: they stand behind the
-            generation prompt.
-        trims_before, trims_behind: the blanks before and behind an answer are left out.
+        takes_system: it supports a system text, at the same position whatever follows.
+        marks_generation: it marks the supervised parts with {% generation %}.
+        before_answer: whitespace between the generation prompt and the answer, which the model has to generate.
+        trims_before, trims_after: whitespace before and after an answer is removed.
     """
 
     takes_system: bool
     marks_generation: bool
     before_answer: str
     trims_before: bool
-    trims_behind: bool
+    trims_after: bool
 
 
 def special_pattern(added: Mapping[str, object]) -> re.Pattern[str]:
-    """Finds the added tokens in what a template writes, of several the longest; blanks are text."""
+    """A pattern for the added tokens in the output of a template; the longest match wins, whitespace is text."""
     tokens = sorted((token for token in added if token.replace("▁", "").strip()), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, tokens)) if tokens else "(?!)")
 
 
 def end_of_turn(rendering: Rendering, special: re.Pattern[str], message: int) -> int | None:
-    """Where the token that ends a message ends; None where no special token directly follows the text.
+    """The end position of the token that ends a message; None if no special token directly follows the text.
 
-    Blanks between the two do not count.
+    Whitespace between text and token is ignored.
     """
     text, (_, end) = rendering.text, rendering.contents[message]
     following = rendering.contents[message + 1][0] if message + 1 < len(rendering.contents) else len(text)
@@ -58,14 +56,14 @@ def end_of_turn(rendering: Rendering, special: re.Pattern[str], message: int) ->
 
 
 def learn(template: SandboxedTemplate, special: re.Pattern[str]) -> Learned:
-    """Find out what a template does.
+    """Determine the properties of a template.
 
     Args:
         template: the template.
         special: see `special_pattern`.
 
     Raises:
-        TemplateFault: it cannot be used; the message says why.
+        TemplateFault: the template cannot be used; the message gives the reason.
     """
     rounds = [_render(template, _conversation(count)) for count in (1, 2, 3)]
     ends = []
@@ -83,18 +81,18 @@ def learn(template: SandboxedTemplate, special: re.Pattern[str]) -> Learned:
     for shorter, longer, end in zip(rounds, rounds[1:], (ends[0], ends[2]), strict=False):
         if not longer.text.startswith(shorter.text[:end]):
             raise TemplateFault(
-                "it writes earlier turns otherwise once a later one is added, so a row would not be what the model sees"
+                "it renders earlier turns differently when a later one is added, so rows would not match prompts"
             )
     header = _header(rounds[0])
     other = _render(template, [*_conversation(1)[:1], {"role": "assistant", "content": _OTHER_ANSWER}])
     if _header(other) != header:
-        raise TemplateFault("what it writes before an answer depends on the answer")
+        raise TemplateFault("the text that it writes before an answer depends on the answer")
     return Learned(
         takes_system=_takes_system(template, special),
         marks_generation=template.marks_generation,
         before_answer=_before_answer(template, header),
         trims_before=_answer_is_trimmed(template, header, before=True),
-        trims_behind=_answer_is_trimmed(template, header, before=False),
+        trims_after=_answer_is_trimmed(template, header, before=False),
     )
 
 
@@ -109,7 +107,7 @@ def _render(template: SandboxedTemplate, messages: Messages) -> Rendering:
     try:
         return render_marked(template, messages)
     except TextChangedError as error:
-        raise TemplateFault(f"it does not write what is said: {error}") from None
+        raise TemplateFault(f"it does not reproduce the texts of messages: {error}") from None
 
 
 def _check_generation(rendering: Rendering, answer: int, end: int) -> None:
@@ -117,15 +115,15 @@ def _check_generation(rendering: Rendering, answer: int, end: int) -> None:
         if start <= answer < stop or start == answer == stop:
             if stop < end:
                 raise TemplateFault(
-                    "its {% generation %} ends before the token that ends the turn, so that would not be learned; move "
-                    "{% endgeneration %} behind it"
+                    "its {% generation %} block does not include the end-of-turn token, so that token would not be "
+                    "trained on; move {% endgeneration %} after it"
                 )
             return
-    raise TemplateFault("its {% generation %} does not hold the answers")
+    raise TemplateFault("its {% generation %} blocks do not contain the answers")
 
 
 def _header(rendering: Rendering) -> str:
-    """What stands between the first question and its answer."""
+    """The text between the first question and its answer."""
     return rendering.text[rendering.contents[0][1] : rendering.contents[1][0]]
 
 

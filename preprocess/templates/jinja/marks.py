@@ -1,8 +1,8 @@
-"""Which stretches of a rendering are texts of the messages, and which the template's own words.
+"""Find which parts of a rendering are texts of messages and which are text of the template.
 
-Each content is rendered between two marks. So a special token is only looked for in what the template writes, and
-none is ever made of a record's text, nor of that text and the template's together. A second rendering, without
-marks, must give the same text: a template that looks into the texts, or changes them, is found by that.
+Each content is rendered between two marker characters. Special tokens are searched for only in the template's text, so
+that neither a text of a record nor its concatenation with the template's text becomes one. A second rendering without
+markers must give the same text; this detects templates that inspect or change the texts.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from preprocess.templates.jinja.sandbox import (
     TemplateFault,
 )
 
-# Noncharacters, as those of `sandbox.py`.
+# Unicode noncharacters, as in `sandbox.py`.
 _BEGINS, _ENDS = "\ufdd2", "\ufdd3"
 _MARK = re.compile("[\ufdd0-\ufdd3]")
 Span = tuple[int, int]
 
 
 class TextChangedError(Exception):
-    """The template does not give the texts of the messages back, each once and in order; the message says which."""
+    """The template does not reproduce each message text once and in order; the error message names the text."""
 
 
 class Rendering(NamedTuple):
-    """A conversation as a template writes it.
+    """A rendered conversation.
 
     Attributes:
-        text: the whole.
-        contents: for each message, where its text is, without the blanks around it.
-        generated: what the template marks with {% generation %}, ascending.
+        text: the complete text.
+        contents: for each message, the span of its text without surrounding whitespace.
+        generated: the spans that the template marks with {% generation %}, ascending.
     """
 
     text: str
@@ -47,29 +47,29 @@ def render_marked(template: SandboxedTemplate, messages: Messages, *, add_genera
     """Render messages and find their texts.
 
     Raises:
-        TemplateFault: see `SandboxedTemplate.render`; a text holds one of the marks.
-        TextChangedError: a text is not there as it is, or not in its place among the others.
+        TemplateFault: see `SandboxedTemplate.render`; or a text contains a marker character.
+        TextChangedError: a text was changed, is missing, or is out of order.
     """
     cores = []
     marked = []
     for message in messages:
         content = message["content"]
         if found := _MARK.search(content):
-            raise TemplateFault(f"a text holds U+{ord(found[0]):04X}, which is no character and marks texts here")
+            raise TemplateFault(f"a text contains the noncharacter U+{ord(found[0]):04X}, which is reserved")
         core = content.strip()
-        before, behind = content.split(core, 1) if core else (content, "")
+        before, after = content.split(core, 1) if core else (content, "")
         cores.append(core)
-        marked.append({**message, "content": f"{before}{_BEGINS}{core}{_ENDS}{behind}"})
+        marked.append({**message, "content": f"{before}{_BEGINS}{core}{_ENDS}{after}"})
     rendering = _parsed(template.render(marked, add_generation_prompt=add_generation_prompt))
     for message, core, (start, end) in zip(messages, cores, rendering.contents, strict=False):
         if rendering.text[start:end] != core:
-            raise TextChangedError(f"the text of the {message['role']} is not there as it is, or not in its order")
+            raise TextChangedError(f"the text of the {message['role']} is changed or out of order")
     if len(rendering.contents) != len(messages):
         lost = messages[min(len(rendering.contents), len(messages) - 1)]["role"]
-        raise TextChangedError(f"the text of the {lost} is not there once")
+        raise TextChangedError(f"the text of the {lost} does not occur exactly once")
     plain = _MARK.sub("", template.render(messages, add_generation_prompt=add_generation_prompt))
     if plain != rendering.text:
-        raise TextChangedError("what it writes depends on what is in a text")
+        raise TextChangedError("the output depends on the contents of a text")
     return rendering
 
 
@@ -96,7 +96,7 @@ def _parsed(marked: str) -> Rendering:
 
 
 def gaps(contents: Sequence[Span], length: int) -> list[Span]:
-    """The stretches between contents, from the start of the text to its end: one more than contents."""
+    """The spans before, between and after the contents: one more than contents."""
     starts = [0, *(end for _, end in contents)]
     ends = [*(start for start, _ in contents), length]
     return list(zip(starts, ends, strict=True))

@@ -1,4 +1,4 @@
-"""A Jinja chat template → segments, by the rule of `preprocess/templates/chat.py`."""
+"""Render a Jinja chat template to segments, supervised as in `preprocess/templates/chat.py`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from preprocess.tokenize.tokenizer import Tokenizer
 
 
 class JinjaRenderer(Renderer):
-    """A template with the tokens of one tokenizer. Not shared between threads."""
+    """A template with the tokens of one tokenizer. Not thread-safe."""
 
     def __init__(self, source: TemplateSource, tokenizer: Tokenizer, system: str | None, date: datetime.date) -> None:
-        """Compile the template and find out what it does.
+        """Compile the template and determine its properties.
 
         Args:
             source: the template.
-            tokenizer: its added tokens are what is special in a rendering.
-            system: the system text of records that have none; None leaves that to the template.
-            date: what `strftime_now` gives.
+            tokenizer: its added tokens are the special tokens in a rendering.
+            system: the system text of records without one; None uses the template's default.
+            date: the date for `strftime_now`.
 
         Raises:
             TemplateFault: the template cannot be used.
@@ -43,7 +43,7 @@ class JinjaRenderer(Renderer):
         )
 
     def render(self, conversation: Conversation) -> list[Segment]:
-        """The whole conversation.
+        """The segments of the conversation.
 
         Raises:
             Rejected: CHAT_TEMPLATE_FAILED or CHAT_TEMPLATE_CHANGES_TEXT.
@@ -74,7 +74,11 @@ class JinjaRenderer(Renderer):
                 blanks += text[: len(text) - len(text.lstrip())]
             end = end_of_turn(rendering, self._special, message)
             if end is None or not rendering.text.endswith(blanks, 0, start):
-                what = "the answer does not end with a special token" if end is None else "it moves the answer's blanks"
+                what = (
+                    "the answer does not end with a special token"
+                    if end is None
+                    else "it moves the answer's whitespace"
+                )
                 raise Rejected(Reason.CHAT_TEMPLATE_CHANGES_TEXT, f"the chat template changes texts: {what}")
             spans.append((start - len(blanks), end))
         return spans

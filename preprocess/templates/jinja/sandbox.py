@@ -23,11 +23,11 @@ from jinja2.visitor import NodeTransformer
 
 from preprocess.settings import one_line
 
-# Noncharacters of Unicode, which no text may hold; around what a template marks with {% generation %}.
+# Unicode noncharacters, which texts must not contain; put around the text that a template marks with {% generation %}.
 GENERATION_BEGINS, GENERATION_ENDS = "\ufdd0", "\ufdd1"
-# Turns of loops and calls in one rendering: for each message, and at least.
+# Limit on loop iterations and calls in one rendering: per message, and the minimum.
 _STEPS_PER_MESSAGE, _FEWEST_STEPS = 2_000, 50_000
-# Characters of one value, and of the output, that are not those of the messages.
+# Limit on the characters of a value, and of the output, in addition to those of the messages.
 _LARGEST = 1 << 20
 _WIDE_FORMAT = re.compile(r"\d{6,}|\*")
 
@@ -35,22 +35,22 @@ Messages = Sequence[Mapping[str, str]]
 
 
 class TemplateFault(Exception):
-    """A template cannot be rendered; the message says why, in words."""
+    """A template cannot be used or rendered; the message gives the reason."""
 
 
 class SandboxedTemplate:
-    """A compiled template. Not shared between threads."""
+    """A compiled template. Not thread-safe."""
 
     def __init__(self, text: str, variables: Mapping[str, str], date: datetime.date) -> None:
         """Compile.
 
         Args:
-            text: the Jinja text.
-            variables: what it may use beside the messages.
-            date: what `strftime_now` gives.
+            text: the Jinja source.
+            variables: the variables it may use besides the messages.
+            date: the date for `strftime_now`.
 
         Raises:
-            TemplateFault: the text is no valid template.
+            TemplateFault: the text is not a valid template.
         """
         self._environment = _Environment()
         self._environment.globals["raise_exception"] = _raise_exception
@@ -66,10 +66,10 @@ class SandboxedTemplate:
         self.marks_generation = self._environment.marks_generation
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """The text of a conversation.
+        """Render a conversation to text.
 
         Raises:
-            TemplateFault: the template refuses the messages, fails, or goes beyond a bound.
+            TemplateFault: the template rejects the messages, fails, or exceeds a limit.
         """
         size = sum(len(message["content"]) for message in messages)
         self._environment.allow(max(_FEWEST_STEPS, _STEPS_PER_MESSAGE * len(messages)), _LARGEST + 8 * size)
@@ -90,13 +90,13 @@ class SandboxedTemplate:
             raise
         except RecursionError:
             raise TemplateFault("it calls itself too deeply") from None
-        except Exception as error:  # whatever the template does to its values
+        except Exception as error:  # a template may raise any exception
             raise TemplateFault(one_line(error) or type(error).__name__) from None
         return "".join(parts)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Counts what a template does."""
+    """A Jinja sandbox that counts steps and limits the sizes of values."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -108,7 +108,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters |= {"tojson": self._bounded(_tojson), _COUNTED: self._counted, _JOINED: self._joined}
 
     def allow(self, steps: int, largest: int) -> None:
-        """Begin a rendering, which may take so many steps and make values of that length."""
+        """Begin a rendering with these limits on steps and on the length of values."""
         self._steps_left, self.largest = steps, largest
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -126,7 +126,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return self._checked(super().call(context, called, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Calculate; text and lists can be added and multiplied, and texts formatted."""
+        """Evaluate a binary operator, which may also concatenate, repeat or format strings and lists."""
         if operator == "**" and not (_is_number(left, 1 << 16) and _is_number(right, 64)):
             raise TemplateFault("it raises to a large power")
         if operator == "*":
@@ -140,7 +140,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _step(self) -> None:
         self._steps_left -= 1
         if self._steps_left < 0:
-            raise TemplateFault("it takes too many steps, as a loop without end would")
+            raise TemplateFault("it takes too many steps; it may contain an endless loop")
 
     def _counted(self, values: Iterable[Any]) -> Iterator[Any]:
         for value in values:
@@ -179,14 +179,14 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _check_format(self, text: str) -> None:
         if _WIDE_FORMAT.search(text):
-            raise TemplateFault("it formats to a width that is too large or not written down")
+            raise TemplateFault("it formats text to a width that is too large or variable")
 
 
 _COUNTED, _JOINED = "_counted", "_joined"
 
 
 class _WithBounds(NodeTransformer):
-    """Has turns of loops counted, and joined texts measured."""
+    """Inserts filters that count loop iterations and limit the size of concatenated strings."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -200,7 +200,7 @@ class _WithBounds(NodeTransformer):
 
 
 class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}`: the text between is one that a model has to learn."""
+    """`{% generation %}…{% endgeneration %}`, which marks supervised text."""
 
     tags = {"generation"}  # noqa: RUF012, jinja2 declares it so
 
@@ -216,7 +216,7 @@ class _Generation(Extension):
 
 
 def _raise_exception(message: object) -> None:
-    raise TemplateFault(f"it says: {one_line(message)}")
+    raise TemplateFault(f"it reports: {one_line(message)}")
 
 
 def _tojson(

@@ -1,4 +1,4 @@
-"""Where the text of a chat template comes from, and its digest. Loads no vocabulary and runs nothing."""
+"""Find the source of a chat template and its digest, without loading the vocabulary or rendering."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LONGEST = 1 << 20
 
 @dataclass(frozen=True)
 class TemplateSource:
-    """A template that was found.
+    """The source of a template.
 
     Attributes:
-        where: the file it is from, for messages.
-        text: the Jinja text.
-        variables: the tokenizer's named tokens (`bos_token`, …), which every template may use.
+        where: its file, for messages.
+        text: the Jinja source.
+        variables: the tokenizer's named tokens (`bos_token`, …), which templates may use.
     """
 
     where: str
@@ -32,13 +32,13 @@ class TemplateSource:
 
     @property
     def digest(self) -> str:
-        """sha256 over what decides a rendering."""
+        """sha256 of the template and its variables."""
         content = orjson.dumps([self.text, self.variables], option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(content).hexdigest()
 
 
 def chat_template_digest(dataset: DatasetConfig, tokenizer_name: str) -> str | None:
-    """The digest of the template that a config names; None where it names no Jinja template.
+    """The digest of the Jinja template of a config; None if it uses another kind of template.
 
     Raises:
         ConfigError: see `read_chat_template`.
@@ -49,10 +49,10 @@ def chat_template_digest(dataset: DatasetConfig, tokenizer_name: str) -> str | N
 
 
 def read_chat_template(dataset: DatasetConfig, tokenizer_name: str) -> TemplateSource:
-    """The text of `dataset.chat_template`, else of the tokenizer's folder, as transformers looks for it.
+    """Read `dataset.chat_template`, or the template in the tokenizer's folder that transformers uses.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: there is no template, or it cannot be read.
     """
     folder = resolve_folder(tokenizer_name)
     config = read_config(folder)
@@ -69,7 +69,7 @@ def read_chat_template(dataset: DatasetConfig, tokenizer_name: str) -> TemplateS
     if not isinstance(found, str):
         raise ConfigError(
             f"processor.tokenizer_type {tokenizer_name}: has no chat template, which dataset.system_prompt_style "
-            "chat_template needs; name a file in dataset.chat_template, or another system_prompt_style"
+            "chat_template requires; set dataset.chat_template to a file, or use another system_prompt_style"
         )
     return TemplateSource(str(folder / "tokenizer_config.json"), found, variables)
 
@@ -85,5 +85,5 @@ def _read(path: Path, name: str) -> str:
             raise ConfigError(f"{name}: has more than {_LONGEST:,} bytes, expected a Jinja chat template")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{name}: cannot be read ({reason}); give the file of a Jinja chat template") from None
