@@ -182,7 +182,7 @@ REFUSED = {
         "makes a value of more than",
     ),
     "a filter that widens": ("{{ 'x' | center(1000000000000) }}", "makes a value of more than"),
-    "a format that widens": ("{{ '%1000000000d' % 1 }}", "formats to a width"),
+    "a format that widens": ("{{ '%1000000000d' % 1 }}", "formats text to a width"),
     "a large number": ("{{ 9 ** (9 ** 9) }}", "raises to a large power"),
     "the machine": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
 }
@@ -243,7 +243,7 @@ def test_keys_of_chat_template_are_refused_with_a_named_template(tokenizer: Toke
 
 def test_a_file_that_is_no_template_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, reason in (("absent", "No such file"), ("binary", "no UTF-8 text")):
+    for name, reason in (("absent", "No such file"), ("binary", "not UTF-8 text")):
         dataset = DatasetConfig(system_prompt_style="chat_template", chat_template=tmp_path / name)
         with pytest.raises(ConfigError, match=f"dataset.chat_template .*{name}: cannot be read .*{reason}"):
             renderer_for(dataset, tokenizer)
