@@ -1,4 +1,4 @@
-"""Which record a task was reading when it killed its worker, and what to do about it."""
+"""Explain which record a task was reading when its worker died, and what the user can do."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from hdf5_writer.planning.plan import read_plan
 
 
 def explain_failed_tasks(config: Config, error: TasksFailedError) -> str:
-    """One sentence: the tasks, where each was, and what to do."""
+    """Describe the failed tasks, where each of them stopped, and what to do."""
     culprits = {task: culprit(config, task) for task in error.tasks}
     where = "; ".join(words for words, _ in culprits.values())
     skip = " ".join(f"--skip-task {task}" for task, (_, begun) in culprits.items() if begun)
     advice = (
-        f"correct the record, or give its task up with {skip}"
+        f"correct the record, or skip its task with {skip}"
         if skip
-        else "no record was being read, so the data is not the cause: look for what ends processes here, such as "
-        "a limit on memory, and run the same command again"
+        else "no record was being read, so the data is not the cause: check what kills processes on this machine, "
+        "such as a memory limit, and run the same command again"
     )
-    rest = "Everything else is done" if error.rest_is_done else "What is finished stays"
+    rest = "All other tasks are done" if error.rest_is_done else "Finished shards are kept"
     return f"{error}: {where}. {rest}; {advice}"
 
 
 def culprit(config: Config, task: int) -> tuple[str, bool]:
-    """Where a task was when it last killed its worker, in words, and whether a record had been begun."""
+    """Describe where a task was when its worker last died; also return whether it had started a record."""
     layout = OutputLayout(config.setup.output_dir)
     plan = read_plan(layout)
     files, lines = plan.reader(layout).locate(plan.task_records(task))

@@ -1,4 +1,4 @@
-"""The end of a run: check that all of it is there, and write what is made of the receipts."""
+"""Finish a run: check that all tasks are done, and write the files that are derived from the receipts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hdf5_writer.receipts import all_receipts, data_params, read_receipt, reject
 
 
 def remove_temporaries(layout: OutputLayout) -> None:
-    """Remove what runs that were killed have left behind."""
+    """Remove temporary files of killed runs."""
     for path in layout.temporaries():
         path.unlink(missing_ok=True)
 
 
 def _check_inputs(layout: OutputLayout, plan: Plan) -> None:
-    """Refuse to finish where an input was replaced by one of the same size and time.
+    """Refuse to finish if an input was replaced by a file of the same size and modification time.
 
-    Shards may hold records of both, so none of them counts as done any more.
+    Shards may hold records of both files, so all receipts are removed.
     """
     for path, file in plan.input_paths():
         if file.records and not file.is_compressed and not has_planned_content(path, file, plan.limit):
@@ -29,26 +29,27 @@ def _check_inputs(layout: OutputLayout, plan: Plan) -> None:
                 layout.receipt(task).unlink(missing_ok=True)
             raise InputChangedError(
                 f"{path}: its content is not what was planned, though its size and time are the same, so all shards "
-                "have to be made again; put the file back and run again, or use --overwrite to take it as it is now"
+                "must be rebuilt; restore the file and rerun, or use --overwrite to use its new content"
             )
 
 
 def finish(layout: OutputLayout, plan: Plan) -> dict[str, Any]:
-    """Check that everything is there, and write the two files that are made of the receipts.
-
-    Raises:
-        InputChangedError: an input was replaced while the run went on.
-        FileNotFoundError, publish.DamagedError, RuntimeError: a task is not done, or its shard is another one.
-        OSError: a file cannot be written.
+    """Check that all tasks are done, and write `rejects.jsonl` and `data_params.json` from the receipts.
 
     Returns:
         the content of `data_params.json`.
+
+    Raises:
+        InputChangedError: an input was replaced during the run.
+        FileNotFoundError, publish.DamagedError, RuntimeError: a task is not done, or its shard does not match its
+            receipt.
+        OSError: a file cannot be written.
     """
-    remove_temporaries(layout)  # a worker that died in this run, and was replaced, may have left one
+    remove_temporaries(layout)  # of workers that died in this run
     for task in range(plan.tasks):
         shard = read_receipt(layout, plan, task)["shard"]
         if layout.shard(task, plan.tasks).stat().st_size != shard["bytes"]:
-            raise RuntimeError(f"{layout.shard(task, plan.tasks)}: was changed while the run went on; run it again")
+            raise RuntimeError(f"{layout.shard(task, plan.tasks)}: was changed during the run; rerun the same command")
     names = {layout.shard(task, plan.tasks) for task in range(plan.tasks)}
     foreign = [path for path in layout.shards() if path not in names]
     if foreign:

@@ -1,4 +1,4 @@
-"""Samples → samples that fit into a row: what is too long is cut or rejected, images are kept whole or left out."""
+"""Samples → samples that fit into a row: long samples are truncated or rejected, and images are never split."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _Flags = npt.NDArray[np.bool_]
 
 
 class SampleMeasures(NamedTuple):
-    """What is known of n samples before they are written, each of shape (n,).
+    """Measures of n samples; each array has the shape (n,).
 
     Attributes:
-        length: positions, the dummy slots of a fixed text-only row among them.
-        text_tokens: tokens of text among these positions.
+        length: positions, including the dummy slots of a fixed text-only row.
+        text_tokens: text tokens among these positions.
         images: images that are kept.
         images_cut: images that were cut off.
-        supervised: labels with loss.
-        rounds: answers of which a label is left.
+        supervised: supervised labels.
+        rounds: answers with at least one supervised label.
         truncated: whether the record is longer than a row.
     """
 
@@ -37,36 +37,37 @@ class SampleMeasures(NamedTuple):
     truncated: _Flags
 
     def part(self, start: int, stop: int) -> SampleMeasures:
-        """Some samples."""
+        """Return the measures of samples `start` to `stop` - 1."""
         return SampleMeasures._make(array[start:stop] for array in self)
 
     def take(self, which: _Ints | _Flags) -> SampleMeasures:
-        """Samples by number, or those that are True."""
+        """Return the measures of the samples selected by numbers or by a boolean mask."""
         return SampleMeasures._make(array[which] for array in self)
 
 
 def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, SampleMeasures, dict[int, Rejected]]:
-    """Cut the samples of a batch to the length of a row.
+    """Truncate the samples of a batch to the length of a row.
 
-    A sequence of n tokens and slots takes n - 1 positions. A run of slots that does not fit whole ends the sample
-    before it; an image that no supervised token follows is left out with all that follows the last supervised label.
+    A sequence of n tokens and image slots takes n - 1 positions. If the slots of an image do not fit completely, the
+    sample ends before that image. If no supervised token follows an image, the sample ends at its last supervised
+    label.
 
     Returns:
-        the samples that fit, measures about them, and what is wrong with the others, by their number in `batch`:
-        `Rejected` with TOO_LONG, NOTHING_SUPERVISED, and in fixed rows IMAGE_NOT_AT_START_IDX (which templates that put
-        the image in front never lead to) or SUPERVISED_AT_DUMMY_IMAGE (a text-only answer would directly follow a
-        dummy slot, from which it would then have to be predicted).
+        the samples that fit, their measures, and the rejects by sample number in `batch`. The reasons are TOO_LONG,
+        NOTHING_SUPERVISED and, in fixed rows only, IMAGE_NOT_AT_START_IDX (impossible with templates that move the
+        image to the front) or SUPERVISED_AT_DUMMY_IMAGE (the first answer token of a text-only sample would have to be
+        predicted from a dummy slot).
     """
     batch = _without_first_labels(batch, layout)
     slots, most = layout.num_patches, layout.max_sequence_length
     begins, ends = batch.begins[:-1], batch.begins[1:]
     run_at, run_begins = layout.slot_runs(batch)
     runs = np.diff(run_begins)
-    of_run = np.repeat(np.arange(batch.records), runs)  # the sample of each run
+    of_run = np.repeat(np.arange(batch.records), runs)  # sample number of each run of slots
     positions = ends - begins + runs * slots - 1
     truncated = positions > most
 
-    # The sequence that is kept, then its ids and runs.
+    # `kept` counts tokens and slots until the end of this block, then text tokens only.
     kept_runs, kept = runs.copy(), np.minimum(positions, most) + 1
     if layout.image_start_idx is None and truncated.any():
         starts = run_at + (np.arange(len(run_at)) - run_begins[of_run]) * slots
@@ -87,7 +88,7 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
         kept = np.where(shortened, last_label + 1, kept)
         kept_runs = np.minimum(kept_runs, runs - dropped)
 
-    # A span begins behind a token without loss, and where a sample begins.
+    # A supervised span starts after an unsupervised token or at the start of a sample.
     begins_here = np.zeros(len(batch.ids) + 1, dtype=np.bool_)
     begins_here[begins] = True
     spans = labels[begins_here[labels] | ~batch.supervised[labels - 1]]
@@ -115,7 +116,10 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
 
 
 def _without_first_labels(batch: SampleBatch, layout: RowLayout) -> SampleBatch:
-    """No position predicts the first token of a sequence, so it is no label, unless an image stands before it."""
+    """Clear the supervised flag of the first token of each sequence, unless an image precedes it.
+
+    No position predicts the first token of a sequence.
+    """
     first = batch.begins[:-1][np.diff(batch.begins) > 0]
     if layout.image_start_idx is not None or not batch.supervised[first].any():
         return batch
@@ -127,14 +131,14 @@ def _without_first_labels(batch: SampleBatch, layout: RowLayout) -> SampleBatch:
 
 
 def _cut(batch: SampleBatch, ids: _Ints, images: _Ints) -> SampleBatch:
-    """The first so many ids and images of each sample."""
+    """Keep the first `ids[i]` ids and `images[i]` images of sample i."""
     kept = _firsts(batch.begins, ids)
     images_kept = _firsts(batch.image_begins, images)
     return batch._replace(ids=batch.ids[kept], supervised=batch.supervised[kept], image_at=batch.image_at[images_kept])
 
 
 def _firsts(begins: _Ints, counts: _Ints) -> _Flags:
-    """Which elements are among the first so many of their sample."""
+    """Return a mask of the first `counts[i]` elements of each sample i."""
     kept: _Flags = np.arange(begins[-1]) < np.repeat(begins[:-1] + counts, np.diff(begins))
     return kept
 
@@ -142,7 +146,7 @@ def _firsts(begins: _Ints, counts: _Ints) -> _Flags:
 def _wrong(
     batch: SampleBatch, layout: RowLayout, measures: SampleMeasures, labels: _Ints, positions: _Ints
 ) -> dict[int, Rejected]:
-    """What is wrong with samples that cannot be written, by their number."""
+    """Return the rejects by sample number."""
     start, length = layout.image_start_idx, layout.max_sequence_length
     begins = batch.begins[:-1]
     first = np.searchsorted(labels, begins)
@@ -159,14 +163,14 @@ def _wrong(
         if misplaced[sample]:
             return Rejected(
                 Reason.IMAGE_NOT_AT_START_IDX,
-                f"the image stands after {first_image[sample]} tokens, in fixed rows after {start} (image_start_idx); "
-                "processor.packing best_fit, or dataset.max_images above 1, lets it stand anywhere",
+                f"the image comes after {first_image[sample]} tokens, but fixed rows have it after {start} "
+                "(image_start_idx); set processor.packing: best_fit or dataset.max_images above 1 to allow it anywhere",
             )
         if too_early[sample]:
             return Rejected(
                 Reason.SUPERVISED_AT_DUMMY_IMAGE,
-                f"the answer begins at token {answer_at[sample] + 1} of a text-only record, within or right behind the "
-                f"first {start} tokens, after which the dummy image stands",
+                f"the answer begins at token {answer_at[sample] + 1} of a text-only record, but the dummy image of "
+                f"fixed rows comes after {start} tokens, so the answer must not begin before token {start + 2}",
             )
         if too_long[sample]:
             included = "" if start is None and not images[sample] else ", images included"
@@ -177,7 +181,9 @@ def _wrong(
         if start is None and measures.images_cut[sample]:
             cut = f"nothing is supervised before image {measures.images[sample] + 1}"
             return Rejected(Reason.NOTHING_SUPERVISED, f"{cut}, which does not fit into {length} positions")
-        return Rejected(Reason.NOTHING_SUPERVISED, f"the answer begins behind the {length} positions that are kept")
+        return Rejected(
+            Reason.NOTHING_SUPERVISED, f"the answer begins after the first {length} positions, where the sample is cut"
+        )
 
     wrong = np.flatnonzero(misplaced | too_early | too_long | (measures.supervised == 0)).tolist()
     return {sample: explain(sample) for sample in wrong}

@@ -1,4 +1,4 @@
-"""Did images change after the shards of an unfinished run were made of them?"""
+"""Detect images that changed after finished shards of an interrupted run were written."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from preprocess.rejects import shorten
 
 
 def drop_changed_tasks(layout: OutputLayout, plan: Plan, among: range) -> Iterator[str]:
-    """Remove the receipts of tasks whose images are not those that were read, so that they are run again.
+    """Remove the receipts of tasks whose images have changed since they were read, so that these tasks run again.
 
-    Looks at sizes and times, one `stat` for each image, and reads the images of a task where one of these differs.
+    Compares sizes and modification times, with one `stat` per image; if any differs, reads the images of the task and
+    compares their sha256.
 
     Yields:
-        a sentence for each such task.
+        one sentence for each such task.
     """
     folder = plan.local_config().dataset.image_dir
     if plan.config.dataset.check_images != "decode" or folder is None:
@@ -34,14 +35,14 @@ def drop_changed_tasks(layout: OutputLayout, plan: Plan, among: range) -> Iterat
                 paths = [path.decode() for path in file["images/path"][:]]
                 contents = file["contents/sha256"][:][file["images/content"][:]]
         except (DamagedError, OSError, KeyError):
-            continue  # no receipt or no sound shard: other checks see to those
+            continue  # missing receipts and damaged shards are handled by other checks
         if facts_digest(set(_facts(folder, paths))) == digest:
             continue
         known = dict(zip(paths, (content.tobytes().hex() for content in contents), strict=True))
         changed = next((path for path, content in known.items() if _sha256(folder / path) != content), None)
         if changed is not None:
             layout.receipt(task).unlink(missing_ok=True)
-            yield f"image {shorten(changed, 200)} was changed after it was read: shard {task} is made again"
+            yield f"image {shorten(changed, 200)} was changed after it was read: shard {task} will be rebuilt"
 
 
 def _facts(folder: Path, paths: list[str]) -> Iterator[ImageFact]:

@@ -1,4 +1,4 @@
-"""The images of a shard in the making: read and decoded once each, and kept on disk, not in memory."""
+"""Collect the images of a shard while it is built: each file is read and decoded once and kept on disk."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 _AT_ONCE = 8 << 20
-# What of an image is stored: of the opened image and the bytes of its file.
+# Maps the opened image and the bytes of its file to the bytes that are stored.
 Stored = Callable[["PillowImage", bytes], bytes]
 
 
 class _Content(NamedTuple):
-    """A distinct content: the sha256 of the file, and what is stored of it, as it lies in the spool."""
+    """A distinct file content: sha256 of the file; offset, size and CRC-32 of its stored form in the spool."""
 
     sha256: bytes
     begin: int
@@ -40,7 +40,7 @@ class _Content(NamedTuple):
 
 
 class ImageFact(NamedTuple):
-    """By what a later run sees that a file was changed."""
+    """Path, size and modification time of a file, by which a later run detects a change."""
 
     path: str
     bytes: int
@@ -49,15 +49,15 @@ class ImageFact(NamedTuple):
 
 @dataclass(frozen=True)
 class Contents:
-    """The distinct contents of some images, in the order of their first use; `hdf5_writer.schema` says what each is.
+    """The n distinct contents of some images, in the order of first use; see `hdf5_writer.schema` for the columns.
 
     Attributes:
-        of_image: (images,) int32, the content of each image.
+        of_image: (images,) int32, number of the content of each image.
         sha256: (n, 32) uint8.
         begin: (n + 1,) int64.
         crc32: (n,) uint32.
         facts_digest: sha256 over the `ImageFact` of each path; see `facts_digest`.
-        places: where each lies in the spool: offset and size.
+        places: (offset, size) of each content in the spool, in bytes.
     """
 
     of_image: npt.NDArray[np.int32]
@@ -69,11 +69,11 @@ class Contents:
 
     @property
     def stored_bytes(self) -> int:
-        """How much is stored."""
+        """Total size of the stored contents in bytes."""
         return int(self.begin[-1])
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """By their names in a shard."""
+        """Return the columns by their names in a shard."""
         return {
             "images/content": self.of_image,
             "contents/sha256": self.sha256,
@@ -83,7 +83,7 @@ class Contents:
 
 
 def unread_contents(images: int) -> Contents:
-    """Of images of which no file was read."""
+    """Return the `Contents` of images whose files are not read."""
     return Contents(
         of_image=np.full(images, -1, dtype=np.int32),
         sha256=np.zeros((0, 32), dtype=np.uint8),
@@ -95,15 +95,15 @@ def unread_contents(images: int) -> Contents:
 
 
 class ImageSpool:
-    """Takes the images of one task by their paths, each file read once, and gives their contents back in any order."""
+    """Reads the image files of one task, each once, and returns their contents in any order."""
 
     def __init__(self, checker: ImageChecker, folder: Path, stored: Stored | None) -> None:
-        """Start an empty one.
+        """Create an empty spool.
 
         Args:
             checker: finds the files.
-            folder: where the spool lies; it has no name there, so a killed run leaves nothing.
-            stored: what is kept of an image; None keeps the hash of its file alone.
+            folder: folder of the spool file; the file is unnamed, so a killed run leaves nothing behind.
+            stored: converts an image to its stored form; None stores only the hash of its file.
         """
         self._checker = checker
         self._stored = stored
@@ -114,11 +114,11 @@ class ImageSpool:
         self._contents: dict[bytes, _Content] = {}
 
     def close(self) -> None:
-        """Give the space back."""
+        """Delete the spool file."""
         self._file.close()
 
     def check(self, path: str) -> str:
-        """Read and decode an image, unless that was done before; in place of `ImageChecker.check`.
+        """Read and decode an image unless this was done before; a replacement for `ImageChecker.check`.
 
         Raises:
             ConfigError: there is no image folder.
@@ -137,7 +137,7 @@ class ImageSpool:
         return inside
 
     def contents(self, paths: Sequence[str]) -> Contents:
-        """The contents of images that were checked, one path for each image."""
+        """Return the contents of images that passed `check`; `paths` has one path per image."""
         numbers: dict[bytes, int] = {}
         used: list[_Content] = []
         of_image = []
@@ -162,7 +162,7 @@ class ImageSpool:
         )
 
     def payload(self, contents: Contents) -> Iterator[bytes]:
-        """What is stored of the contents, one behind the other, some megabytes at a time."""
+        """Yield the stored bytes of the contents in order, in blocks of some megabytes."""
         for begin, size in contents.places:
             for start in range(begin, begin + size, _AT_ONCE):
                 yield os.pread(self._file.fileno(), min(_AT_ONCE, begin + size - start), start)
@@ -200,7 +200,7 @@ class ImageSpool:
 
 
 def stored_form(dataset: DatasetConfig) -> Stored | None:
-    """What `dataset.store_images` stores of an image."""
+    """Return the function that converts an image as `dataset.store_images` asks; None to store no image."""
     if dataset.store_images == "encoded":
         return _whole_file
     if dataset.image_aspect_ratio is not None:
@@ -210,11 +210,11 @@ def stored_form(dataset: DatasetConfig) -> Stored | None:
 
 
 def _whole_file(image: PillowImage, data: bytes) -> bytes:
-    to_rgb(image)  # what does not decode to its end is a reject
+    to_rgb(image)  # an image that does not decode completely is rejected
     return data
 
 
 def facts_digest(facts: set[ImageFact]) -> str:
-    """sha256 over what is known of files without reading them, the same in any order."""
+    """Return the sha256 over paths, sizes and modification times; independent of their order."""
     lines = (f"{fact.path}\0{fact.bytes}\0{fact.mtime_ns}\n" for fact in sorted(facts))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

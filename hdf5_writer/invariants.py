@@ -1,4 +1,4 @@
-"""What holds in every row of every shard, whoever wrote it."""
+"""The invariants of shards and rows, which `verify_hdf5_dataset`, the viewer and the loaders check."""
 
 from __future__ import annotations
 
@@ -20,54 +20,61 @@ _Array = npt.NDArray[Any]
 
 
 def table_problems(tables: Mapping[str, _Array], size: ShardSize) -> Iterator[str]:
-    """What is wrong with the offsets of a shard, from which all else is found.
+    """Check the offsets of the tables of a shard, on which all other checks rely.
 
     Args:
-        tables: the offsets of both tables, among others.
-        size: how much the shard holds.
+        tables: columns of the shard, including the offsets of both tables.
+        size: expected numbers of rows, samples and images.
+
+    Yields:
+        one sentence per problem.
     """
     for table in TABLES:
         offsets, entries = tables[f"{table}/offsets"], getattr(size, table)
         if offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
-            yield f"{table}/offsets does not share out {entries} {table} among {size.rows} rows in their order"
+            yield f"{table}/offsets does not increase from 0 to {entries}, the number of {table}"
     if (np.diff(tables["samples/offsets"]) == 0).any():
         yield "samples/offsets has a row without a sample"
 
 
 def content_problems(tables: Mapping[str, _Array], data: h5py.Dataset, params: DataParams) -> Iterator[str]:
-    """What is wrong with the images that are stored in a shard, read one by one.
+    """Check the images that are stored in a shard, reading one at a time.
 
     Args:
         tables: all columns of the shard.
         data: the dataset `contents/data`.
-        params: `data_params.json`.
+        params: content of `data_params.json`.
+
+    Yields:
+        one sentence per problem.
     """
     begin, crc32, of_image = (tables[name] for name in ("contents/begin", "contents/crc32", "images/content"))
     if begin[0] != 0 or begin[-1] != len(data) or (np.diff(begin) < 0).any():
-        yield f"contents/begin does not share out {len(data)} bytes among {len(crc32)} contents in their order"
+        yield f"contents/begin does not increase from 0 to {len(data)}, the size of contents/data"
         return
     read = params.store_images != "path"
     outside = (of_image < (0 if read else -1)) | (of_image >= len(crc32))
     if outside.any():
-        yield f"image {int(np.flatnonzero(outside)[0])}: images/content is none of the {len(crc32)} contents"
+        first = int(np.flatnonzero(outside)[0])
+        yield f"image {first}: images/content is out of range, the shard has {len(crc32)} contents"
     if params.store_images == "pixels" and (np.diff(begin) != 3 * params.image_size**2).any():
         yield f"contents/begin has pixels of another size than 3 x {params.image_size} x {params.image_size}"
     for number, (start, stop) in enumerate(itertools.pairwise(begin.tolist())):
         if isal_zlib.crc32(data[start:stop].data) != crc32[number]:
-            yield f"content {number}: contents/data has not the CRC-32 that was written"
+            yield f"content {number}: contents/data does not match contents/crc32"
 
 
 def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tuple[str, _Array]]:
-    """The invariants of rows.
+    """Check the invariants of n rows.
 
     Args:
-        rows: the datasets of `schema.DATASETS`: n rows of those with positions, and the entries of `tables_of_rows`,
-            whose offsets are sound.
-        params: `data_params.json`.
+        rows: the datasets of `schema.DATASETS`: n rows of each per-position dataset, and the table columns from
+            `tables_of_rows`, whose offsets must be valid.
+        params: content of `data_params.json`.
 
     Yields:
-        (what is wrong, which rows it is wrong in: shape (n,), bool), for every invariant. Rows whose tables are wrong
-        are not looked at further.
+        for every invariant, its violation in words and the rows that violate it, (n,) bool. Rows with invalid tables
+        are skipped in the checks that need the tables.
     """
     ids, labels, loss, hidden = (rows[name] for name in ("text_input_ids", "labels", "loss_mask", "key_padding_mask"))
     count, width = ids.shape
@@ -75,15 +82,15 @@ def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tup
 
     yield "text_input_ids has an id outside the vocabulary", _somewhere((ids < 0) | (ids >= vocab))
     yield "labels has an id outside the vocabulary", _somewhere((labels < 0) | (labels >= vocab))
-    yield "loss_mask has something else than 0 and 1", _somewhere(loss > 1)
+    yield "loss_mask has a value other than 0 and 1", _somewhere(loss > 1)
 
-    # Samples fill their row from its start, without gaps.
+    # Samples fill their row from position 0 without gaps.
     offsets, of_sample = rows["samples/offsets"], rows_of_entries(rows, "samples")
     starts, lengths = (rows[f"samples/{name}"].astype(np.int64) for name in ("start", "length"))
     before = np.cumsum(lengths) - lengths
     expected = before - before[offsets[:-1]][of_sample]
     off = (starts != expected) | (lengths < 1) | (starts + lengths > width)
-    # Slots lie inside one sample, image behind image.
+    # The slots of each image lie inside one sample and after those of the previous image.
     of_image = rows_of_entries(rows, "images")
     image_starts, slots = (rows[f"images/{name}"].astype(np.int64) for name in ("start", "slots"))
     samples_broken = _in_rows(of_sample, off, count)
@@ -98,7 +105,7 @@ def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tup
     yield f"the {params.num_patches} slots of an image do not lie inside one sample", images_broken
     if fixed_at is not None:
         misplaced = (image_starts != fixed_at) | (np.diff(rows["images/offsets"])[of_image] > 1)
-        yield f"the image does not stand at image_start_idx {fixed_at}", _in_rows(of_image, misplaced, count)
+        yield f"the image is not at image_start_idx {fixed_at}", _in_rows(of_image, misplaced, count)
         short = starts + lengths < fixed_at + params.num_patches
         yield "the sample is shorter than its image slots", _in_rows(of_sample, short, count)
 
@@ -156,22 +163,23 @@ def _unsupervisable(
     sample: _Array,
     dummy: _Array,
 ) -> _Array:
-    """Positions whose label must not count: those that would predict a slot, and in fixed rows all before the image.
+    """Return the positions that must not be supervised, (n, max_sequence_length) bool.
 
-    The label at the last slot is the first token after the image: that may be supervised, but not in a fixed text-only
-    row, where the slot is a dummy.
+    These are the positions whose label is an image slot and, in fixed rows, all positions before the image. The label
+    of the last slot is the first token after the image; it may be supervised except in a fixed text-only row, where
+    the slot is a dummy.
     """
     count, width = dummy.shape
     if params.image_start_idx is not None:
         before = np.broadcast_to(np.arange(width) < params.image_start_idx + params.num_patches - 1, dummy.shape)
         return before | dummy
-    # An image at the very start of its sample has no position before it; there stands the sample before.
+    # For an image at the start of its sample, the position before it belongs to the previous sample.
     starts_sample = image_starts == rows["samples/start"][sample]
     return _runs(of_image, image_starts - 1 + starts_sample, slots - starts_sample, (count, width))
 
 
 def _runs(of_row: _Array, starts: _Array, lengths: _Array, shape: tuple[int, int]) -> _Array:
-    """(n, max_sequence_length) bool: the runs of positions that begin at `starts`, in rows `of_row`."""
+    """Return a mask of the given shape that is True in `lengths[i]` positions from `starts[i]` in row `of_row[i]`."""
     edges = np.zeros((shape[0], shape[1] + 1), dtype=np.int32)
     np.add.at(edges, (of_row, starts), 1)
     np.add.at(edges, (of_row, starts + lengths), -1)
@@ -180,14 +188,14 @@ def _runs(of_row: _Array, starts: _Array, lengths: _Array, shape: tuple[int, int
 
 
 def _in_rows(of_row: _Array, broken: _Array, count: int) -> _Array:
-    """Rows of which an entry is broken."""
+    """Return a mask of the rows that have a broken table entry."""
     found = np.zeros(count, dtype=np.bool_)
     found[of_row[broken]] = True
     return found
 
 
 def _somewhere(condition: _Array) -> _Array:
-    """Rows in which a condition holds at any position."""
+    """Return a mask of the rows in which the condition holds at any position."""
     rows: _Array = np.logical_or.reduce(condition, axis=1)
     return rows
 

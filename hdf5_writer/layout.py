@@ -1,4 +1,4 @@
-"""Every path in an output directory. Imports nothing of the project."""
+"""All file names in an output folder. Imports nothing from the project."""
 
 from __future__ import annotations
 
@@ -13,96 +13,96 @@ _TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The names of what a run writes.
+    """Paths of the files that a run writes.
 
-    Public files stand in `root`; the plan, the index of the inputs and the receipts in a hidden work folder.
-    A file under one of these names is whole: it was written under a `temporary` name first.
+    Public files are in `root`; the plan, the index of the inputs and the receipts are in a hidden work folder.
+    A file under one of these names is complete: it is written under a `temporary` name and then renamed.
     """
 
     root: Path
 
     def shard(self, task: int, tasks: int) -> Path:
-        """Shard `task`, counted from 0, of `tasks`."""
+        """Path of shard `task` (from 0) of `tasks`."""
         return self.root / self.shard_name(task, tasks)
 
     @staticmethod
     def shard_name(task: int, tasks: int) -> str:
-        """The file name of shard `task`, counted from 0, of `tasks`."""
+        """File name of shard `task` (from 0) of `tasks`."""
         return f"examples-{task:05d}-of-{tasks:05d}.h5"
 
     @property
     def data_params(self) -> Path:
-        """What a reader needs to know; written last."""
+        """Parameters of the dataset for its readers; written last."""
         return self.root / "data_params.json"
 
     @property
     def rejects(self) -> Path:
-        """One JSON object a line, sorted by file and line."""
+        """Rejected records, one JSON object per line, sorted by file and line."""
         return self.root / "rejects.jsonl"
 
     @property
     def report(self) -> Path:
-        """The page about the run."""
+        """HTML report of the run."""
         return self.root / "report.html"
 
     @property
     def rows_page(self) -> Path:
-        """The page of rows that `inspect_hdf5` writes."""
+        """HTML page of rows written by `inspect_hdf5`."""
         return self.root / "rows.html"
 
     @property
     def work(self) -> Path:
-        """The hidden folder."""
+        """The hidden work folder."""
         return self.root / ".work"
 
     @property
     def plan(self) -> Path:
-        """Config, inputs and tasks."""
+        """The plan: config, inputs, tokenizer and index digests."""
         return self.work / "plan.json"
 
     @property
     def offsets(self) -> Path:
-        """Byte offsets of the records, int64: per file one for each record and one for the end of the last."""
+        """Byte offsets of the records, int64: for each file, the start of every record and the end of the last."""
         return self.work / "offsets.i64"
 
     @property
     def lines(self) -> Path:
-        """Line numbers of the records, int64, from 1; absent when no file has blank lines."""
+        """Line numbers of the records, int64, from 1; absent if the records of every file are on lines 1 to n."""
         return self.work / "lines.i64"
 
     def unpacked(self, file: int) -> Path:
-        """The decompressed copy of input `file`, for inputs that are compressed; removed when the run is done."""
+        """Decompressed copy of the compressed input number `file`; removed when the run is done."""
         return self.work / f"input-{file:05d}.jsonl"
 
     def receipt(self, task: int) -> Path:
-        """Proof that a task is done."""
+        """Receipt of a task; it exists only if the task is done."""
         return self.work / "receipts" / f"{task:05d}.json"
 
     def working_on(self, task: int) -> Path:
-        """Which of its records a task that is run alone has come to, counted from 0."""
+        """Number, from 0, of the record that a retried task is processing."""
         return self.work / f"working-on-{task:05d}"
 
     @property
     def lock(self) -> Path:
-        """Held by the run that writes here; shared by runs that each do a part."""
+        """Lock held by the run that writes here; task slices share it."""
         return self.work / "lock"
 
     @property
     def planning_lock(self) -> Path:
-        """Held by the one of several partial runs that makes the plan."""
+        """Lock held by the task slice that makes the plan."""
         return self.work / "planning.lock"
 
     @property
     def aside(self) -> OutputLayout:
-        """Where a plan is made while another one still stands."""
+        """Folder in which a new plan is made while the old one is still in place."""
         return OutputLayout(self.work / "replan")
 
     def shards(self) -> list[Path]:
-        """What is there under a shard's name."""
+        """Existing files with a shard's name, sorted."""
         return sorted(path for path in self.root.glob("examples-*.h5") if SHARD_NAME.fullmatch(path.name))
 
     def temporaries(self) -> list[Path]:
-        """What runs that were killed have left behind; other files of such a name in `root` are the user's."""
+        """Temporary files left by killed runs; other `.*.tmp` files in `root` belong to the user."""
         ours = {path.name for path in (self.data_params, self.rejects, self.report, self.rows_page)}
         found = []
         for path in self.root.glob(".*.tmp"):
@@ -113,5 +113,5 @@ class OutputLayout:
 
     @staticmethod
     def temporary(path: Path) -> Path:
-        """A new name beside `path` to write under before renaming."""
+        """A new temporary name in the folder of `path`, to be renamed to `path` once written."""
         return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

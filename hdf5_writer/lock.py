@@ -1,4 +1,4 @@
-"""One run at a time in an output folder."""
+"""Lock an output folder, so that only one run at a time writes to it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class BusyError(ConfigError):
 
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold an advisory lock, which the system lets go of when this process ends, however it does.
+    """Hold an advisory lock; it is released by the OS when the process exits for any reason.
 
     Args:
-        path: the lock's file, in the work folder.
-        shared: with others who share it.
-        wait: until it is free.
+        path: the lock file, in the work folder.
+        shared: hold a shared lock instead of an exclusive one.
+        wait: wait until the lock is free.
 
     Raises:
         BusyError: another process holds it.

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal or in a notebook, lines elsewhere, and the table at the end."""
+"""Show the progress of a run, as a bar in a terminal or notebook and as lines elsewhere, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ConsoleProgress:
         self.seconds = 0.0
 
     def note(self, sentence: str) -> None:
-        """Say something the user should know."""
+        """Print a note or a warning."""
         self._print(sentence if sentence.startswith("warning: ") else f"note: {sentence}")
 
     def planned(self, plan: Plan, done: int, records: int) -> None:
-        """Say what will be done."""
+        """Print the plan and start the bar; `records` are still to be read."""
         finished = f", {done} of them finished before" if done else ""
         formats = formats_in_words(plan.inputs)
         self._print(
@@ -73,23 +73,23 @@ class ConsoleProgress:
 
 
 def summary_table(params: dict[str, Any], read: int, seconds: float) -> str:
-    """The table at the end of a run.
+    """Format the table that is printed at the end of a run.
 
     Args:
-        params: `data_params.json`.
+        params: content of `data_params.json`.
         read: records read by this run.
-        seconds: how long its tasks took.
+        seconds: duration of its tasks.
     """
     rows = summary_rows(params)
     if read:
-        rows.append(("records/s", f"{read / max(seconds, 1e-9):,.0f}, the start of the workers included"))
+        rows.append(("records/s", f"{read / max(seconds, 1e-9):,.0f} (including worker start-up)"))
     rows += [("warning", sentence) for sentence in dataset_warnings(params)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def summary_rows(params: dict[str, Any]) -> list[tuple[str, str]]:
-    """What became of the records and what the rows hold, as (name, value); `params` is `data_params.json`."""
+    """Return the counts of records, rows and tokens as (name, value); `params` is the content of `data_params.json`."""
     counts, tokens = params["counts"], params["tokens"]
     positions = tokens["total"] + tokens["padding"]
     written = f"{counts['written']:,} ({counts['with_image']:,} with image, {counts['text_only']:,} text only)"
@@ -118,7 +118,7 @@ def summary_rows(params: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def dataset_warnings(params: dict[str, Any]) -> list[str]:
-    """What a person should know of a dataset before training on it."""
+    """Return warnings about a dataset that matter for training, one sentence each."""
     counts, length = params["counts"], params["max_sequence_length"]
     found = []
     if counts["truncated"] > _TRUNCATED_UNNOTICED * counts["written"]:
@@ -126,9 +126,9 @@ def dataset_warnings(params: dict[str, Any]) -> list[str]:
         found.append(f"{_samples(counts['truncated'])} ({share}) cut at {length:,} positions")
     if counts["text_only_cut"]:
         slots = f"{params['num_patches']:,} of {length:,} positions"
-        found.append(f"{_samples(counts['text_only_cut'], 'text-only ')} cut; the dummy image takes {slots}")
+        found.append(f"{_samples(counts['text_only_cut'], 'text-only ')} cut; the dummy image occupies {slots}")
     if counts["duplicates"]:
-        found.append(f"{_samples(counts['duplicates'])} with the image and the text of another one")
+        found.append(f"{_samples(counts['duplicates'])} with the same image and text as another sample")
     if counts["unused_keys"]:
         shown = [f"{visible(name)} {records:,}" for name, records in counts["unused_keys"].items()]
         more = f" and {len(shown) - _KEYS_SHOWN} more" if len(shown) > _KEYS_SHOWN else ""

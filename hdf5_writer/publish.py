@@ -1,4 +1,4 @@
-"""Files of the output folder, written whole; JSON documents and pages that carry a checksum of themselves."""
+"""Write files of the output folder atomically; seal JSON documents and HTML pages with a checksum."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from preprocess.regular_files import NotRegularError, open_regular, read_regular
 
 
 class DamagedError(ValueError):
-    """A document does not have the content it was written with."""
+    """The content of a document does not match its checksum."""
 
 
 def publish(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file of the output folder under a `temporary` name, and rename it; see `write_atomically`."""
+    """Write a file of the output folder atomically: under a `temporary` name, then renamed; see `write_atomically`."""
     write_atomically(path, chunks, OutputLayout.temporary(path))
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file.
+    """Return the hex sha256 of a file.
 
     Raises:
-        FileNotFoundError, NotRegularError: there is none, or something else.
+        FileNotFoundError: the file does not exist.
+        NotRegularError: it is not a regular file.
     """
     digest = hashlib.sha256()
     with open_regular(path) as file:
@@ -37,18 +38,18 @@ def sha256_of(path: Path) -> str:
 
 
 def seal(document: dict[str, Any], *, indent: bool = False) -> bytes:
-    """A JSON document with its sha256 as the last key, `checksum`."""
+    """Serialise a JSON document with its sha256 as the last key, `checksum`."""
     checksum = hashlib.sha256(_canonical(document)).hexdigest()
     option = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indent else 0)
     return orjson.dumps({**document, "checksum": checksum}, option=option)
 
 
 def unseal(path: Path) -> dict[str, Any]:
-    """Read what `seal` made.
+    """Read a document written by `seal`.
 
     Raises:
-        FileNotFoundError: it is not there.
-        DamagedError: it is not a regular file, no JSON object, or the checksum differs.
+        FileNotFoundError: the file does not exist.
+        DamagedError: it is not a regular file, not a JSON object, or its checksum differs.
     """
     try:
         data = read_regular(path)
@@ -65,12 +66,12 @@ def unseal(path: Path) -> dict[str, Any]:
 
 
 def seal_page(page: bytes) -> bytes:
-    """An HTML page with its sha256 in a comment as the last line."""
+    """Append a comment with the sha256 of an HTML page as its last line."""
     return page + b"<!-- sha256 of what stands above: %s -->\n" % hashlib.sha256(page).hexdigest().encode()
 
 
 def is_whole_page(path: Path) -> bool:
-    """Whether a file is what `seal_page` made."""
+    """Return whether a page matches the checksum in its last line; see `seal_page`."""
     try:
         data = read_regular(path)
     except NotRegularError:
@@ -79,7 +80,7 @@ def is_whole_page(path: Path) -> bool:
 
 
 def digest_of(document: Any) -> str:
-    """sha256 over plain JSON data, the same for any order of keys."""
+    """Return the sha256 of plain JSON data, independent of the order of keys."""
     return hashlib.sha256(_canonical(document)).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Receipts: the proof that a task is done, and what adds up from them."""
+"""Read the receipts of finished tasks, and compute `data_params.json` and `rejects.jsonl` from them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _SHARD_COUNTS = ("rows", "samples", "images", "contents", "stored_bytes")
 
 
 def read_receipt(layout: OutputLayout, plan: Plan, task: int) -> Receipt:
-    """The receipt of a task of this plan.
+    """Read the receipt of a task of this plan.
 
     Raises:
         FileNotFoundError: the task is not done.
-        DamagedError: the receipt is not what was written, or of another plan.
+        DamagedError: the receipt is damaged or belongs to a different plan.
     """
     receipt = unseal(layout.receipt(task))
     if receipt["plan"] != plan.digest or receipt["task"] != task:
-        raise DamagedError(f"{layout.receipt(task)}: belongs to another plan")
+        raise DamagedError(f"{layout.receipt(task)}: belongs to a different plan")
     return receipt
 
 
 def unfinished_tasks(layout: OutputLayout, plan: Plan, among: range | None = None) -> list[int]:
-    """Tasks, of all or `among` some, without a receipt, or whose shard is not there in the size the receipt names.
+    """Return the tasks (all, or those in `among`) that are not done, and remove their invalid receipts.
 
-    The receipts of the latter are removed, so that what remains is true.
+    A task is done if its receipt is valid and its shard exists with the size in the receipt.
     """
     unfinished = []
     for task in range(plan.tasks) if among is None else among:
@@ -56,12 +56,12 @@ def unfinished_tasks(layout: OutputLayout, plan: Plan, among: range | None = Non
 
 
 def all_receipts(layout: OutputLayout, plan: Plan) -> Iterator[Receipt]:
-    """The receipts of all tasks, in order, one in memory at a time."""
+    """Yield the receipts of all tasks in order, with one in memory at a time."""
     return (read_receipt(layout, plan, task) for task in range(plan.tasks))
 
 
 def rejects_digest(plan: Plan, receipts: Iterator[Receipt]) -> tuple[int, str]:
-    """(bytes, sha256) of `rejects.jsonl`."""
+    """Return the size in bytes and the hex sha256 of `rejects.jsonl`."""
     size, digest = 0, hashlib.sha256()
     for line in reject_lines(plan, receipts):
         size += len(line)
@@ -70,10 +70,10 @@ def rejects_digest(plan: Plan, receipts: Iterator[Receipt]) -> tuple[int, str]:
 
 
 def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str]) -> dict[str, Any]:
-    """What `data_params.json` says: all a reader needs, and what became of every record.
+    """Compute the content of `data_params.json`: parameters for readers, and counts of records, rows and tokens.
 
-    `rejects` is (bytes, sha256) of `rejects.jsonl`. Positions of all rows (rows times max_sequence_length) are
-    `total` (attended: text and image) plus `padding`.
+    `rejects` is the size in bytes and the sha256 of `rejects.jsonl`. All positions (rows times max_sequence_length)
+    are `total` (attended: text and image) plus `padding`.
     """
     config, tokenizer = plan.config, plan.tokenizer
     shards, sums, reasons, lengths = [], Counter[str](), Counter[str](), Counter[int]()
@@ -160,10 +160,10 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
 
 
 def reject_lines(plan: Plan, receipts: Iterator[Receipt]) -> Iterator[bytes]:
-    """The lines of `rejects.jsonl`, sorted by file and line; memory grows by 32 bytes a reject only.
+    """Yield the lines of `rejects.jsonl`, sorted by file and line; memory grows by about 32 bytes per reject.
 
     Raises:
-        OSError: the folder for temporary files, which it names, is full.
+        OSError: the folder for temporary files, which the error names, is full.
     """
     numbers = {file.path: number for number, file in enumerate(plan.inputs)}
     files, lines, ends = array("q"), array("q"), array("q", [0])

@@ -1,4 +1,4 @@
-"""What is in an output folder already: a finished dataset, the beginning of one, another one."""
+"""Decide how to continue in an output folder: reuse a finished dataset, resume an interrupted run, or refuse."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from preprocess.tokenize.folder import tokenizer_digest
 
 
 def make_folders(layout: OutputLayout) -> None:
-    """Make the output folder and its work folder.
+    """Create the output folder and its work folder.
 
     Raises:
-        ConfigError: they cannot be made.
+        ConfigError: they cannot be created.
     """
     try:
         layout.receipt(0).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"setup.output_dir {layout.root}: cannot be made or written ({error.strerror}: {error.filename}); "
-            "give a folder you may write to"
+            f"setup.output_dir {layout.root}: cannot be created or written ({error.strerror}: {error.filename}); "
+            "give a folder with write permission"
         ) from None
 
 
 def remove_output(layout: OutputLayout) -> None:
-    """Remove what runs write, but for locks and a plan made aside, and nothing else that may be in the folder."""
+    """Remove the files that runs write, except locks and the plan in `aside`; files of the user stay."""
     pages = (layout.report, layout.rows_page)
     for path in [layout.data_params, layout.rejects, *pages, *layout.shards(), *layout.temporaries()]:
         path.unlink(missing_ok=True)
@@ -61,12 +61,12 @@ def remove_output(layout: OutputLayout) -> None:
 def finished_dataset(
     config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]
 ) -> dict[str, Any] | None:
-    """The parameters of the folder where this very dataset is there already; else None.
+    """Return the content of `data_params.json` if the folder holds this dataset, finished; otherwise None.
 
-    Looks at names, sizes and digests, so that the answer comes at once; `verify_hdf5_dataset` reads the bytes.
+    Compares names, sizes and digests only, which is fast; `verify_hdf5_dataset` reads the bytes.
 
     Raises:
-        OtherPlanError: the folder holds another dataset.
+        OtherPlanError: the folder holds a different dataset.
     """
     plan = _plan_there(layout)
     if plan is None:
@@ -85,9 +85,9 @@ def finished_dataset(
 
 
 def drop_unused_plan(config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]) -> None:
-    """Remove another plan that no shard was made by: its run wrote nothing, perhaps for a mistake corrected since.
+    """Remove a different plan whose run wrote no shard, for example because of a config mistake corrected since.
 
-    Only for a run that is alone in the folder: one that has just begun has no shard either.
+    The caller must hold the exclusive lock: another run that has just started has no shard yet either.
 
     Raises:
         OtherPlanError: there are shards, and the plan is missing or damaged.
@@ -103,7 +103,7 @@ def _plan_there(layout: OutputLayout) -> Plan | None:
     except FileNotFoundError:
         if layout.shards() or layout.data_params.exists():
             raise OtherPlanError(
-                f"setup.output_dir {layout.root}: holds a dataset, but not the plan it was made by; "
+                f"setup.output_dir {layout.root}: holds a dataset without its plan; "
                 "use another folder, or --overwrite to rewrite it"
             ) from None
         return None
@@ -115,14 +115,14 @@ def _differences(plan: Plan, config: Config, limit: int | None, files: list[Inpu
     tokenizer = config.processor.tokenizer_type
     found = differences(plan, config, limit, tokenizer_digest(tokenizer), files)
     if not found and plan.tokenizer.chat_template != chat_template_digest(config.dataset, tokenizer):
-        found.append("the text of the chat template is another")
+        found.append("the text of the chat template has changed")
     return found
 
 
 def _refuse(layout: OutputLayout, found: list[str]) -> NoReturn:
     shown = "; ".join(found[:3]) + (f"; and {len(found) - 3} more differences" if len(found) > 3 else "")
     raise OtherPlanError(
-        f"setup.output_dir {layout.root}: belongs to another plan ({shown}); "
+        f"setup.output_dir {layout.root}: belongs to a different plan ({shown}); "
         "use another folder, or --overwrite to rewrite it"
     )
 
@@ -130,16 +130,17 @@ def _refuse(layout: OutputLayout, found: list[str]) -> NoReturn:
 def plan_for(
     config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile], *, alone: bool = True
 ) -> Plan:
-    """The plan of this run: the one in the folder where it still holds, else a new one.
+    """Return the plan of this run: the plan in the folder if it is still valid, otherwise a new one.
 
     Args:
-        config, limit, layout: of this run.
-        files: the inputs as they are now.
-        alone: no other run works in the folder. Where one may, a plan that is there is left as it is: this run's may
-            differ from it in folders and file times.
+        config, limit, layout: those of this run.
+        files: the current inputs.
+        alone: no other run uses the folder. Otherwise an existing plan file is not rewritten, although this run's plan
+            may differ from it in folder names and file times.
 
     Raises:
-        ConfigError: the inputs cannot be read; OtherPlanError where their content was changed.
+        ConfigError: the inputs cannot be read.
+        OtherPlanError: their content has changed.
     """
     if not layout.plan.exists():
         return make_plan(config, limit, tokenizer_params(config), layout)
@@ -149,9 +150,9 @@ def plan_for(
         made_by = pixels_made_by(config)
         plan = Plan(config, limit, old.inputs, tokenizer_params(config), old.index, pixels_by=made_by)
         if alone and plan.to_json() != old.to_json():
-            publish(layout.plan, [seal(plan.to_json())])  # folders may have other names now
+            publish(layout.plan, [seal(plan.to_json())])  # folder names may have changed
         return plan
-    # Times changed, or the index is gone. Index anew, aside: the content decides whether this is the same plan.
+    # File times changed or the index is missing. Index again in `aside`: if the content is the same, so is the plan.
     with plan_aside(config, limit, layout) as plan:
         if plan.digest != old.digest:
             crcs = {file.path: file.crc32 for file in old.inputs}
@@ -164,7 +165,7 @@ def plan_for(
 
 
 def tokenizer_params(config: Config) -> TokenizerParams:
-    """What the plan keeps of tokenizer and template.
+    """Load the tokenizer and the template, and return their properties that the plan records.
 
     Raises:
         ConfigError: the tokenizer cannot be used, or the image does not fit into max_sequence_length.
@@ -176,7 +177,7 @@ def tokenizer_params(config: Config) -> TokenizerParams:
 
 @contextlib.contextmanager
 def plan_aside(config: Config, limit: int | None, layout: OutputLayout) -> Iterator[Plan]:
-    """Make a plan without touching what is in the folder; it is removed again unless `adopt_plan` takes it.
+    """Make a plan in `layout.aside` without changing the current one; it is removed unless `adopt_plan` moves it.
 
     Raises:
         ConfigError: see `tokenizer_params` and `plan.make_plan`.
@@ -191,10 +192,10 @@ def plan_aside(config: Config, limit: int | None, layout: OutputLayout) -> Itera
 
 
 def adopt_plan(layout: OutputLayout) -> None:
-    """Move a plan made aside, and its index, into their place.
+    """Move the plan in `layout.aside` and its index to their final place.
 
-    The folder has none, or one of the same content: whichever of these files are in place when this is killed,
-    they agree.
+    Safe to kill at any point: the folder has either no plan or one with the same content, so old and new files are
+    consistent.
     """
     aside = layout.aside
     found = [path for path in aside.work.iterdir() if path.is_file() and path != aside.plan]

@@ -1,4 +1,4 @@
-"""Samples, as their records come → rows, in the order in which they stand in the shard."""
+"""Samples in record order → rows in shard order, with one sample per row or packed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hdf5_writer.planning.pack import Packed
 from preprocess.samples import SampleBatch, join_batches
 
 _Ints = npt.NDArray[np.int64]
-# Positions that are packed together, some 10,000 samples of LLaVA's: as good as any number (docs/packing.md). So much
-# is in memory at a time, however long a shard is: 5 bytes for each token of text, twice.
+# Positions of one packing window, about 10,000 LLaVA samples; larger windows do not fill rows better (docs/packing.md).
+# The window bounds memory for any size of shard: 5 bytes per text token, twice.
 WINDOW_POSITIONS = 1 << 23
-# Rows that are put together at a time of a window.
+# Rows of a window that are assembled at a time.
 _ROWS_AT_A_TIME = 64
 
 
 class Samples(NamedTuple):
-    """Samples that fit into rows, and where they came from.
+    """Samples that fit into rows, and their sources.
 
     Attributes:
-        batch, measures: as `hdf5_writer.fitting.fit_samples` gives them, for n samples with m images in all.
-        source_file: (n,), index of the input.
-        source_line: (n,), line in it, from 1.
+        batch, measures: n samples with m images in total, as returned by `hdf5_writer.fitting.fit_samples`.
+        source_file: (n,) int64, index of the input.
+        source_line: (n,) int64, line number in it, from 1.
         image_paths: (m,), relative to the image folder.
     """
 
@@ -37,7 +37,7 @@ class Samples(NamedTuple):
     image_paths: list[str]
 
     def part(self, start: int, stop: int) -> Samples:
-        """Samples `start` to `stop`."""
+        """Return samples `start` to `stop` - 1."""
         images = self.batch.image_begins
         return Samples(
             self.batch.part(start, stop),
@@ -48,7 +48,7 @@ class Samples(NamedTuple):
         )
 
     def take(self, order: _Ints) -> Samples:
-        """Samples by number, in the order given."""
+        """Return the samples with the given numbers, in that order."""
         batch = self.batch
         ids, begins = _gather(batch.begins, order)
         images, image_begins = _gather(batch.image_begins, order)
@@ -62,7 +62,7 @@ class Samples(NamedTuple):
 
 
 def join_samples(parts: Sequence[Samples]) -> Samples:
-    """One behind the other; at least one part."""
+    """Concatenate one or more parts."""
     return Samples(
         join_batches([part.batch for part in parts]),
         SampleMeasures._make(np.concatenate(arrays) for arrays in zip(*(part.measures for part in parts), strict=True)),
@@ -73,14 +73,14 @@ def join_samples(parts: Sequence[Samples]) -> Samples:
 
 
 def _gather(begins: _Ints, order: _Ints) -> tuple[_Ints, _Ints]:
-    """Numbers of the elements of some samples, one sample behind the other, and where each then begins."""
+    """Return the indices of the elements of the given samples, concatenated, and the offsets of the samples in them."""
     counts = np.diff(begins)[order]
     after = np.append(0, np.cumsum(counts))
     return np.arange(after[-1]) + np.repeat(begins[order] - after[:-1], counts), after
 
 
 class RowStream:
-    """One sample a row, or packed rows."""
+    """Turns samples into rows with one sample each, or into packed rows, and passes them to a sink."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class RowStream:
         """Start a shard.
 
         Args:
-            sink: takes samples, row by row, and how many of them each of these rows has.
-            pack: gives the rows of a window for the lengths and images of its samples and its number, counted from 0;
-                None gives each sample a row of its own, at once.
-            window_positions: a window ends with the sample that reaches so many.
+            sink: called with samples, row by row, and the number of samples in each row.
+            pack: called with the lengths and image counts of the samples of a window and the number of the window
+                (from 0); returns its rows. None puts each sample into its own row at once.
+            window_positions: a window ends with the sample that reaches this number of positions.
         """
         self._sink = sink
         self._make_rows = pack
@@ -104,7 +104,7 @@ class RowStream:
         self._positions = self._windows = 0
 
     def add(self, samples: Samples) -> None:
-        """Take samples, in the order of their records."""
+        """Add samples, in record order."""
         if self._make_rows is None:
             self._sink(samples, np.ones(samples.batch.records, dtype=np.int64))
             return
@@ -120,7 +120,7 @@ class RowStream:
             self._pack()
 
     def finish(self) -> None:
-        """Give out the samples that still wait for others."""
+        """Pass on the samples of the last, incomplete window."""
         if self._waiting:
             self._pack()
 

@@ -1,4 +1,4 @@
-"""Samples → the arrays of fixed-length rows: shift, image slots, padding. One writer for all kinds of rows."""
+"""Samples → arrays of fixed-length rows: shifted labels, image slots and padding, for fixed and for free rows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What is the same in every row of a dataset.
+    """Properties that all rows of a dataset share.
 
     Attributes:
-        max_sequence_length: positions in a row, image slots included.
+        max_sequence_length: positions in a row, including image slots.
         num_patches: slots of an image.
-        image_start_idx: in fixed rows, the position of the first slot: every row has the slots there, text-only rows
-            too. None in free rows, whose images stand where the text has them.
-        pad_id: what stands in slots and padding.
-        truncate: cut what is too long; otherwise it is rejected.
+        image_start_idx: in fixed rows, the position of the first image slot in every row, also in text-only rows. None
+            for free rows, where images are at their place in the text.
+        pad_id: the id in image slots and padding.
+        truncate: whether long samples are truncated; otherwise they are rejected.
     """
 
     max_sequence_length: int
@@ -33,11 +33,11 @@ class RowLayout:
     truncate: bool
 
     def slot_runs(self, batch: SampleBatch) -> tuple[_Ints, _Ints]:
-        """Where the runs of image slots stand, the dummy ones of fixed text-only rows among them.
+        """Locate the runs of image slots, including the dummy slots of fixed text-only rows.
 
         Returns:
-            how many ids of its sample stand before each run, and `begins` of shape (n + 1,): sample i has the runs
-            `begins[i]` to `begins[i + 1]`.
+            for each run, the number of ids of its sample before it; and `begins`, (n + 1,): sample i has the runs
+            `begins[i]` to `begins[i + 1] - 1`.
         """
         if self.image_start_idx is None:
             return batch.image_at, batch.image_begins
@@ -45,7 +45,7 @@ class RowLayout:
 
 
 class RowArrays(NamedTuple):
-    """The positions of n rows, each (n, max_sequence_length); `hdf5_writer.schema` says what each array means."""
+    """The per-position arrays of n rows, each (n, max_sequence_length); `hdf5_writer.schema` defines their meaning."""
 
     text_input_ids: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
@@ -53,17 +53,17 @@ class RowArrays(NamedTuple):
     key_padding_mask: npt.NDArray[np.uint8]
 
     def part(self, start: int, stop: int) -> RowArrays:
-        """Views of some rows."""
+        """Return views of rows `start` to `stop` - 1."""
         return RowArrays._make(array[start:stop] for array in self)
 
 
 class Places(NamedTuple):
-    """Where n samples stand, each array of shape (n,), int64: one behind the other in ascending rows.
+    """The places of n samples, in ascending order of rows and positions; each array is (n,) int64.
 
     Attributes:
-        row: of each sample, counted from 0.
-        start: the first position in that row.
-        length: positions.
+        row: row number, from 0.
+        start: first position in the row.
+        length: number of positions.
     """
 
     row: _Ints
@@ -71,16 +71,16 @@ class Places(NamedTuple):
     length: _Ints
 
     def part(self, row: int, start: int, stop: int) -> Places:
-        """Samples `start` to `stop`, in rows counted from `row`."""
+        """Return the places of samples `start` to `stop` - 1, with row numbers relative to `row`."""
         return Places(self.row[start:stop] - row, self.start[start:stop], self.length[start:stop])
 
 
 def place_samples(lengths: _Ints, samples_per_row: _Ints) -> Places:
-    """The places of samples that fill rows one behind the other.
+    """Compute the places of samples that fill the rows in order.
 
     Args:
-        lengths: positions of each sample, (n,).
-        samples_per_row: how many of them each row takes; they add up to n.
+        lengths: (n,) int64, positions of each sample.
+        samples_per_row: (rows,) int64, number of samples in each row; their sum is n.
     """
     row = np.repeat(np.arange(len(samples_per_row)), samples_per_row)
     before = np.cumsum(lengths) - lengths
@@ -89,7 +89,7 @@ def place_samples(lengths: _Ints, samples_per_row: _Ints) -> Places:
 
 
 def empty_rows(count: int, layout: RowLayout) -> RowArrays:
-    """`count` rows of padding."""
+    """Return `count` rows of padding."""
     shape = (count, layout.max_sequence_length)
     return RowArrays(
         text_input_ids=np.full(shape, layout.pad_id, dtype=np.int32),
@@ -100,7 +100,7 @@ def empty_rows(count: int, layout: RowLayout) -> RowArrays:
 
 
 def clear_rows(rows: RowArrays, layout: RowLayout) -> None:
-    """Make rows of padding again of rows that were written."""
+    """Overwrite rows with padding."""
     rows.text_input_ids.fill(layout.pad_id)
     rows.labels.fill(layout.pad_id)
     rows.loss_mask.fill(0)
@@ -108,16 +108,16 @@ def clear_rows(rows: RowArrays, layout: RowLayout) -> None:
 
 
 def write_rows(batch: SampleBatch, places: Places, layout: RowLayout, rows: RowArrays) -> int:
-    """Write samples as the first rows of `rows`; what stood there does not matter.
+    """Write samples into the first rows of `rows`, overwriting their content.
 
     Args:
-        batch: samples as `hdf5_writer.fitting.fit_samples` leaves them.
-        places: of the samples; no row is left out, so that the last one says how many there are.
-        layout: of the rows.
-        rows: at least as many.
+        batch: samples returned by `hdf5_writer.fitting.fit_samples`.
+        places: their places; every row up to the last one has a sample.
+        layout: layout of the rows.
+        rows: arrays with at least that number of rows.
 
     Returns:
-        the width: no row uses more positions.
+        the largest number of positions used in any row.
     """
     if not len(places.row):
         return 0
@@ -125,9 +125,9 @@ def write_rows(batch: SampleBatch, places: Places, layout: RowLayout, rows: RowA
     count, width = int(places.row[-1]) + 1, int(ends.max())
     begins, last = batch.begins[:-1], batch.begins[1:] - 1
     run_at, run_begins = layout.slot_runs(batch)
-    # Rows of one position more than they need, in which no token is in the way of another.
+    # Scatter into rows with one extra position, so that the last token of a full row has a place.
     stride = width + 1
-    # Where each token goes: behind its sample's start, the tokens before it and the slots before it.
+    # Target of each token: start of its sample + tokens before it + image slots before it.
     to = np.arange(len(batch.ids))
     if len(run_at):
         runs_upto = np.bincount(run_at + np.repeat(begins, np.diff(run_begins)), minlength=len(batch.ids)).cumsum()
@@ -139,12 +139,12 @@ def write_rows(batch: SampleBatch, places: Places, layout: RowLayout, rows: RowA
     rows.text_input_ids[:, width:] = rows.labels[:, width:] = layout.pad_id
     rows.loss_mask[:, width:], rows.key_padding_mask[:, width:] = 0, 1
 
-    # The loss of a token stands one position before it. The first token of a row is never supervised.
+    # The loss of a token is one position before it. The first token of a row is never supervised.
     with_loss = np.zeros((count, stride), dtype=np.uint8)
     with_loss.reshape(-1)[to[batch.supervised] - 1] = 1
     rows.loss_mask[:, :width] = with_loss[:, :width]
 
-    # The last token of a sample is only a label: it goes where no input stands, and its label is set afterwards.
+    # The last token of a sample is only a label: it goes to the extra position, and its label is set afterwards.
     to[last] = places.row * stride + width
     sequences = np.full((count, stride), layout.pad_id, dtype=np.int32)
     sequences.reshape(-1)[to] = batch.ids

@@ -1,4 +1,4 @@
-"""One run from a config to a verified dataset: plan, tasks, reports. Knows nothing of the command line."""
+"""Run the pipeline from a config to a verified dataset: plan, tasks, final files. Independent of the command line."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from preprocess.images import require_image_dir
 
 
 class Progress(Protocol):
-    """What a run tells while it goes on."""
+    """Receives the progress events of a run."""
 
     def note(self, sentence: str) -> None:
-        """Something the user should know."""
+        """Called with a note or warning for the user."""
 
     def planned(self, plan: Plan, done: int, records: int) -> None:
-        """The plan is made; so many of this run's tasks were finished before; so many records are to be read."""
+        """Called when the plan is ready; `done` tasks of this run are finished already, `records` are left to read."""
 
     def advance(self, task: TaskDone) -> None:
-        """A task is finished."""
+        """Called for every finished task."""
 
     def close(self) -> None:
-        """No more tasks follow."""
+        """Called after the last task."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Outcome:
 
     Attributes:
         params: the content of `data_params.json`.
-        already_done: it was finished before this run.
+        already_done: whether it was finished before this run.
         read: records read by this run.
     """
 
@@ -73,7 +73,7 @@ class Part:
     """One of several runs that share the tasks of a plan, on one machine or many.
 
     Attributes:
-        index, count: this run takes the tasks whose number leaves `index` when divided by `count`.
+        index, count: this run takes tasks `index`, `index + count`, `index + 2 * count`, …
     """
 
     index: int
@@ -90,22 +90,22 @@ def create_dataset(
     keep_going: bool = False,
     make_executor: Callable[[int], Executor] | None = None,
 ) -> Outcome:
-    """Write the dataset of a config, or what is missing of it.
+    """Write the dataset of a config, or resume an interrupted run.
 
     Args:
         config: a validated config.
-        progress: is told of the plan and of every finished task.
-        limit: take the first so many records.
-        overwrite: remove what an earlier run wrote into the output folder, once nothing of this one can be refused.
-        skip_tasks: tasks to give up: all of their records are rejected.
+        progress: receives progress events.
+        limit: maximum number of records to read; None for all.
+        overwrite: remove the output of an earlier run from the folder, after all checks of this run have passed.
+        skip_tasks: tasks to skip; all of their records are rejected.
         keep_going: start even if most of the records checked first would be rejected.
-        make_executor: makes the executor the tasks run on, instead of the engine of the config.
+        make_executor: makes the executor that runs the tasks, instead of the engine of the config.
 
     Raises:
-        ConfigError: config, inputs, tokenizer or output folder are wrong; OtherPlanError where the folder belongs
-            to another plan.
-        engine.TasksFailedError, inputs.InputChangedError, OSError, RuntimeError: the run failed. What is finished
-            stays, and the same command goes on.
+        ConfigError: config, inputs, tokenizer or output folder are wrong.
+        resume.OtherPlanError: the output folder belongs to a different plan.
+        engine.TasksFailedError, inputs.InputChangedError, OSError, RuntimeError: the run failed. Finished shards are
+            kept, and a rerun resumes it.
     """
     layout = OutputLayout(config.setup.output_dir)
     files = _inputs(config, progress)
@@ -137,11 +137,10 @@ def create_part(
     keep_going: bool = False,
     make_executor: Callable[[int], Executor] | None = None,
 ) -> int:
-    """Run the tasks of one part; `finalize` writes the dataset's own files when all parts are done.
+    """Run the tasks of one part; `finalize` writes the files of the whole dataset when all parts are done.
 
-    Parts may run at once, in any order and more than once, with other folders' names and numbers of processes:
-    whichever comes first makes the plan, and none changes it while others run. See `create_dataset` for arguments
-    and errors.
+    Parts may run at the same time, in any order and repeatedly, with different folder names and numbers of processes.
+    The first one makes the plan; it is not changed while others run. See `create_dataset` for arguments and errors.
 
     Returns:
         records read.
@@ -158,7 +157,7 @@ def create_part(
             finished = finished_dataset(config, limit, layout, files)
             if finished is not None:
                 return 0
-            if layout.plan.exists():  # the others follow the plan of the first
+            if layout.plan.exists():  # made by another part
                 plan = plan_for(config, limit, layout, files, alone=False)
             else:
                 plan = _new_plan(config, limit, layout, skip_tasks, progress, keep_going, engine)
@@ -169,8 +168,8 @@ def finalize(config: Config, *, limit: int | None = None) -> Outcome:
     """Write `data_params.json` and `rejects.jsonl` of a dataset whose parts are all done.
 
     Raises:
-        ConfigError: see `create_dataset`; a part is still running.
-        RuntimeError: tasks are missing; the message names some.
+        ConfigError: see `create_dataset`; or a part is still running.
+        RuntimeError: some tasks are not done; the message names some of them.
     """
     layout = OutputLayout(config.setup.output_dir)
     files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
@@ -201,10 +200,10 @@ def _new_plan(
     *,
     overwrite: bool = False,
 ) -> Plan:
-    """Make a plan aside, and put it in place once nothing of it can be refused.
+    """Make a plan in a separate folder, and move it into place after all checks have passed.
 
-    What `overwrite` removes goes then. Records are looked at in a worker: one that kills it is found and named by its
-    task, and must not end this process.
+    With `overwrite`, the old output is removed only then. The sampled records are checked in a worker, since a record
+    may crash the process; its task will report it.
     """
     with plan_aside(config, limit, layout) as plan:
         _refuse_unknown(skip_tasks, plan)
@@ -217,7 +216,7 @@ def _new_plan(
             progress.note(f"warning: {error}")
         if overwrite:
             remove_output(layout)
-        layout.lines.unlink(missing_ok=True)  # of a plan that was given up; this one may have no such file
+        layout.lines.unlink(missing_ok=True)  # of an earlier plan; the new one may not have this file
         adopt_plan(layout)
     return plan
 
@@ -227,7 +226,7 @@ def _inputs(config: Config, progress: Progress) -> list[InputFile]:
     unread = unread_data(others)
     if unread:
         shown = ", ".join(unread[:5]) + (", …" if len(unread) > 5 else "")
-        progress.note(f"{len(unread)} file(s) beside the inputs are not read: {shown}")
+        progress.note(f"{len(unread)} file(s) in the input folder are not read: {shown}")
     for one, other in alike_but_for_suffix(files):
         progress.note(f"warning: both {one} and {other} are read; if they hold the same records, remove one of them")
     return files
@@ -241,13 +240,13 @@ def _run(
     progress: Progress,
     engine: _Engine,
 ) -> int:
-    """Run those tasks of `mine` that are not done; records read."""
+    """Run the tasks of `mine` that are not done; return the number of records read."""
     _refuse_unknown(skip_tasks, plan)
     for sentence in drop_changed_tasks(layout, plan, mine):
         progress.note(sentence)
     tasks = unfinished_tasks(layout, plan, mine)
     if tasks:
-        # No data_params.json beside shards that are not all there.
+        # data_params.json exists only if all shards exist.
         layout.data_params.unlink(missing_ok=True)
         layout.report.unlink(missing_ok=True)
     progress.planned(plan, len(mine) - len(tasks), sum(plan.records_of(task) for task in tasks))
@@ -290,7 +289,7 @@ def _refuse_unknown(skip_tasks: Collection[int], plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class _Engine:
-    """What makes executors, and how many tasks to run at a time."""
+    """A factory of executors, the number of tasks to run at a time, and a function that runs work in a worker."""
 
     make_executor: Callable[[int], Executor]
     workers: int
@@ -311,7 +310,7 @@ def _engine(
         with dask_executors(setup) as (make, threads):
             yield _Engine(make, threads)
     else:
-        # How many tasks there will be is not known before the inputs are indexed: about a kilobyte a record.
+        # The number of tasks is known only after indexing; estimate it with 1 kB per record.
         likely = sum(file.bytes for file in files) // (setup.samples_per_shard * 1024) + 1
         with warmed_pools(min(processes, likely), functools.partial(warm_up, config)) as make:
             yield _Engine(make, processes, make.run)

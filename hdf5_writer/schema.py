@@ -1,4 +1,4 @@
-"""What is in a shard: names, dtypes, shapes, meanings and the version. Imports nothing of the project."""
+"""The content of a shard: names, dtypes, shapes, meanings and the version. Imports nothing from the project."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Major: a reader of an older major version would misread the file. Minor: something was added.
+# Increase the major version if older readers would misread the file, the minor version if something is added.
 SCHEMA_VERSION = "2.0"
 
 
 class SchemaError(ValueError):
-    """A file was written by a newer, incompatible version, or by something else."""
+    """A file was written with an incompatible schema version, or not by this project."""
 
 
 @dataclass(frozen=True)
 class ShardSize:
-    """How much a shard holds."""
+    """Numbers of entries of a shard; `stored_bytes` is the size of its stored images in bytes."""
 
     rows: int
     samples: int
@@ -30,13 +30,13 @@ class DatasetSpec:
     """One HDF5 dataset of a shard.
 
     Attributes:
-        name: its name in the file, with that of its group.
+        name: its name in the file, including the group.
         dtype: on disk; "path" is a fixed-length, NUL-padded UTF-8 string as long as the longest path of the shard.
-        entry: what one entry stands for: the "positions" of a row, (max_sequence_length,); a "sample"; an "image"; an
-            "offset": row r has the entries `offsets[r]:offsets[r + 1]` of its table; a "content": the bytes of an image
-            file, whatever its paths, or a "hash" of it, (32,); a "bound": one more than contents.
-        per_chunk: entries compressed together, and so the least that can be read.
-        meaning: for people and documentation.
+        entry: what one entry describes: the "positions" of a row, (max_sequence_length,); a "sample"; an "image"; an
+            "offset": row r has the entries `offsets[r]:offsets[r + 1]` of its table; a "content": the distinct bytes of
+            image files; the "hash" of a content, (32,); a "bound": start or end of a content, one more than contents.
+        per_chunk: entries per HDF5 chunk, the smallest unit that can be read.
+        meaning: description for documentation.
     """
 
     name: str
@@ -46,7 +46,7 @@ class DatasetSpec:
     meaning: str
 
     def shape(self, size: ShardSize, max_sequence_length: int) -> tuple[int, ...]:
-        """Shape of the dataset in a shard."""
+        """Return the shape of the dataset in a shard."""
         if self.entry == "positions":
             return size.rows, max_sequence_length
         if self.entry == "hash":
@@ -60,7 +60,7 @@ _WIDE, _NARROW = 64, 4096
 
 
 def _of(table: str, *columns: tuple[str, Literal["<i4", "<i8", "path"], str]) -> list[DatasetSpec]:
-    """The datasets of one of the two tables, which has the entries of each row side by side."""
+    """Return the datasets of one of the two tables; its entries are in row order."""
     entry: Literal["sample", "image"] = "sample" if table == "samples" else "image"
     offsets = DatasetSpec(
         f"{table}/offsets", "<i8", "offset", _NARROW, f"row r has the {table} `offsets[r]` to `offsets[r + 1]`"
@@ -112,16 +112,16 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec("contents/crc32", "<u4", "content", _NARROW, "CRC-32 of what contents/data holds of it"),
     )
 }
-# uint8, (stored_bytes,): image files as they are, or pixels, (3, image_size, image_size) each. Contiguous and without a
-# filter, at a multiple of so many bytes in the file: any image is one read at a place that `begin` gives.
+# uint8, (stored_bytes,): image files, or pixels of shape (3, image_size, image_size) each. Contiguous, without filters,
+# and aligned in the file, so that each image is a single read at the offset in `contents/begin`.
 CONTENT_DATA = "contents/data"
 DATA_ALIGNMENT = 4096
 
-# Filters of every dataset, readable by any HDF5 library without a plugin: shuffle (bytes of equal weight side by
-# side), then gzip. The Adler-32 at the end of each zlib stream makes HDF5 itself refuse a damaged chunk.
+# Filters of every other dataset, readable by any HDF5 library without a plugin: shuffle (groups bytes by significance),
+# then gzip. Because of the Adler-32 at the end of each zlib stream, HDF5 itself refuses a damaged chunk.
 GZIP_LEVEL = 1
 
-# File attributes: name → meaning. Nothing here changes from run to run.
+# File attributes: name → meaning. None of them depends on the run, such as its time.
 ATTRIBUTES: dict[str, str] = {
     "schema_version": "version of this layout, MAJOR.MINOR",
     "package_version": "version of llava-hdf5 that wrote the file",
@@ -144,7 +144,7 @@ ATTRIBUTES: dict[str, str] = {
 
 
 def size_attributes(size: ShardSize) -> dict[str, int]:
-    """The file attributes that say how much a shard holds."""
+    """Return the file attributes that hold the numbers of entries."""
     return {
         "n_examples": size.rows,
         "n_samples": size.samples,
@@ -154,20 +154,23 @@ def size_attributes(size: ShardSize) -> dict[str, int]:
 
 
 def text_of(attribute: object) -> object:
-    """A file attribute with strings as text; h5py gives those of fixed length, as all are here, as bytes."""
+    """Decode a string attribute; h5py returns fixed-length strings, which all of them are here, as bytes."""
     return attribute.decode(errors="replace") if isinstance(attribute, bytes) else attribute
 
 
 def layout_problems(
     file: Any, attributes: Mapping[str, int | str], size: ShardSize, max_sequence_length: int
 ) -> Iterator[str]:
-    """What of an open shard is not laid out as this module says, in words.
+    """Compare the layout of an open shard with this module.
 
     Args:
         file: an `h5py.File`.
-        attributes: what its attributes must be.
-        size: how much it must hold.
+        attributes: expected attributes.
+        size: expected numbers of entries.
         max_sequence_length: positions in a row.
+
+    Yields:
+        one sentence per difference.
     """
     for name, value in {**attributes, **size_attributes(size)}.items():
         found: Any = text_of(file.attrs.get(name))
@@ -192,14 +195,14 @@ def layout_problems(
 
 
 def check_version(found: object, where: object) -> None:
-    """Refuse what this code would misread.
+    """Refuse a file of an incompatible schema version.
 
     Args:
-        found: the `schema_version` of a file; HDF5 gives it as bytes.
+        found: the `schema_version` of the file; HDF5 returns it as bytes.
         where: the file, for the message.
 
     Raises:
-        SchemaError: no version, or another major version.
+        SchemaError: there is no version, or the major version differs.
     """
     found = text_of(found)
     ours = int(SCHEMA_VERSION.split(".")[0])
@@ -207,7 +210,7 @@ def check_version(found: object, where: object) -> None:
         major = int(str(found).split(".")[0])
     except ValueError:
         raise SchemaError(
-            f"{where}: has schema_version {found!r}, expected {SCHEMA_VERSION}; it was not made by this project"
+            f"{where}: has schema_version {found!r}, expected {SCHEMA_VERSION}; it was not written by this project"
         ) from None
     if major != ours:
         raise SchemaError(

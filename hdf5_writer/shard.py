@@ -1,9 +1,9 @@
 """Rows → the bytes of a shard file.
 
-Rows are gathered in blocks of one HDF5 chunk; a full block is compressed at once, so memory holds one block of
-rows and the compressed rest. The file is put together in memory, but for the images stored in it, and handed out as
-bytes: writing it is then a plain file write, whose errors (no space, no permission) are ordinary. HDF5 only reserves
-the place of the images, which come from the disk while the file is written.
+Rows are collected in blocks of one HDF5 chunk; a full block is compressed at once, so memory holds one uncompressed
+block and the compressed rest. The file, except for its stored images, is assembled in memory and returned as bytes, so
+that writing it is a plain file write with ordinary errors (no space, no permission). HDF5 only reserves space for the
+images, which are copied from the spool while the file is written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hdf5_writer.tables import Tables
 # Metadata with checksums, readable since HDF5 1.10.
 _LIBVER = ("v110", "v110")
 LENGTH_BIN = 64
-# One of so many blocks is read back after writing, beside the first and the last.
+# Every 32nd block is read back after writing, as well as the last one.
 _READ_BACK_EVERY = 32
 
 
@@ -37,15 +37,15 @@ class ShardCounts:
     """Sums over a shard.
 
     Attributes:
-        rows, samples, images: how much it holds.
-        samples_with_image, truncated: samples.
-        text_only_cut: those truncated samples of fixed rows that have no image: dummy slots took the place of text.
-        images_cut: images that did not fit, or that nothing supervised follows.
-        most_images: images of the row that has the most.
-        contents, stored_bytes: distinct contents of the images, where they were read, and what is stored of them.
-        text_tokens, supervised: positions. Text and the slots of images are what is attended; the rest of all
-            positions is padding, the dummy slots of fixed text-only rows among it.
-        lengths: positions of a sample (dummy slots left out) // LENGTH_BIN → samples.
+        rows, samples, images: numbers of each.
+        samples_with_image, truncated: number of samples with an image, and of truncated ones.
+        text_only_cut: truncated samples of fixed rows without an image, where dummy slots took the place of text.
+        images_cut: images that did not fit, or that no supervised token follows.
+        most_images: largest number of images in a row.
+        contents, stored_bytes: distinct contents of the images that were read, and the bytes stored of them.
+        text_tokens, supervised: positions. Text and image slots are attended; all other positions, including the dummy
+            slots of fixed text-only rows, are padding.
+        lengths: attended positions of a sample // LENGTH_BIN → number of samples.
     """
 
     rows: int = 0
@@ -63,7 +63,7 @@ class ShardCounts:
     lengths: Counter[int] = field(default_factory=Counter)
 
     def add(self, samples: Samples, samples_per_row: npt.NDArray[np.int64], layout: RowLayout) -> None:
-        """Count rows."""
+        """Add the counts of some rows."""
         measures = samples.measures
         text_only = measures.images == 0
         begins = np.cumsum(samples_per_row) - samples_per_row
@@ -85,10 +85,10 @@ class ShardCounts:
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A shard that is to be written.
+    """A finished shard that is not written to disk yet.
 
     Attributes:
-        facts_digest: of the files of its images; see `ImageSpool`.
+        facts_digest: digest of the paths, sizes and times of its image files; see `image_spool.facts_digest`.
     """
 
     facts_digest: str
@@ -99,17 +99,17 @@ class ShardFile:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self._file.size
 
     def parts(self) -> Iterator[bytes]:
-        """Its bytes in order."""
+        """Yield its bytes in order."""
         stored = self._images.payload(self._contents) if self._images is not None else ()
         return self._file.around(self._data_at, self._contents.stored_bytes, stored)
 
 
 class ShardBuilder:
-    """Takes rows in order and makes the file."""
+    """Collects rows in order and builds the HDF5 file."""
 
     def __init__(
         self,
@@ -120,17 +120,17 @@ class ShardBuilder:
         images: ImageSpool | None = None,
         verify_all: bool = False,
     ) -> None:
-        """Start an empty one.
+        """Create an empty shard.
 
         Args:
-            layout: of its rows.
-            attributes: the file's, but for those that say how much it holds.
-            lap: told the name of each stage when it ends.
-            images: has read the images of all rows; None where their files are not read.
+            layout: layout of its rows.
+            attributes: file attributes, except the numbers of entries.
+            lap: called with the name of each stage when it ends.
+            images: holds the images of all rows; None if image files are not read.
             verify_all: read every block back, not only the first, every 32nd and the last.
         """
         self._verify_all = verify_all
-        # Block → its rows and the CRC-32 of each wide dataset, of the blocks that are read back.
+        # For each block that is read back: its number of rows and the CRC-32 of each per-position dataset.
         self._written: dict[int, tuple[int, dict[str, int]]] = {}
         self.counts = ShardCounts()
         self._layout = layout
@@ -149,8 +149,8 @@ class ShardBuilder:
         """Append rows.
 
         Args:
-            samples: of these rows, row by row.
-            samples_per_row: how many of them each row has.
+            samples: the samples of these rows, row by row.
+            samples_per_row: (rows,) number of samples in each row.
         """
         places = place_samples(samples.measures.length, samples_per_row)
         begins = np.append(0, np.cumsum(samples_per_row))
@@ -171,19 +171,19 @@ class ShardBuilder:
         self.counts.add(samples, samples_per_row, self._layout)
 
     def finish(self) -> ShardFile:
-        """The whole HDF5 file. The builder is used up.
+        """Return the complete HDF5 file; the builder must not be used afterwards.
 
         Raises:
-            RuntimeError: what HDF5 reads back is not what was written.
+            RuntimeError: read-back mismatch.
         """
         rows = self.counts.rows
         self._lap("assemble")
         if rows and not self._filled:
-            # The last block was full, and is in the buffer still.
+            # The last block was full and is still in the buffer.
             self._note_written(len(self._chunks["labels"]) - 1, self._block_rows)
         clear_rows(self._rows.part(self._filled, self._block_rows), self._layout)
         if self._filled:
-            # A shard of less than one chunk has chunks of its own size; otherwise the last one is filled up.
+            # A shard smaller than one chunk has one chunk of its own size; otherwise the last chunk is padded.
             self._compress_block(self._block_rows if rows > self._block_rows else rows, is_last=True)
         paths = self._tables.paths
         contents = unread_contents(len(paths)) if self._images is None else self._images.contents(paths)
@@ -195,8 +195,8 @@ class ShardBuilder:
         alignment = {"alignment_threshold": max(size.stored_bytes, 1), "alignment_interval": DATA_ALIGNMENT}
         with h5py.File(target, "w", libver=_LIBVER, **(alignment if size.stored_bytes else {})) as file:
             for key, value in {**self._attributes, **size_attributes(size)}.items():
-                # A string of fixed length stands in the header, under its checksum. Others stand in a heap that has
-                # none, where one flipped bit makes HDF5 2.0 read for ever.
+                # Fixed-length strings are stored in the object header, which has a checksum. Variable-length strings
+                # are stored in a heap without one, where a flipped bit can make HDF5 2.0 loop forever.
                 file.attrs[key] = np.bytes_(value.encode()) if isinstance(value, str) else value
             for name, spec in DATASETS.items():
                 shape = spec.shape(size, self._layout.max_sequence_length)
@@ -210,7 +210,7 @@ class ShardBuilder:
         return ShardFile(contents.facts_digest, target, data_at, contents, self._images)
 
     def _note_written(self, number: int, rows: int) -> None:
-        """Keep the checksums of the block that stands in the buffer, to be read back."""
+        """Keep the checksums of the block in the buffer, for reading it back later."""
         block = self._rows.part(0, rows)
         self._written[number] = (rows, {name: isal_zlib.crc32(getattr(block, name).data) for name in self._chunks})
 
@@ -225,12 +225,12 @@ class ShardBuilder:
 
 
 def _reserve(file: h5py.File, size: int) -> int:
-    """Make the dataset of stored images without writing it; where it begins in the file."""
+    """Create the dataset of stored images without writing its data; return its offset in the file."""
     kind = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     kind.set_layout(h5py.h5d.CONTIGUOUS)
     kind.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     kind.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    kind.set_obj_track_times(False)  # or the bytes would tell when they were written
+    kind.set_obj_track_times(False)  # timestamps would make the bytes differ from run to run
     space = h5py.h5s.create_simple((size,))
     dataset = h5py.h5d.create(file.id, CONTENT_DATA.encode(), h5py.h5t.STD_U8LE, space, kind)
     return int(dataset.get_offset()) if size else 0
@@ -242,9 +242,9 @@ def _read_back(
     written: dict[int, tuple[int, dict[str, int]]],
     columns: dict[str, npt.NDArray[np.generic]],
 ) -> None:
-    """Read some blocks, and every column of the tables, the way any reader does, and compare with what was written.
+    """Read some blocks and every table column back through HDF5, and compare them with what was written.
 
-    `written`: block → its rows and the CRC-32 of each wide dataset.
+    `written`: block number → its number of rows and the CRC-32 of each per-position dataset.
     """
     with h5py.File(image, "r") as file:
         for name, column in columns.items():
@@ -259,4 +259,4 @@ def _read_back(
 
 
 def _mismatch(name: str, what: str) -> str:
-    return f"read-back mismatch: HDF5 gives other values of {name} ({what}) than were written; no shard was made"
+    return f"read-back mismatch: HDF5 returned other values of {name} ({what}) than were written; no shard was saved"

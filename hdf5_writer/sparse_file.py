@@ -1,4 +1,4 @@
-"""A file in memory that holds what was written into it, and nothing where nothing was written."""
+"""A sparse in-memory file: ranges that were never written take no memory and read as zeros."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PAGE = 1 << 16
 
 
 class SparseFile(io.RawIOBase):
-    """What HDF5 writes into: a dataset of gigabytes whose values it is not given takes no memory."""
+    """A file object for HDF5, in which a reserved dataset of gigabytes takes no memory until it is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,16 +31,16 @@ class SparseFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place, also behind the end."""
+        """Set the position, which may be after the end."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         return self._at
 
     def tell(self) -> int:
-        """The place."""
+        """Return the position."""
         return self._at
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size; what is cut off is gone."""
+        """Set the size and discard the content after it."""
         size = self._at if size is None else size
         for number in [number for number in self._pages if (number + 1) * _PAGE > size]:
             kept = max(0, size - number * _PAGE)
@@ -49,7 +49,7 @@ class SparseFile(io.RawIOBase):
         return size
 
     def readinto(self, buffer: Any) -> int:
-        """Read from the place on; zeros where nothing was written."""
+        """Read from the position; ranges that were never written read as zeros."""
         target = memoryview(buffer).cast("B")
         count = max(0, min(len(target), self.size - self._at))
         for done, number, start, stop in _pieces(self._at, count):
@@ -59,7 +59,7 @@ class SparseFile(io.RawIOBase):
         return count
 
     def write(self, data: Any) -> int:
-        """Write at the place."""
+        """Write at the position."""
         source = memoryview(data).cast("B")
         for done, number, start, stop in _pieces(self._at, len(source)):
             page = self._pages.setdefault(number, bytearray(_PAGE))
@@ -69,7 +69,7 @@ class SparseFile(io.RawIOBase):
         return len(source)
 
     def around(self, offset: int, size: int, filling: Iterable[bytes]) -> Iterator[bytes]:
-        """The whole content in order, with `size` bytes of `filling` in place of what stands from `offset` on."""
+        """Yield the whole content in order, with the `size` bytes at `offset` replaced by `filling`."""
         yield from self._content(0, offset)
         yield from filling
         yield from self._content(offset + size, self.size)
@@ -81,7 +81,7 @@ class SparseFile(io.RawIOBase):
 
 
 def _pieces(at: int, count: int) -> Iterator[tuple[int, int, int, int]]:
-    """For each page of a span of bytes: bytes before it, its number, and from where to where in it."""
+    """Split a byte range by pages: yield bytes before the piece, page number, start and end in the page."""
     done = 0
     while done < count:
         number, start = divmod(at + done, _PAGE)

@@ -1,4 +1,4 @@
-"""The only place where the stages of `preprocess` meet, set up by a config, and the layout of the rows they fill."""
+"""Set up the stages of `preprocess` from a config, and derive the layout of the rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 
 class Stages:
-    """The stages of `preprocess`, set up by a config: one record in, one sample out."""
+    """The stages of `preprocess` for one config: record → conversation → rendered text → sample."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         dataset = config.dataset
@@ -38,7 +38,7 @@ class Stages:
 
     @classmethod
     def for_planning(cls, config: Config) -> Stages:
-        """The stages with a tokenizer loaded now and a template that was tried.
+        """Load the tokenizer, check the template, and return the stages.
 
         Raises:
             ConfigError: the tokenizer or the template cannot be used.
@@ -48,7 +48,7 @@ class Stages:
         return cls(config, tokenizer)
 
     def tokenizer_params(self) -> TokenizerParams:
-        """What the plan keeps of tokenizer and template."""
+        """Return the properties of the tokenizer and the template that the plan records."""
         tokenizer = self.tokenizer
         return TokenizerParams(
             digest=tokenizer.digest,
@@ -66,13 +66,13 @@ class Stages:
         record_format: RecordFormat,
         check_image: Callable[[str], str] | None = None,
     ) -> Conversation:
-        """Validate a record of a format and check its images, by what is given or else by `images`."""
+        """Validate a record of the given format and check its images with `check_image`, by default `images.check`."""
         conversation = self.validate(record, record_format)
         images = tuple(map(check_image or self.images.check, conversation.images))
         return conversation if images == conversation.images else conversation._replace(images=images)
 
     def validate(self, record: dict[str, Any], record_format: RecordFormat) -> Conversation:
-        """The same without a look at its images."""
+        """Validate a record without checking its images."""
         return self._reader.read(record, record_format)
 
     def encode(self, conversation: Conversation) -> Sample:
@@ -81,10 +81,10 @@ class Stages:
 
 
 def row_layout(config: Config, tokenizer: TokenizerParams) -> RowLayout:
-    """What all rows of a plan share.
+    """Return the layout that all rows of a plan share.
 
     Raises:
-        ConfigError: rows are fixed, and the image and one token do not fit into max_sequence_length.
+        ConfigError: rows are fixed, and an image and one token do not fit into max_sequence_length.
     """
     length, slots = config.processor.max_sequence_length, config.dataset.num_patches
     fixed = not config.has_free_rows
@@ -106,27 +106,27 @@ _warm: dict[str, Tokenizer] = {}
 
 
 def warm_up(config: Config) -> None:
-    """Load in a new worker, while the plan is still being made, what its first task will need."""
+    """Load the tokenizer in a new worker while the plan is being made, so that its first task can start at once."""
     name = config.processor.tokenizer_type
     _warm[name] = load_tokenizer(name)
 
 
 def warm_tokenizer(config: Config, *, release: bool = False) -> Tokenizer:
-    """The tokenizer that `warm_up` loaded in this process, else one loaded now.
+    """Return the tokenizer that `warm_up` loaded in this process, or load it now.
 
     Args:
         config: names the tokenizer.
-        release: forget it, since the caller keeps it; the next run in this process reads its files again.
+        release: remove it from the cache, so that the next run in this process reads its files again.
     """
     name = config.processor.tokenizer_type
     return (_warm.pop(name, None) if release else _warm.get(name)) or load_tokenizer(name)
 
 
 def parse_line(line: Line) -> dict[str, Any]:
-    """The record of a line.
+    """Parse the record of a line.
 
     Raises:
-        Rejected: it is too long, or no JSON object.
+        Rejected: the line is too long, or not a JSON object.
     """
     if line.size > LONGEST_LINE:
         raise Rejected(Reason.LINE_TOO_LONG, f"the line has {line.size:,} bytes, expected at most {LONGEST_LINE:,}")

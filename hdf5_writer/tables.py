@@ -1,4 +1,4 @@
-"""The tables `samples` and `images` of a shard: gathered while its rows are made, and read."""
+"""Build and read the tables `samples` and `images` of a shard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_POSITIONS = 1 << 32  # more than a row has
 
 
 class Tables:
-    """The columns of both tables; an image takes its path, a sample some tens of bytes."""
+    """Collects the columns of both tables; memory per sample is some tens of bytes, and per image its path."""
 
     def __init__(self, layout: RowLayout) -> None:
         self._layout = layout
@@ -33,7 +33,7 @@ class Tables:
         """Append the entries of some rows."""
         batch, slots = samples.batch, self._layout.num_patches
         images = np.diff(batch.image_begins)
-        # The slots of an image stand behind the text and the images before it.
+        # Number of images of the same sample before each image; their slots shift its start.
         before = np.arange(len(batch.image_at)) - np.repeat(batch.image_begins[:-1], images)
         columns = {
             "samples/offsets": samples_per_row,
@@ -51,11 +51,11 @@ class Tables:
 
     @property
     def paths(self) -> list[str]:
-        """The path of each image."""
+        """The path of each image, in row order."""
         return [path.decode() for path in self._paths]
 
     def columns(self, contents: Contents) -> dict[str, npt.NDArray[np.generic]]:
-        """Every column by its name in the file, in the dtype that it has there; `contents` of the images' paths."""
+        """Return every column by its name and with its dtype in the file; `contents` are those of the images."""
         found: dict[str, npt.NDArray[np.generic]] = contents.columns()
         for name, spec in DATASETS.items():
             if name in found:
@@ -71,12 +71,12 @@ class Tables:
 
 
 def read_tables(file: h5py.File | Mapping[str, h5py.Dataset]) -> dict[str, _Array]:
-    """All columns of both tables of a shard, by their names in the file."""
+    """Read all columns of a shard that are not per position, by their names in the file."""
     return {name: file[name][:] for name, spec in DATASETS.items() if spec.entry != "positions"}
 
 
 def tables_of_rows(tables: Mapping[str, _Array], start: int, stop: int) -> dict[str, _Array]:
-    """The same of rows `start` to `stop`, with offsets counted from the first of their entries."""
+    """Return the table entries of rows `start` to `stop` - 1, with offsets relative to their first entry."""
     found = {}
     for table in TABLES:
         offsets = tables[f"{table}/offsets"][start : stop + 1]
@@ -87,13 +87,13 @@ def tables_of_rows(tables: Mapping[str, _Array], start: int, stop: int) -> dict[
 
 
 def rows_of_entries(tables: Mapping[str, _Array], table: str) -> _Ints:
-    """The row of each entry of a table."""
+    """Return the row number of each entry of a table, (entries,) int64."""
     counts = np.diff(tables[f"{table}/offsets"])
     return np.repeat(np.arange(len(counts)), counts)
 
 
 def sample_of_image(tables: Mapping[str, _Array]) -> _Ints:
-    """The number of the sample that each image stands in; -1 before the first sample."""
+    """Return the number of the sample that contains each image, (images,) int64; -1 before the first sample."""
     places = (
         rows_of_entries(tables, table) * _MOST_POSITIONS + tables[f"{table}/start"].astype(np.int64) for table in TABLES
     )
@@ -102,5 +102,5 @@ def sample_of_image(tables: Mapping[str, _Array]) -> _Ints:
 
 
 def images_of_samples(tables: Mapping[str, _Array]) -> _Ints:
-    """How many images each sample has."""
+    """Return the number of images of each sample, (samples,) int64."""
     return np.bincount(sample_of_image(tables), minlength=len(tables["samples/start"]))

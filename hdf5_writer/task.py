@@ -1,4 +1,4 @@
-"""Run one task. A shard and its rejects are a function of (plan, task)."""
+"""Run one task: write one shard and its receipt. Both depend only on (plan, task)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from preprocess.records import parse_record, record_id
 from preprocess.rejects import Reason, Rejected
 
 _LONGEST_ID = 200
-# Lines that go through the stages together, and their bytes: what is made of them in memory is a hundred times as much.
+# Maximum lines and bytes that pass through the stages together; their parsed form can take a hundred times the memory.
 _AT_A_TIME = 128
 _BYTES_AT_A_TIME = 1 << 20
 _In = TypeVar("_In")
@@ -42,7 +42,7 @@ _Out = TypeVar("_Out")
 
 
 class TaskDone(NamedTuple):
-    """What the engine needs to know of a finished task; the rest is in its receipt."""
+    """Number and record counts of a finished task; everything else is in its receipt."""
 
     task: int
     read: int
@@ -50,26 +50,26 @@ class TaskDone(NamedTuple):
 
 
 def run_task(root: str, plan: Plan, task: int, traced: bool = False, skip: bool = False) -> TaskDone:
-    """Make one shard and its receipt in the output folder of a plan.
+    """Write one shard and its receipt into the output folder of a plan.
 
     Args:
         root: the output folder.
-        plan: with the folders and file times of the run that asks; those of a slice elsewhere may have other names.
-        task: its number.
-        traced: note each record before it is begun, so that one that kills the process can be named.
-        skip: make an empty shard, and reject every record unread.
+        plan: the plan with the folder names and file times of this run, which may differ from those of other slices.
+        task: number of the task.
+        traced: record on disk which record is being processed, so that one that kills the process can be reported.
+        skip: write an empty shard, and reject every record unread.
 
     Raises:
-        ConfigError: a record needs what the config does not give.
-        inputs.InputChangedError: an input is not the one that was planned.
+        ConfigError: a record requires a key that the config does not set.
+        inputs.InputChangedError: an input has changed since the plan was made.
         OSError: no space, no permission, …
-        RuntimeError: the plan is another one, or a fault of the program, naming file and line.
+        RuntimeError: the folder has a different plan, or a bug in this program; the message names file and line.
     """
     return _runner(root, plan).run(task, traced, skip)
 
 
 class _Loaded(threading.local):
-    """What was loaded last. A worker of Dask may run tasks in several threads, and an encoder is not shared."""
+    """The last loaded task runner of a thread: a Dask worker may run several threads, which cannot share an encoder."""
 
     key: tuple[str, str] | None = None
     runner: _TaskRunner
@@ -86,11 +86,13 @@ def _runner(root: str, plan: Plan) -> _TaskRunner:
 
 
 class _TaskRunner:
-    """Everything that is loaded once in a worker."""
+    """Runs tasks of one plan; holds what is loaded once per worker."""
 
     def __init__(self, layout: OutputLayout, plan: Plan) -> None:
         if read_plan(layout).digest != plan.digest:
-            raise RuntimeError(f"{layout.plan}: is another plan than the one this run was started with")
+            raise RuntimeError(
+                f"{layout.plan}: is not the plan that this run was started with; run the same command again"
+            )
         self._layout, self._plan = layout, plan
         config = plan.local_config()
         self._stages = Stages(config, warm_tokenizer(config, release=True))
@@ -127,7 +129,7 @@ class _TaskRunner:
         publish(shard, _hashed(made.parts(), digest))
         work.facts.lap("write")
         if sha256_of(shard) != digest.hexdigest():
-            raise OSError(f"{shard}: the disk gives back other bytes than were written")
+            raise OSError(f"{shard}: read-back mismatch: the file differs from what was written")
         work.facts.lap("verify")
         counts = dataclasses.asdict(work.builder.counts)
         counts["lengths"] = sorted(work.builder.counts.lengths.items())
@@ -165,7 +167,7 @@ class _TaskRunner:
 
 
 class _Work:
-    """A shard in the making: records go through the stages some at a time, so that the time of each is known."""
+    """Builds a shard; records pass through the stages in small batches, so that the time of each stage is measured."""
 
     def __init__(self, plan: Plan, task: int, stages: Stages, layout: RowLayout, images: ImageSpool | None) -> None:
         self.facts = TaskStatistics(fingerprints_every(plan.records))
@@ -180,12 +182,12 @@ class _Work:
         self._rows = RowStream(self._put, None if plan.config.processor.packing == "none" else self._pack)
 
     def finish(self) -> ShardFile:
-        """The shard."""
+        """Return the finished shard."""
         self._rows.finish()
         return self.builder.finish()
 
     def add(self, lines: list[Line]) -> None:
-        """Make a sample or a reject of each line."""
+        """Turn each line into a sample or a reject."""
         stages, lap = self._stages, self.facts.lap
         lines, records = self._pass("parse", parse_line, lines, lines)
         formats = [self._plan.inputs[line.file].record_format for line in lines]
@@ -222,13 +224,13 @@ class _Work:
         lap("assemble")
 
     def _put(self, samples: Samples, samples_per_row: npt.NDArray[np.int64]) -> None:
-        """Take rows."""
+        """Add rows to the shard and to the statistics."""
         self.builder.add(samples, samples_per_row)
         self.facts.add(samples)
         self.facts.lap("assemble")
 
     def _pack(self, lengths: npt.NDArray[np.int64], images: npt.NDArray[np.int64], window: int) -> Packed:
-        """The rows of a window."""
+        """Pack the samples of a window into rows."""
         self.facts.lap("assemble")
         setup, processor = self._plan.config.setup, self._plan.config.processor
         packed = pack_samples(
@@ -244,7 +246,7 @@ class _Work:
     def _pass(
         self, stage: str, work: Callable[[_In], _Out], lines: list[Line], items: Sequence[_In]
     ) -> tuple[list[Line], list[_Out]]:
-        """What a stage makes of each line's item, with the lines that are left; those it rejects are noted."""
+        """Apply a stage to the item of each line; return the accepted lines and their results, and note the rejects."""
         left: list[Line] = []
         passed: list[_Out] = []
         for line, item in zip(lines, items, strict=True):
@@ -258,7 +260,7 @@ class _Work:
         return left, passed
 
     def _judge(self, line: Line, error: Exception) -> None:
-        """Note a reject; anything else ends the task, with the record named."""
+        """Note a reject; raise any other error with the file and line of the record."""
         if isinstance(error, Rejected):
             self.note(line, error)
             return
@@ -270,7 +272,7 @@ class _Work:
         raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
 
     def note(self, line: Line, reject: Rejected) -> None:
-        """List a record as rejected."""
+        """Add a record to the rejects."""
         entry = {
             "file": self._plan.inputs[line.file].path,
             "line": line.number,
@@ -283,7 +285,7 @@ class _Work:
 
 @contextlib.contextmanager
 def _images_of(plan: Plan, stages: Stages, layout: OutputLayout) -> Iterator[ImageSpool | None]:
-    """What reads the images of a task, where they are read."""
+    """Yield the image spool of a task; None if image files are not read."""
     dataset = plan.config.dataset
     if dataset.check_images != "decode":
         yield None
@@ -293,14 +295,14 @@ def _images_of(plan: Plan, stages: Stages, layout: OutputLayout) -> Iterator[Ima
 
 
 def _hashed(parts: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    """The same parts, after telling them to a hash."""
+    """Yield the parts unchanged, and update a hash with them."""
     for part in parts:
         digest.update(part)
         yield part
 
 
 def _batches(lines: list[Line]) -> Iterator[list[Line]]:
-    """The lines in parts of at most `_AT_A_TIME` lines and, unless one is longer, `_BYTES_AT_A_TIME` bytes."""
+    """Split the lines into batches of at most `_AT_A_TIME` lines and `_BYTES_AT_A_TIME` bytes, or one longer line."""
     batch: list[Line] = []
     size = 0
     for line in lines:
@@ -314,7 +316,7 @@ def _batches(lines: list[Line]) -> Iterator[list[Line]]:
 
 
 def shard_attributes(plan: Plan) -> dict[str, int | str]:
-    """The file attributes that all shards of a plan share."""
+    """Return the file attributes that all shards of a plan share."""
     return {
         "schema_version": SCHEMA_VERSION,
         "package_version": plan.package_version,
@@ -333,7 +335,7 @@ def shard_attributes(plan: Plan) -> dict[str, int | str]:
 
 
 def _shown_id(data: bytes) -> str | int | None:
-    """The id of a rejected record, where it can be read."""
+    """Return the id of a rejected record, shortened; None if it cannot be parsed."""
     try:
         found = record_id(parse_record(data))
     except Rejected:

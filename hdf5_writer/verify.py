@@ -1,4 +1,4 @@
-"""Plan ↔ receipts ↔ shards, and the invariants of every row."""
+"""Verify a dataset: checksums, agreement of plan, receipts and shards, and the invariants of every row."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Findings:
-    """What `verify_dataset` found.
+    """Result of `verify_dataset`.
 
     Attributes:
-        problems: one sentence each; empty when all is well.
-        notes: what could not be checked and why.
-        shards, rows: how much was looked at.
+        problems: one sentence each; empty if every check passed.
+        notes: checks that were skipped, and why.
+        shards, rows: numbers of shards and rows that were checked.
     """
 
     problems: list[str]
@@ -45,9 +45,9 @@ class Findings:
 def verify_dataset(root: Path) -> Findings:
     """Check a whole output folder, reading every byte.
 
-    With its hidden work folder, every row and reject is also matched with the plan: each record exactly once.
-    Without it, `data_params.json` is what the shards are held against. The pages may be missing: they are no part of
-    the dataset. Locks are not looked at: what stands in them is for people alone.
+    If the hidden work folder exists, samples and rejects are also compared with the plan: each record must occur
+    exactly once. Without it, the shards are only compared with `data_params.json`. The HTML pages may be missing; they
+    are not part of the dataset. The content of lock files is not checked; it is only informative.
     """
     layout = OutputLayout(root)
     problems: list[str] = []
@@ -55,7 +55,7 @@ def verify_dataset(root: Path) -> Findings:
     params = _read_params(layout, problems)
     plan = None
     if not layout.work.is_dir():
-        notes.append(f"{layout.work} is not there, so rows are not matched with the plan")
+        notes.append(f"{layout.work} does not exist, so rows are not compared with the plan")
     else:
         try:
             plan = read_plan(layout)
@@ -100,7 +100,7 @@ def _missing(error: Exception) -> str:
 
 
 def _check_plan(layout: OutputLayout, plan: Plan, problems: list[str]) -> None:
-    """The index, the receipts, and the two files that are made of the receipts."""
+    """Check the index, the receipts, and the two files that are derived from the receipts."""
     for path, digest in ((layout.offsets, plan.index.offsets), (layout.lines, plan.index.lines)):
         if digest is not None and _sha256(path) != digest:
             problems.append(f"{path}: is missing or damaged")
@@ -128,7 +128,7 @@ def _check_plan(layout: OutputLayout, plan: Plan, problems: list[str]) -> None:
             f"{counts['rejected']} rejected: these do not add up"
         )
     if _sha256(layout.data_params) not in (None, hashlib.sha256(seal(params, indent=True)).hexdigest()):
-        problems.append(f"{layout.data_params}: does not say what plan and receipts say")
+        problems.append(f"{layout.data_params}: does not match the plan and the receipts")
 
 
 def _check_shard(
@@ -147,7 +147,7 @@ def _check_shard(
         try:
             sources = _expected_sources(layout, plan, task)
         except (FileNotFoundError, DamagedError, ValueError, IndexError, OSError):
-            sources = None  # named among the problems of the plan already
+            sources = None  # already reported as a problem of the plan
     try:
         with h5py.File(path, "r") as file:
             problems += [f"{path}: {problem}" for problem in _check_file(file, params, shard.size, sources)]
@@ -158,7 +158,7 @@ def _check_shard(
 
 
 def _expected_sources(layout: OutputLayout, plan: Plan, task: int) -> tuple[_Array, _Array]:
-    """(file, line) of each sample of a task: the plan's records without the rejected ones."""
+    """Return (file, line) of each sample of a task: the planned records without the rejected ones."""
     files, lines = plan.reader(layout).locate(plan.task_records(task))
     numbers = {file.path: number for number, file in enumerate(plan.inputs)}
     rejected = {(numbers[r["file"]], r["line"]) for r in read_receipt(layout, plan, task)["rejects"]}
@@ -171,7 +171,7 @@ def _expected_sources(layout: OutputLayout, plan: Plan, task: int) -> tuple[_Arr
 def _check_file(
     file: h5py.File, params: DataParams, size: ShardSize, sources: tuple[_Array, _Array] | None
 ) -> Iterator[str]:
-    """Problems of one open shard."""
+    """Yield the problems of one open shard."""
     check_version(file.attrs.get("schema_version"), file.filename)
     found = list(params.shard_problems(file, size))
     if not found:
@@ -182,7 +182,7 @@ def _check_file(
         return
     written = tables["samples/source_file"], tables["samples/source_line"]
     if sources is not None and not _same_sources(written, sources, params):
-        yield "samples/source_file and samples/source_line are not those that the plan puts here"
+        yield "samples/source_file and samples/source_line do not match the plan"
     wide = [name for name, spec in DATASETS.items() if spec.entry == "positions"]
     for start in range(0, size.rows, _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, size.rows)
@@ -195,7 +195,7 @@ def _check_file(
 
 
 def _same_sources(found: tuple[_Array, _Array], expected: tuple[_Array, _Array], params: DataParams) -> bool:
-    """Whether samples come from the records that the plan expects here: in their order, unless they were packed."""
+    """Return whether the sources match the plan; their order is compared too, unless the samples are packed."""
     if params.packing != "none":
         found, expected = _sorted(found), _sorted(expected)
     return all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -208,7 +208,7 @@ def _sorted(sources: tuple[_Array, _Array]) -> tuple[_Array, _Array]:
 
 
 def _sha256(path: Path) -> str | None:
-    """None where there is no such file, or something that is no file."""
+    """Return the hex sha256 of a file; None if it is missing or not a regular file."""
     try:
         return sha256_of(path)
     except (FileNotFoundError, NotRegularError):

@@ -1,1 +1,1 @@
-"""What runs the tasks of a plan: processes on this machine, or the workers of a Dask cluster."""
+"""Engines that run the tasks of a plan: processes on this machine, or the workers of a Dask cluster."""

@@ -1,4 +1,4 @@
-"""Run tasks on a Dask cluster: one that is given, or one of this machine's processes."""
+"""Run tasks on an existing Dask cluster, or on a local cluster started for the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS_TO_CONNECT = 30
 
 @contextlib.contextmanager
 def dask_executors(setup: SetupConfig) -> Iterator[tuple[Callable[[int], Executor], int]]:
-    """A maker of executors on the cluster, and how many tasks it runs at a time.
+    """Connect to the cluster; yield a factory of executors and the number of tasks that can run at the same time.
 
     Raises:
         ConfigError: Dask is not installed, or no scheduler or worker answers at the address.
@@ -29,7 +29,7 @@ def dask_executors(setup: SetupConfig) -> Iterator[tuple[Callable[[int], Executo
     address = setup.dask.scheduler_address
     with contextlib.ExitStack() as stack:
         if address is None:
-            # One thread a worker: the tasks are bound by the interpreter.
+            # One thread per worker, since tasks mostly hold the interpreter lock.
             with without_callers_main():
                 cluster = LocalCluster(n_workers=setup.processes, threads_per_worker=1, dashboard_address=None)
             stack.enter_context(cluster)
@@ -40,7 +40,7 @@ def dask_executors(setup: SetupConfig) -> Iterator[tuple[Callable[[int], Executo
             except (OSError, ValueError, TypeError) as error:
                 raise ConfigError(
                     f"setup.dask.scheduler_address {address}: no Dask scheduler answers ({type(error).__name__}); "
-                    "start one with `dask scheduler`, or leave the key out for a cluster of this machine"
+                    "start one with `dask scheduler`, or remove the key to use a cluster on this machine"
                 ) from None
         try:
             client.wait_for_workers(1, timeout=_SECONDS_TO_CONNECT)

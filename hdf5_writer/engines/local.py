@@ -1,8 +1,8 @@
-"""Run tasks on any `concurrent.futures.Executor`; survive workers that die.
+"""Run tasks on any `concurrent.futures.Executor`, and recover from workers that die.
 
-An executor whose worker dies breaks as a whole (`BrokenExecutor`) and does not say which task was the cause.
-So the tasks that were running are tried again one at a time, each in a worker of its own: the innocent finish,
-and one that kills its worker again and again is named.
+When a worker dies, the whole executor breaks (`BrokenExecutor`) and does not say which task was the cause.
+The tasks that were running are therefore retried one at a time, each in its own worker: the others succeed, and a task
+that kills its worker repeatedly is reported.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ _Result = TypeVar("_Result")
 
 
 class TasksFailedError(RuntimeError):
-    """Some tasks killed their worker each time.
+    """Some tasks killed their worker process in every attempt.
 
     Attributes:
         tasks: their numbers.
-        rest_is_done: all other tasks are done; else they were not tried, since workers die before a task begins.
+        rest_is_done: whether all other tasks are done; if not, they were not run, since workers die before they read a
+            record.
     """
 
     def __init__(self, tasks: list[int], *, rest_is_done: bool) -> None:
-        super().__init__(f"task(s) {', '.join(map(str, tasks))} killed their worker {MOST_DEATHS} times each")
+        super().__init__(f"task(s) {', '.join(map(str, tasks))} killed their worker process {MOST_DEATHS} times each")
         self.tasks = tasks
         self.rest_is_done = rest_is_done
 
@@ -54,16 +55,16 @@ def run_tasks(
     Args:
         tasks: task numbers, in the order to begin them.
         run: a picklable function.
-        run_alone: the same, for a task that may have killed a worker.
-        was_begun: whether `run_alone` came to the records of a task before its worker died.
-        make_executor: makes an executor of so many workers.
-        workers: tasks under way at a time.
+        run_alone: the same for a retry; it runs in its own worker.
+        was_begun: whether `run_alone` had reached a record of the task when its worker died.
+        make_executor: makes an executor with the given number of workers.
+        workers: maximum number of tasks that run at the same time.
         on_done: called in this thread for each finished task.
 
     Raises:
-        TasksFailedError: tasks that killed a worker of their own MOST_DEATHS times; after all others are done, or at
-            once where the worker died before it came to a record: so would that of every other task.
-        Exception: the first one that a task raised; tasks under way are waited for, the rest not begun.
+        TasksFailedError: some tasks killed their worker in MOST_DEATHS retries. Raised after all other tasks are done,
+            or at once if the worker died before it reached a record, since this would happen to every task.
+        Exception: the first exception that a task raised; running tasks are waited for, the others are not started.
     """
     waiting = deque(tasks)
     failed: list[int] = []
@@ -85,7 +86,7 @@ def _run_until_broken(
     workers: int,
     on_done: Callable[[TaskDone], None],
 ) -> list[int]:
-    """Run until nothing waits or a worker dies; the tasks that were under way when one died."""
+    """Run tasks until none is left or a worker dies; return the tasks that were running when it died."""
     executor = make_executor(workers)
     under_way: dict[Future[TaskDone], int] = {}
     try:
@@ -112,10 +113,10 @@ def _run_until_broken(
                 executor.shutdown()
                 return sorted([*broken, *under_way.values()])
     except Exception:
-        executor.shutdown()  # tasks under way may finish
+        executor.shutdown()  # let running tasks finish
         raise
     except BaseException:
-        # Whoever interrupts is in a hurry. What the workers had begun stays under temporary names.
+        # Stop at once after an interrupt. Unfinished output is only in temporary files.
         _kill_workers(executor)
         executor.shutdown(wait=False)
         raise
@@ -125,12 +126,12 @@ def _run_until_broken(
 
 @contextlib.contextmanager
 def _no_interrupt_while_spawning() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM until a new worker has all that it begins with.
+    """Defer Ctrl-C and SIGTERM until a new worker process has been started completely.
 
-    Ctrl-C reaches the whole process group. A worker that has not begun yet would answer with a traceback: it inherits
-    the mask, and `_begin_worker` makes it ignore the signal for good. This process would leave the worker with half of
-    what it reads at its start: the mask alone does not help, since any thread, also of a numeric library, may take the
-    signal, and Python then runs the handler in the main thread.
+    Ctrl-C reaches the whole process group. A worker that is still starting would print a traceback; it inherits the
+    signal mask until `_begin_worker` makes it ignore the signal. This process, if interrupted now, would leave the
+    worker with incomplete start-up data. Masking is not enough here, since any other thread, such as one of a numeric
+    library, may receive the signal, and Python then runs the handler in the main thread.
     """
     came: list[int] = []
     handlers: dict[signal.Signals, Any] = {}
@@ -152,10 +153,10 @@ def _no_interrupt_while_spawning() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_callers_main() -> Iterator[None]:
-    """Processes spawned meanwhile do not import the script that this one runs.
+    """Prevent processes that are spawned in this context from importing the caller's main script.
 
-    They need nothing of it; what it imports may be slow, and without `if __name__ == "__main__":` it would begin
-    again in each of them. `multiprocessing` looks for a script as `__spec__` and `__file__` of the main module.
+    They need nothing from it. Its imports may be slow, and without `if __name__ == "__main__":` each worker would run
+    the script again. `multiprocessing` finds the script by `__spec__` and `__file__` of the main module.
     """
     main = sys.modules["__main__"]
     spec, file = main.__spec__, main.__dict__.pop("__file__", None)
@@ -169,39 +170,39 @@ def without_callers_main() -> Iterator[None]:
 
 
 def _kill_workers(executor: Executor) -> None:
-    """End the processes of a pool, and no other child of the caller."""
+    """Kill the worker processes of a pool, and no other child process of the caller."""
     # `ProcessPoolExecutor.kill_workers` does this from Python 3.14 on.
     for process in list((getattr(executor, "_processes", None) or {}).values()):
         process.kill()
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether a worker died under a task. Dask raises an exception of its own, without breaking the executor."""
+    """Return whether the exception means that a worker died while running a task; Dask raises `KilledWorker` then."""
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
 def spawn_pool(workers: int) -> ProcessPoolExecutor:
-    """Fresh worker processes, which end when this one does, however it does."""
+    """Make a pool of new worker processes, which exit when this process ends for any reason."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
 
 
 class WarmedPools:
-    """Makes pools, of which the first has workers that are under way already."""
+    """Makes process pools; the workers of the first pool are already started."""
 
     def __init__(self, workers: int, first: ProcessPoolExecutor) -> None:
         self._workers = workers
         self._first: ProcessPoolExecutor | None = first
 
     def __call__(self, wanted: int) -> Executor:
-        """A pool of at least so many workers."""
+        """Return a pool with at least `wanted` workers."""
         if self._first is None or wanted > self._workers:
             return spawn_pool(wanted)
         first, self._first = self._first, None
         return first
 
     def run(self, work: Callable[[], _Result]) -> _Result | None:
-        """What a picklable function gives in a worker of the first pool; None where the worker died under it."""
+        """Return the result of a picklable function run in a worker of the first pool; None if the worker died."""
         if self._first is None:
             return work()
         try:
@@ -214,19 +215,19 @@ class WarmedPools:
             return None
 
     def close(self) -> None:
-        """End the first pool where nobody took it."""
+        """Stop the first pool if it was not used."""
         if self._first is not None:
             _kill_workers(self._first)
-            self._first.shutdown()  # not left to its thread, which may trip over the end of the interpreter
+            self._first.shutdown()  # its thread may fail if it is still running when the interpreter exits
 
 
 @contextlib.contextmanager
 def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[WarmedPools]:
-    """A maker of pools, of which the first has `workers` workers that start now: while this process goes on planning.
+    """Start the workers of a first pool in the background, while this process makes the plan; yield a pool factory.
 
     Args:
-        workers: of the first pool.
-        warm_up: a picklable function that each of them runs first; what it raises does not matter.
+        workers: number of workers of the first pool.
+        warm_up: a picklable function that each worker runs first; its exceptions are ignored.
     """
     first = spawn_pool(workers)
     with _no_interrupt_while_spawning(), without_callers_main():
@@ -240,9 +241,9 @@ def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[Warmed
 
 
 def _begin_worker() -> None:
-    # Ctrl-C reaches the whole process group; the main process decides what happens then.
+    # Ctrl-C reaches the whole process group; only the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Records are many small objects without cycles: by default, looking for some takes a tenth of the time.
+    # Records are many small objects without reference cycles; the default collector takes a tenth of the run time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     parent = multiprocessing.parent_process()
@@ -251,6 +252,6 @@ def _begin_worker() -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """Exit when the parent process dies; otherwise the worker would wait for work forever."""
     wait_for_handles([sentinel])
     os._exit(1)

@@ -1,1 +1,1 @@
-"""Which record goes into which row: inputs, their index, the shuffle, the plan."""
+"""Planning: find and index the inputs, shuffle the records, and assign them to shards and rows."""

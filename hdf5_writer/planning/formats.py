@@ -1,4 +1,4 @@
-"""Which format the records of each input have, decided once, when planning."""
+"""Detect the record format of each input, once per run, during planning."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from preprocess.record_formats import MOST_LOOKED_AT, format_of, keys_by_format
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
 
-# Longer records do not count: they are parsed in workers only, whose memory they may fill.
+# Longer records are not used for detection: parsing one could exhaust memory, which only a worker may risk.
 _LONGEST_LOOKED_AT = 1 << 20
 
 
 def with_formats(dataset: DatasetConfig, inputs: Sequence[InputFile], reader: RecordReader) -> tuple[InputFile, ...]:
-    """The inputs with the format of their records: the one of the config, or what the first records of each look like.
+    """Set the record format of each input: from the config, or detected from its first records.
 
     Raises:
         inputs.InputChangedError, OSError: see `RecordReader.read`.
@@ -41,12 +41,12 @@ def _first_records(reader: RecordReader, first: int, count: int) -> Iterator[dic
             if line.size <= _LONGEST_LOOKED_AT:
                 try:
                     yield parse_record(line.data)
-                except Rejected:  # listed when its turn comes
+                except Rejected:  # reported when its task reads it
                     continue
 
 
 def formats_in_words(inputs: Sequence[InputFile]) -> str:
-    """`llava`, or `3 llava, 1 messages` where files differ; empty without records."""
+    """Return `llava`, or `3 llava, 1 messages` if the files differ, or an empty string if there are no records."""
     formats = [file.record_format for file in inputs if file.records]
     names = sorted(set(formats))
     return ", ".join(f"{formats.count(name)} {name}" for name in names) if len(names) > 1 else "".join(names)

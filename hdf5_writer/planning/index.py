@@ -1,4 +1,4 @@
-"""One pass over the inputs: where each record begins. Compressed inputs are unpacked on the way."""
+"""Index the byte offset of every record in one pass over the inputs, unpacking compressed inputs in the same pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BLANK_TABLE[list(_JSON_BLANKS)] = True
 
 @dataclass(frozen=True)
 class IndexDigests:
-    """sha256 of the index files; `lines` is None where every file has its records on lines 1 to n."""
+    """sha256 of the index files; `lines` is None if the records of every file are on lines 1 to n."""
 
     offsets: str
     lines: str | None
@@ -43,7 +43,7 @@ def build_index(
         the inputs with their record counts, and the digests of the index.
 
     Raises:
-        ConfigError: an input cannot be read or unpacked; no unpacked copy stays behind.
+        ConfigError: an input cannot be read or unpacked; partial unpacked copies are removed.
         OSError: the work folder cannot be written.
     """
     try:
@@ -52,7 +52,7 @@ def build_index(
         for number in range(len(inputs)):
             layout.unpacked(number).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(layout.work)  # a failed write does not say of what
+            error.filename = str(layout.work)  # the error of a failed write does not name the file
         raise
 
 
@@ -95,9 +95,9 @@ def _build_index(
 
 
 def has_planned_content(path: Path, file: InputFile, limit: int | None) -> bool:
-    """Whether an input that is not compressed still has the content that was indexed, by its CRC-32.
+    """Return whether an uncompressed input still has the CRC-32 that was indexed.
 
-    With a limit the index read whole blocks up to the last record it took, so the checksum is that of some blocks.
+    With a limit, the index stopped after the block that holds the last record, so the CRC-32 after any block may match.
     """
     crc = 0
     with path.open("rb") as raw:
@@ -109,7 +109,7 @@ def has_planned_content(path: Path, file: InputFile, limit: int | None) -> bool:
 
 
 class _LineScanner:
-    """Finds the lines that are not blank in a stream of blocks."""
+    """Finds the non-blank lines in a stream of blocks."""
 
     def __init__(self) -> None:
         self.position = 0  # bytes seen
@@ -117,7 +117,7 @@ class _LineScanner:
         self._line_start, self._line_number, self._has_content = 0, 1, False
 
     def feed(self, block: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Offset and number of each line whose first content is in this block."""
+        """Return the byte offset and the line number of each line whose first non-blank byte is in this block."""
         base = self.position
         self.position += len(block)
         if base == 0 and block.startswith(UTF8_BOM):
@@ -125,13 +125,13 @@ class _LineScanner:
             self._line_start = 3
         data = np.frombuffer(block, dtype=np.uint8)
         newlines = np.flatnonzero(data == 10)
-        # Segments: the rest of the line under way, then one for each newline.
+        # Segments: the rest of the line that began in an earlier block, then one for each newline.
         starts = np.concatenate(([0], newlines + 1))
         ends = np.concatenate((newlines, [len(block)]))
         filled = starts < ends
         first = data[np.minimum(starts, max(len(block) - 1, 0))] if len(block) else np.zeros(1, dtype=np.uint8)
         unsure = np.flatnonzero(filled & _BLANK_TABLE[first])
-        for i in unsure:  # begins with a blank: rare
+        for i in unsure:  # lines that begin with a blank are rare, so this loop is short
             filled[i] = bool(block[starts[i] : ends[i]].strip(_JSON_BLANKS))
         line_starts = starts + base
         line_starts[0] = self._line_start
@@ -145,7 +145,7 @@ class _LineScanner:
 
 
 def _blocks(path: Path, file: InputFile, unpacked: Path) -> Iterator[bytes]:
-    """The content of an input in blocks; a compressed one is copied to `unpacked` on the way."""
+    """Yield the content of an input in blocks; that of a compressed input is also written to `unpacked`."""
     with ExitStack() as stack:
         try:
             raw = stack.enter_context(path.open("rb"))
@@ -177,7 +177,7 @@ def _read_blocks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _unzstd(stream: BinaryIO) -> Iterator[bytes]:
-    """All frames of a zstd stream. The library's own reader takes a stream that breaks off for one that ends."""
+    """Decompress all frames of a zstd stream; unlike the library's own reader, report a truncated stream."""
     decompressor = zstandard.ZstdDecompressor()
     frame = None
     while data := stream.read(1 << 17):
@@ -190,4 +190,4 @@ def _unzstd(stream: BinaryIO) -> Iterator[bytes]:
             if block:
                 yield block
     if frame is not None:
-        raise EOFError("it breaks off inside a zstd frame")
+        raise EOFError("it ends inside a zstd frame")

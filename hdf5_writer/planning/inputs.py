@@ -1,4 +1,4 @@
-"""The input files: which they are, and reading records by number."""
+"""Find the input files and read their records by number."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from preprocess.config import ConfigError, RecordFormat
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 REJECTS_SUFFIX = ".rejects.jsonl"
 _LOOKS_LIKE_DATA = (".json", ".parquet", ".csv", ".tsv", ".bz2", ".xz", ".gz", ".zst", ".zip", ".tar")
-# Bounds on memory: lines read at a time, and what may be one record (LLaVA's have about a kilobyte).
+# Bounds on memory in bytes: lines read at a time, and the longest record (LLaVA records have about 1 kB).
 _MOST_READ = 8 << 20
 LONGEST_LINE = 16 << 20
 
 
 class InputChangedError(RuntimeError):
-    """An input file is not the one that was planned."""
+    """An input file has changed since the plan was made."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class InputFile:
     """One input.
 
     Attributes:
-        path: relative to the input folder, with `/`; the name alone where the input is one file.
-        bytes, mtime_ns: size and time of the file as it stands on disk (compressed where it is).
-        records: lines that are not blank, or those of them that `--limit` takes.
-        crc32: over the unpacked content as far as it was read for the index.
-        record_format: how its records are written.
+        path: relative to the input folder, with `/`; the file name if `setup.input_dir` is a single file.
+        bytes, mtime_ns: size and modification time of the file on disk (of the compressed file, if it is compressed).
+        records: non-blank lines, limited by `--limit`.
+        crc32: CRC-32 of the uncompressed content, up to where the index stopped reading.
+        record_format: format of its records.
     """
 
     path: str
@@ -49,12 +49,12 @@ class InputFile:
 
     @property
     def is_compressed(self) -> bool:
-        """A `.gz` or `.zst`, which is unpacked into the work folder, since a shuffle reads lines in any order."""
+        """Whether it is a `.gz` or `.zst` file: these are unpacked into the work folder for random access to lines."""
         return not self.path.lower().endswith(".jsonl")
 
 
 def find_inputs(input_dir: Path, output_dir: Path) -> tuple[list[InputFile], list[str]]:
-    """The input files in a folder, searched recursively and sorted by path, or the one file.
+    """Find the input files in a folder, recursively and sorted by path, or take the one file that is given.
 
     Returns:
         the inputs, and the paths of other files in the folder, which are not read.
@@ -63,7 +63,7 @@ def find_inputs(input_dir: Path, output_dir: Path) -> tuple[list[InputFile], lis
         ConfigError: no such folder, or no JSONL file in it.
     """
     if os.path.realpath(input_dir) == os.path.realpath(output_dir):
-        raise ConfigError(f"setup.output_dir {output_dir}: is the input folder too; give a folder of its own")
+        raise ConfigError(f"setup.output_dir {output_dir}: is also the input folder; give a different folder")
     root = input_root(input_dir)
     if input_dir.is_dir():
         found = sorted(_walk(input_dir, output_dir))
@@ -90,8 +90,8 @@ def _input_file(root: Path, path: str) -> InputFile:
         found = os.stat(root / path)
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{os.fsencode(root / path)!r}: the name is not UTF-8, so it cannot stand in the list of inputs; "
-            "rename it, or use a UTF-8 locale if it is shown rightly elsewhere"
+            f"{os.fsencode(root / path)!r}: the name is not UTF-8, so it cannot be recorded in the list of inputs; "
+            "rename it, or use a UTF-8 locale if other programs show the name correctly"
         ) from None
     except OSError as error:
         raise ConfigError(f"{root / path}: cannot be read ({error.strerror}); correct or remove it") from None
@@ -99,17 +99,17 @@ def _input_file(root: Path, path: str) -> InputFile:
         raise ConfigError(f"{root / path}: is not a regular file; copy it to one first")
     file = InputFile(path, found.st_size, found.st_mtime_ns)
     if file.is_compressed and not file.bytes:
-        raise ConfigError(f"{root / path}: has 0 bytes, so it is no compressed file; replace or remove it")
+        raise ConfigError(f"{root / path}: has 0 bytes, so it is not a compressed file; replace or remove it")
     return file
 
 
 def unread_data(others: Sequence[str]) -> list[str]:
-    """Those files beside the inputs that look like data the user may have meant to be read."""
+    """Select the files that are not inputs but look like data, which the user may have expected to be read."""
     return [path for path in others if path.lower().endswith(_LOOKS_LIKE_DATA) and not path.endswith(REJECTS_SUFFIX)]
 
 
 def alike_but_for_suffix(files: Sequence[InputFile]) -> list[tuple[str, str]]:
-    """Pairs of inputs such as `a.jsonl` and `a.jsonl.gz`, which are likely the same data."""
+    """Return pairs of inputs such as `a.jsonl` and `a.jsonl.gz`, which probably hold the same data."""
     by_stem: dict[str, list[str]] = {}
     for file in files:
         by_stem.setdefault(re.sub(r"\.jsonl(\.gz|\.zst)?$", "", file.path, flags=re.IGNORECASE), []).append(file.path)
@@ -117,25 +117,25 @@ def alike_but_for_suffix(files: Sequence[InputFile]) -> list[tuple[str, str]]:
 
 
 def _is_input(path: str) -> bool:
-    """Lists of rejected records, which the converters write beside their output, are none."""
+    """Return whether a file is an input; the `.rejects.jsonl` files of the converters are not."""
     return path.lower().endswith(SUFFIXES) and not path.endswith(REJECTS_SUFFIX)
 
 
 def input_root(input_dir: Path) -> Path:
-    """The folder that the paths of inputs are relative to."""
+    """Return the folder that the paths of inputs are relative to."""
     return input_dir if input_dir.is_dir() else input_dir.parent
 
 
 def _walk(folder: Path, output_dir: Path) -> Iterator[str]:
-    """Relative paths of the files below a folder, through links, hidden ones and the output left out."""
+    """Yield relative paths of the files below a folder; follow links, skip hidden files and outputs of runs."""
     output, seen = os.path.realpath(output_dir), set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:  # a link that leads back up
+        if real in seen:  # a symlink cycle
             folders.clear()
             continue
         seen.add(real)
-        if OutputLayout(Path(parent)).plan.exists():  # what another run wrote
+        if OutputLayout(Path(parent)).plan.exists():  # the output folder of another run
             names = []
         folders[:] = [
             name
@@ -146,7 +146,14 @@ def _walk(folder: Path, output_dir: Path) -> Iterator[str]:
 
 
 class Line(NamedTuple):
-    """One record's bytes and where they came from; of a line longer than LONGEST_LINE the beginning alone."""
+    """The bytes of one record and its source; a line longer than LONGEST_LINE is cut to that many bytes.
+
+    Attributes:
+        file: index of the input.
+        number: line number from 1.
+        data: the bytes of the line.
+        size: length of the whole line in bytes.
+    """
 
     file: int
     number: int
@@ -163,7 +170,7 @@ class RecordReader:
         self._has_lines = layout.lines.exists()
 
     def locate(self, records: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(index of the file, line number from 1) of each record."""
+        """Return the index of the file and the line number (from 1) of each record, both (n,) int64."""
         files = np.searchsorted(self._ends, records, side="right")
         if self._has_lines:
             return files, np.asarray(np.memmap(self._layout.lines, dtype="<i8", mode="r")[records])
@@ -171,12 +178,12 @@ class RecordReader:
         return files, records - first + 1
 
     def read(self, records: npt.NDArray[np.int64]) -> Iterator[list[Line]]:
-        """The lines of some records, in the order given, as many at a time as fit into a fixed amount of memory.
+        """Yield the lines of some records in the order given, in groups that fit into a fixed amount of memory.
 
-        On disk the lines of a time are visited in the order of the files.
+        Within a group, the lines are read from disk in file order.
 
         Raises:
-            InputChangedError: a file has another size or time than when it was planned.
+            InputChangedError: the size or modification time of a file differs from the plan.
             OSError: a file cannot be read.
         """
         files, numbers = self.locate(records)
@@ -236,6 +243,6 @@ def _read_at(handle: int, offset: int, size: int, path: str) -> bytes:
     while len(data) < size:
         more = os.pread(handle, size - len(data), offset + len(data))
         if not more:
-            raise InputChangedError(f"{path}: was cut after it was planned; put it back, or use --overwrite")
+            raise InputChangedError(f"{path}: was truncated after it was planned; restore it, or use --overwrite")
         data += more
     return data

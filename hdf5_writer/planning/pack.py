@@ -1,8 +1,8 @@
-"""Which samples share a row: best-fit decreasing, in memory, from lengths alone.
+"""Pack samples into rows by best-fit decreasing, in memory, using their lengths and image counts only.
 
 Best-fit decreasing takes the samples from the longest to the shortest and puts each into the fullest row that still
-has room for it, or into a new one (Johnson, "Near-Optimal Bin Packing Algorithms", MIT, 1973). "Fewer Truncations
-Improve Language Modeling" (Ding et al., ICML 2024) brought it to training data.
+has room for it, or into a new row (Johnson, "Near-Optimal Bin Packing Algorithms", MIT, 1973). Ding et al., "Fewer
+Truncations Improve Language Modeling" (ICML 2024), apply it to training data.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import numpy.typing as npt
 from hdf5_writer.planning.shuffle import derived_seed, permuted
 
 _Ints = npt.NDArray[np.int64]
-# A space and the row that has it are one number, so that a sorted list of them finds the fullest row, then the oldest.
+# The free space of a row and its number are combined into one integer, so that a search in a sorted list finds the
+# fullest row with enough space and, among equally full rows, the oldest.
 _ROW_BITS = 40
 _ROWS = (1 << _ROW_BITS) - 1
 _NONE = 1 << 80
 
 
 class Packed(NamedTuple):
-    """Samples in rows.
+    """The assignment of n samples to rows.
 
     Attributes:
-        order: numbers of the samples, row by row, (n,).
-        samples_per_row: (rows,); they add up to n.
+        order: (n,) int64, sample numbers, row by row.
+        samples_per_row: (rows,) int64, number of samples in each row; their sum is n.
     """
 
     order: _Ints
@@ -38,22 +39,22 @@ class Packed(NamedTuple):
 def best_fit_decreasing(
     lengths: Sequence[int], images: Sequence[int], capacity: int, most_images: int | None
 ) -> list[int]:
-    """The row of each sample, rows counted in the order in which they are begun.
+    """Return the row of each sample; rows are numbered in the order in which they are created.
 
     Args:
-        lengths: positions of each sample, from 1 to `capacity`; equal ones go by their order here.
-        images: images of each sample, at most `most_images`.
-        capacity: positions of a row.
-        most_images: images that a row may hold; None for any number.
+        lengths: positions of each sample, from 1 to `capacity`; ties are broken by the order in this list.
+        images: number of images of each sample, at most `most_images`.
+        capacity: positions in a row.
+        most_images: maximum number of images in a row; None for no limit.
     """
     bounded = most_images is not None
     if most_images is None:
         images, most_images = [0] * len(lengths), 0
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # stable
     shortest = min(lengths, default=0)
-    # By the number of images a row holds: (space, row) of those with room for one more sample.
+    # Indexed by the number of images in a row: (free space, row) of the rows that can take another sample.
     spaces: list[list[int]] = [[] for _ in range(most_images + 1)]
-    highest = 0  # lists beyond are empty
+    highest = 0  # all lists after this index are empty
     rows = [0] * len(lengths)
     begun = at = 0
     while at < len(order):
@@ -74,7 +75,7 @@ def best_fit_decreasing(
             del spaces[held][best_at]
         row = rows[sample] = best & _ROWS
         best -= wanted
-        # What is left of the fullest row with room is fuller still: samples of the same length follow while they fit.
+        # This row is still the fullest one that fits, so samples of the same length go into it while there is room.
         while not bounded and best >= wanted and at < len(order) and lengths[order[at]] == length:
             rows[order[at]] = row
             at += 1
@@ -93,12 +94,12 @@ def pack_samples(
     """Pack the samples of a window.
 
     Args:
-        lengths: positions of each sample, (n,), in the order of their records.
-        images: images of each sample, (n,).
-        capacity: positions of a row.
-        most_images: images that a row may hold; None for any number.
-        key: (seed, task, window), which gives the rows their order; None leaves them in the order of the first record
-            of each. Within a row, samples stand in the order of their records.
+        lengths: (n,) int64, positions of each sample, in record order.
+        images: (n,) int64, number of images of each sample.
+        capacity: positions in a row.
+        most_images: maximum number of images in a row; None for no limit.
+        key: (seed, task, window) that determines the random order of the rows; None sorts the rows by their first
+            record. Within a row, samples are always in record order.
     """
     rows = np.array(best_fit_decreasing(lengths.tolist(), images.tolist(), capacity, most_images), dtype=np.int64)
     # Renumber the rows by their first sample.

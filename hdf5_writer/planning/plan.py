@@ -1,4 +1,4 @@
-"""Inputs and config → a plan: which record goes into which shard. It never sees the number of workers."""
+"""Inputs and config → a plan that assigns every record to a shard; it does not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from preprocess.config import ConfigError
 
 
 class OtherPlanError(ConfigError):
-    """The output folder belongs to another plan."""
+    """The output folder belongs to a different plan."""
 
 
 @dataclass(frozen=True)
 class TokenizerParams:
-    """What rows depend on of the tokenizer and the template together."""
+    """Properties of the tokenizer and the template that determine the rows."""
 
     digest: str
     vocab_size: int
@@ -43,15 +43,15 @@ class TokenizerParams:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the bytes of the output, but for the content of images.
+    """Everything that determines the bytes of the output, except the content of the images.
 
     Attributes:
         config: the whole config of the run that made the plan.
-        limit: take the first so many records only.
+        limit: maximum number of records to read; None for all.
         inputs: the input files in order, with their record counts and formats.
         index: digests of the record index in the work folder.
-        base: the folder that relative paths of the config start from; workers may stand elsewhere.
-        pixels_by: what makes the pixels that are stored; see `pixels_made_by`.
+        base: the folder that relative paths of the config refer to; workers may have a different working directory.
+        pixels_by: the library version that determines stored pixels; see `pixels_made_by`.
     """
 
     config: Config
@@ -66,17 +66,17 @@ class Plan:
 
     @cached_property
     def records(self) -> int:
-        """Records read: one row or one reject each."""
+        """Number of records to read; each becomes one sample or one reject."""
         return sum(file.records for file in self.inputs)
 
     @cached_property
     def tasks(self) -> int:
-        """Shards."""
+        """Number of tasks; each writes one shard."""
         return -(-self.records // self.config.setup.samples_per_shard)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the keys that decide rows and their order, the inputs and the tokenizer; the plan digest."""
+        """The plan digest: sha256 over the config keys that determine rows and their order, inputs and tokenizer."""
         return digest_of(
             {
                 "schema_version": self.schema_version,
@@ -92,16 +92,16 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over all of the plan, folders and file times too: what a worker has loaded for one run."""
+        """sha256 over the whole plan, including folders and file times; identifies what a worker has loaded."""
         return digest_of(self.to_json())
 
     def records_of(self, task: int) -> int:
-        """How many records a task has."""
+        """Return the number of records of a task."""
         size = self.config.setup.samples_per_shard
         return min(size, self.records - task * size)
 
     def task_records(self, task: int) -> npt.NDArray[np.int64]:
-        """Numbers of the records of a task, in the order of its rows."""
+        """Return the record numbers of a task, (n,) int64, in the order in which they are processed."""
         setup = self.config.setup
         start = task * setup.samples_per_shard
         stop = start + self.records_of(task)
@@ -110,16 +110,16 @@ class Plan:
         return np.arange(start, stop, dtype=np.int64)
 
     def input_paths(self) -> list[tuple[Path, InputFile]]:
-        """Where each input stands."""
+        """Return the path of each input on this machine."""
         root = input_root(Path(self.base, self.config.setup.input_dir))
         return [(root / file.path, file) for file in self.inputs]
 
     def reader(self, layout: OutputLayout) -> RecordReader:
-        """Reads the records by number."""
+        """Return a reader of records by number."""
         return RecordReader(input_root(Path(self.base, self.config.setup.input_dir)), self.inputs, layout)
 
     def local_config(self) -> Config:
-        """The config with its relative folders made absolute."""
+        """Return the config with relative folders made absolute."""
         dataset, processor = self.config.dataset, self.config.processor
         images = None if dataset.image_dir is None else Path(self.base, dataset.image_dir)
         template = None if dataset.chat_template is None else Path(self.base, dataset.chat_template)
@@ -133,7 +133,7 @@ class Plan:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as `read_plan` understands it."""
+        """Return the plan as a JSON document for `read_plan`."""
         return {
             "schema_version": self.schema_version,
             "package_version": self.package_version,
@@ -156,7 +156,7 @@ def make_plan(config: Config, limit: int | None, tokenizer: TokenizerParams, lay
         OSError: the work folder cannot be written.
     """
     files, _ = find_inputs(config.setup.input_dir, config.setup.output_dir)
-    layout.plan.unlink(missing_ok=True)  # what follows changes the index that it speaks of
+    layout.plan.unlink(missing_ok=True)  # the index it refers to is about to change
     root = input_root(config.setup.input_dir)
     counted, index = build_index(root, files, layout, limit)
     inputs = with_formats(config.dataset, counted, RecordReader(root, counted, layout))
@@ -171,11 +171,11 @@ def make_plan(config: Config, limit: int | None, tokenizer: TokenizerParams, lay
 
 
 def read_plan(layout: OutputLayout) -> Plan:
-    """The plan of an output folder.
+    """Read the plan of an output folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        publish.DamagedError: it is not what was written.
+        FileNotFoundError: there is no plan.
+        publish.DamagedError: the file is damaged.
     """
     document = unseal(layout.plan)
     return Plan(
@@ -192,7 +192,7 @@ def read_plan(layout: OutputLayout) -> Plan:
 
 
 def pixels_made_by(config: Config) -> str:
-    """What decides the bytes of stored pixels, beside image and config; empty where none are stored."""
+    """Return the library version that affects the bytes of stored pixels; empty if no pixels are stored."""
     if config.dataset.store_images != "pixels":
         return ""
     import PIL
@@ -201,7 +201,7 @@ def pixels_made_by(config: Config) -> str:
 
 
 def is_unchanged(plan: Plan, files: list[InputFile], layout: OutputLayout) -> bool:
-    """Whether the inputs have the names, sizes and times of the plan, so that its index still holds."""
+    """Return whether the names, sizes and times of the inputs match the plan, so that its index is still valid."""
     entries = plan.records + len(plan.inputs)
     same = [(f.path, f.bytes, f.mtime_ns) for f in plan.inputs] == [(f.path, f.bytes, f.mtime_ns) for f in files]
     return (
@@ -212,10 +212,10 @@ def is_unchanged(plan: Plan, files: list[InputFile], layout: OutputLayout) -> bo
 
 
 def differences(old: Plan, config: Config, limit: int | None, digest: str, files: list[InputFile]) -> list[str]:
-    """What of a new run differs from the plan of the folder, in words; empty where the same rows would come.
+    """Describe how a new run differs from the plan in the folder; empty if it would produce the same rows.
 
-    Images count by their folder: rows depend on what is in it, and a run after a wrong `image_dir` must not
-    find everything rejected already.
+    A different `image_dir` counts as a difference: rows depend on its content, and a run that corrects a wrong
+    `image_dir` must not reuse the rejects of the earlier run.
     """
     found = []
     old_keys, new_keys = old.config.row_keys(), config.row_keys()
@@ -237,7 +237,7 @@ def differences(old: Plan, config: Config, limit: int | None, digest: str, files
     if (old.schema_version, old.package_version) != (SCHEMA_VERSION, __version__):
         found.append(f"it was written by llava-hdf5 {old.package_version}, this is {__version__}")
     if old.pixels_by != pixels_made_by(config):
-        found.append(f"its pixels were made by {old.pixels_by or 'nothing'}, here is {pixels_made_by(config)}")
+        found.append(f"its pixels were made by {old.pixels_by or 'nothing'}, this run has {pixels_made_by(config)}")
     before, now = {f.path: f for f in old.inputs}, {f.path: f for f in files}
     for path in sorted(before.keys() | now.keys()):
         if path not in now:

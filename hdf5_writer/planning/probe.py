@@ -1,4 +1,4 @@
-"""A look at some records before a run starts: a wrong image folder or format is found now, not after hours."""
+"""Check a sample of the records before a run starts, to detect a wrong image folder or format early."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ _START = 64
 
 
 class MostRejectedError(ConfigError):
-    """Most of the records looked at would be rejected."""
+    """Most of the sampled records would be rejected."""
 
 
 def probed_records(records: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The numbers of the records to look at: at most `MOST_PROBED`, some of every input unless there are very many.
+    """Choose the records to check: at most `MOST_PROBED`, from every input unless there are very many inputs.
+
+    Half of the sample is divided equally among the inputs, the other half in proportion to their number of records.
 
     Args:
-        records: of each input. Half of the records are shared out equally among the inputs, half by their size.
+        records: number of records of each input.
 
     Returns:
         shape (n,), int64, ascending.
@@ -54,24 +56,24 @@ def probed_records(records: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def probe(plan: Plan, layout: OutputLayout) -> list[str]:
-    """Read, validate and render some records of a plan, and look for their images where the config asks for it.
+    """Read, validate and render a sample of the records, and look up their images if the config asks for it.
 
     Args:
-        plan: the whole plan; which records are looked at depends on it alone.
-        layout: where its index is.
+        plan: the whole plan; the choice of records depends only on it.
+        layout: the folder that holds its index.
 
     Returns:
-        warnings, a sentence each.
+        warnings, one sentence each.
 
     Raises:
         MostRejectedError: most of at least `FEWEST_PROBED` records would be rejected for one reason, or an input is a
-            JSON array instead of lines of JSON.
-        ConfigError: a record needs what the config does not give.
+            JSON array instead of JSON lines.
+        ConfigError: a record requires a key that the config does not set.
     """
     config = _looking_at_names_only(plan.local_config())
     decodes = plan.config.dataset.check_images == "decode"
     stages = Stages(config, warm_tokenizer(plan.config))
-    # File by file: listing a whole folder is not worth it for a few hundred images.
+    # Check single files: listing a whole folder does not pay for a few hundred images.
     stages.images = ImageChecker(config.dataset.image_dir, config.dataset.check_images, most_names=0)
     reasons = Counter[Enum]()
     examples: dict[Enum, tuple[Line, Rejected]] = {}
@@ -91,7 +93,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
                 wrong = [path for path in paths if not _is_image(path)]
                 others += wrong
                 if wrong and decodes:
-                    raise Rejected(Reason.IMAGE_UNREADABLE, "its first bytes are those of no image")
+                    raise Rejected(Reason.IMAGE_UNREADABLE, "its first bytes are not those of an image file")
         except Rejected as found:
             reasons[found.reason] += 1
             examples.setdefault(found.reason, (line, found))
@@ -113,13 +115,13 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
     if not others or decodes:
         return []
     return [
-        f"warning: {len(others)} of {images} image files looked at are no images, such as {others[0].absolute()}; "
+        f"warning: {len(others)} of {images} sampled image files are not images, such as {others[0].absolute()}; "
         "replace them, or set dataset.check_images: decode to reject their records"
     ]
 
 
 def _looking_at_names_only(config: Config) -> Config:
-    """The config with images looked up, but not decoded."""
+    """Return the config with images looked up but not decoded."""
     dataset = config.dataset
     if dataset.check_images != "decode":
         return config
@@ -136,7 +138,7 @@ def _is_image(path: Path) -> bool:
         with open_regular(path) as file:
             return looks_like_an_image(file.read(_START))
     except OSError:
-        return True  # another matter than its content
+        return True  # unreadable files are reported elsewhere; this checks the content only
 
 
 def _refusal(plan: Plan, stages: Stages, line: Line, reject: Rejected, count: int, probed: int) -> str:
@@ -146,13 +148,13 @@ def _refusal(plan: Plan, stages: Stages, line: Line, reject: Rejected, count: in
         image = _rejected_image(plan, stages, line)
         example += f" (tried {os.path.abspath(Path(plan.local_config().dataset.image_dir or '', image))})"
     return (
-        f"{count} of {probed} records looked at would be rejected as {reject.reason.value}, such as {example}; "
+        f"{count} of {probed} sampled records would be rejected as {reject.reason.value}, such as {example}; "
         "correct the data or the config, or give --keep-going to start anyway"
     )
 
 
 def _rejected_image(plan: Plan, stages: Stages, line: Line) -> str:
-    """The image for which a record is rejected: the first that is not there, else the first."""
+    """Return the image that causes the rejection: the first that fails its check, otherwise the first image."""
     images = stages.validate(parse_line(line), plan.inputs[line.file].record_format).images
     for image in images:
         try:

@@ -1,9 +1,9 @@
-"""A permutation of 0 … n-1 that is computed where it is needed and never stored.
+"""A pseudo-random permutation of 0 … n-1 that is computed on demand and never stored.
 
-A Feistel network over the next power of four is a bijection whatever its round function is; values outside the
-range walk on until they fall inside (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
-CT-RSA 2002). Any slice costs time and memory of its own length, and the result depends on (n, seed) alone:
-not on the version of a random number library, the machine, or who asks.
+A Feistel network over the next power of four is a bijection for any round function; values outside the range are
+encrypted again until they fall inside (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
+CT-RSA 2002). Computing a slice takes time and memory proportional to its length. The result depends only on (n, seed),
+not on the machine, the number of processes or the version of a random number library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ROUNDS = 8
 
 
 def permuted(start: int, stop: int, n: int, seed: int) -> npt.NDArray[np.int64]:
-    """Elements `start` … `stop`-1 of the permutation of range(n) that `seed` names.
+    """Return elements `start` … `stop`-1 of the permutation of range(n) for `seed`.
 
     Args:
         start, stop: 0 <= start <= stop <= n.
@@ -42,7 +42,7 @@ def permuted(start: int, stop: int, n: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def derived_seed(seed: int, *numbers: int) -> int:
-    """A seed of its own for each part of what `seed` decides, 0 <= seed < 2**63."""
+    """Derive an independent seed, 0 <= result < 2**63, from `seed` and some numbers."""
     text = " ".join(map(str, (seed, *numbers)))
     return int.from_bytes(hashlib.shake_256(b"llava-hdf5 part " + text.encode()).digest(8), "little") >> 1
 

@@ -62,7 +62,7 @@ def test_an_output_folder_that_cannot_be_made_is_a_mistake_of_the_config(run: Ru
     with read_only(run.place):
         code, stderr = run.finish()
     assert code == 2
-    assert_one_sentence(stderr, "setup.output_dir out: cannot be made or written (")
+    assert_one_sentence(stderr, "setup.output_dir out: cannot be created or written (")
     assert not run.out.exists()
 
 

@@ -234,7 +234,7 @@ def _group_lives(group: int) -> bool:
         (["processor.max_sequence_lenght=5"], "did you mean processor.max_sequence_length?"),
         (["setup.processes=many"], "setup.processes is 'many'"),
         (["setup.input_dir=/no/such"], "no such file or folder"),
-        (["setup.output_dir=/proc/nope"], "cannot be made or written"),
+        (["setup.output_dir=/proc/nope"], "cannot be created or written"),
         (["processor.tokenizer_type=./nope"], "no such folder"),
         (["dataset.image_dir=./nope"], "no such folder"),
         (["dataset.system_prompt_style=vicuna"], "did you mean vicuna_v1?"),
@@ -442,7 +442,7 @@ def test_only_a_record_that_was_begun_is_worth_skipping(
     assert code == 1
     assert ("--skip-task 0" in stderr) == advised
     assert ("the data is not the cause" in stderr) != advised
-    assert ("Everything else is done" in stderr) == begun
+    assert ("All other tasks are done" in stderr) == begun
 
 
 def sbatch(tmp_path: Path, *arguments: str, **environment: str) -> list[str]:

@@ -137,7 +137,7 @@ def test_a_fixed_text_only_answer_right_behind_the_dummy_image_is_rejected() -> 
 
 
 def test_an_image_at_another_place_cannot_stand_in_a_fixed_row() -> None:
-    with pytest.raises(Rejected, match="the image stands after 3 tokens, in fixed rows after 2"):
+    with pytest.raises(Rejected, match="the image comes after 3 tokens, but fixed rows have it after 2"):
         fit(sample([1, 2, 3, 4], [(3, 4)], 3), FIXED)
     fit(sample([1, 2, 3, 4], [(3, 4)], 3), FREE)
 

@@ -243,5 +243,5 @@ def test_a_wrong_content_is_found_with_its_number(config_of: Any, tmp_path: Path
     data[at] ^= 1
     path.write_bytes(data)
     problems = verify_dataset(tmp_path / "out").problems
-    assert f"{path}: content 2: contents/data has not the CRC-32 that was written" in problems
+    assert f"{path}: content 2: contents/data does not match contents/crc32" in problems
     assert np.sum([str(path) in problem for problem in problems]) == len(problems)

@@ -161,7 +161,7 @@ def test_an_empty_compressed_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_output_is_no_input(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}")
-    with pytest.raises(ConfigError, match="is the input folder too"):
+    with pytest.raises(ConfigError, match="is also the input folder"):
         find_inputs(tmp_path, tmp_path / ".")
     OutputLayout(tmp_path / "earlier").work.mkdir(parents=True)
     OutputLayout(tmp_path / "earlier").plan.touch()

@@ -76,8 +76,12 @@ EDITS: list[tuple[str, Callable[[Values, dict[str, Values]], None], str]] = [
     ),
     ("samples/length", at(lambda tables: 2, 999), "samples overlap, leave a gap or do not fit"),
     ("samples/length", at(lambda tables: 0, 0), "samples overlap, leave a gap or do not fit"),
-    ("samples/offsets", at(lambda tables: 1, 2), "samples/offsets does not share out 3 samples"),
-    ("images/offsets", at(lambda tables: 0, 1), "images/offsets does not share out 3 images"),
+    (
+        "samples/offsets",
+        at(lambda tables: 1, 2),
+        "samples/offsets does not increase from 0 to 3, the number of samples",
+    ),
+    ("images/offsets", at(lambda tables: 0, 1), "images/offsets does not increase from 0 to 3, the number of images"),
     ("images/start", at(lambda tables: 1, 0), "16 slots of an image do not lie inside one sample"),
     ("images/start", lambda values, tables: values.__setitem__(2, values[1] + 15), "16 slots of an image do not"),
     (
@@ -98,7 +102,7 @@ EDITS: list[tuple[str, Callable[[Values, dict[str, Values]], None], str]] = [
     ("loss_mask", lambda values, tables: values[0, : tables["samples/start"][1]].fill(0), "nothing is supervised in a"),
     ("key_padding_mask", at(start(0, 3), 1), "key_padding_mask does not hide exactly the padding"),
     ("key_padding_mask", at(sample(2), 1), "key_padding_mask does not hide exactly the padding"),
-    ("samples/source_line", at(lambda tables: 0, 2), "are not those that the plan puts here"),
+    ("samples/source_line", at(lambda tables: 0, 2), "do not match the plan"),
 ]
 
 

@@ -54,13 +54,13 @@ def test_a_wrong_image_folder_stops_the_run_before_it_writes(
     for arguments in ([], ["--overwrite"], ["--task-slice", "0/2"]):
         assert run(tmp_path, *arguments) == 2
         said = capsys.readouterr().err
-        assert "30 of 30 records looked at would be rejected as image_missing" in said
+        assert "30 of 30 sampled records would be rejected as image_missing" in said
         assert f"{tmp_path / 'in' / 'a.jsonl'}, line 1" in said
         assert f"(tried {IMAGES / 'nowhere/1.png'})" in said
         assert "--keep-going" in said
         assert not list((tmp_path / "out").glob("*.h5"))
     assert run(tmp_path, "--keep-going") == 3, "the limit on rejects still holds at the end"
-    assert "warning: 30 of 30 records looked at" in capsys.readouterr().err
+    assert "warning: 30 of 30 sampled records" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "data_params.json").read_bytes())["counts"]["rejected"] == 30
 
 
@@ -148,5 +148,5 @@ def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.C
     write_jsonl(tmp_path / "in" / "a.jsonl", [*records(10, "a.png"), *records(15, "b.png")])
     assert run(tmp_path, f"dataset.image_dir={images}", "dataset.check_images=exists") == 0
     said = capsys.readouterr().err
-    assert f"10 of 25 image files looked at are no images, such as {images / 'a.png'}" in said
+    assert f"10 of 25 sampled image files are not images, such as {images / 'a.png'}" in said
     assert "warning: 1 of 2 image files looked at are unreadable, such as a.png." in said, "by the report"

@@ -28,8 +28,8 @@ def test_the_summary_warns_with_counts(make_config: ConfigMaker, tmp_path: Path)
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
     assert warnings_of(create(make_config(dataset__record_format="llava")).params) == [
         "1 sample (20.0%) cut at 256 positions",
-        "1 text-only sample cut; the dummy image takes 64 of 256 positions",
-        "2 samples with the image and the text of another one",
+        "1 text-only sample cut; the dummy image occupies 64 of 256 positions",
+        "2 samples with the same image and text as another sample",
         "unused keys: data_source 4, system 1",
     ]
 

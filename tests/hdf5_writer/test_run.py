@@ -422,7 +422,7 @@ def test_a_dataset_without_its_plan_is_not_written_over(started: Any, tmp_path: 
     config, _ = started
     create(config)
     OutputLayout(tmp_path / "out").plan.unlink()
-    with pytest.raises(OtherPlanError, match="not the plan it was made by"):
+    with pytest.raises(OtherPlanError, match="holds a dataset without its plan"):
         create(config)
 
 
@@ -510,7 +510,7 @@ def test_one_run_at_a_time(started: Any, tmp_path: Path) -> None:
     [
         ({"processor__max_sequence_length": 90}, "need at least 98"),
         ({"dataset__image_dir": "/no/such/folder"}, "image_dir /no/such/folder: no such folder"),
-        ({"setup__output_dir": "/proc/nope/out"}, "cannot be made or written"),
+        ({"setup__output_dir": "/proc/nope/out"}, "cannot be created or written"),
         ({"dataset__system_prompt_style": "vicuna"}, "did you mean vicuna_v1"),
     ],
 )
@@ -662,7 +662,7 @@ def test_data_beside_the_inputs_that_is_not_read_is_said(started: Any, tmp_path:
     (tmp_path / "in" / "more.json").write_text("[]")
     progress = SilentProgress()
     create_dataset(config, progress, make_executor=InlineExecutor)
-    assert progress.notes == ["1 file(s) beside the inputs are not read: more.json"]
+    assert progress.notes == ["1 file(s) in the input folder are not read: more.json"]
 
 
 def test_inputs_alike_but_for_their_compression_are_warned_of(started: Any, tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def build_with(monkeypatch: pytest.MonkeyPatch, damaged_block: int, rows: int, *
 
 @pytest.mark.parametrize("damaged_block", [0, 1])
 def test_a_compressor_that_writes_something_else_is_found(monkeypatch: pytest.MonkeyPatch, damaged_block: int) -> None:
-    with pytest.raises(RuntimeError, match="read-back mismatch: HDF5 gives other values of text_input_ids"):
+    with pytest.raises(RuntimeError, match="read-back mismatch: HDF5 returned other values of text_input_ids"):
         build_with(monkeypatch, damaged_block, 128, verify_all=False)
 
 
