@@ -1,4 +1,4 @@
-"""Rows in, verified HDF5 shards out: planning, writing, resuming, verifying (see docs/architecture.md)."""
+"""Write samples as verified HDF5 shards: planning, writing, resuming, verifying (see docs/architecture.md)."""
 
 from pathlib import Path as _Path
 from runpy import run_path as _run_path
@@ -17,7 +17,7 @@ __all__ = ["DatasetResult", "InspectedRows", "create_dataset", "inspect_rows", "
 
 
 def __getattr__(name: str) -> _Any:
-    """What the package offers, imported when it is first asked for: the commands start without it."""
+    """Import the Python API on first use, so that the commands start without it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hdf5_writer import api

@@ -1,4 +1,4 @@
-"""The package from Python, for scripts and notebooks: what `import hdf5_writer` offers (docs/python.md)."""
+"""The Python API of `hdf5_writer`, for scripts and notebooks (docs/python.md)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class DatasetResult:
     Attributes:
         output_dir: its folder.
         params: the content of `data_params.json`.
-        already_done: it was finished before this call.
-        report: the page about it; None where it could not be written.
-        too_many_rejects: more records were rejected than `setup.max_reject_fraction` allows.
+        already_done: whether it was finished before this call.
+        report: path of its HTML report; None if the report could not be written.
+        too_many_rejects: whether more records were rejected than `setup.max_reject_fraction` allows.
     """
 
     output_dir: Path
@@ -50,13 +50,13 @@ class DatasetResult:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """Records by what became of them: `read`, `written`, `rejected`, `rejected_by_reason`, …"""
+        """Numbers of records: `read`, `written`, `rejected`, `rejected_by_reason`, …"""
         counts: dict[str, Any] = self.params["counts"]
         return counts
 
     @property
     def rejects(self) -> Iterator[dict[str, Any]]:
-        """The rejected records in the order of the inputs: `file`, `line`, `id`, `reason` and `detail` of each."""
+        """The rejected records in input order, each with the keys `file`, `line`, `id`, `reason` and `detail`."""
         with OutputLayout(self.output_dir).rejects.open("rb") as lines:
             yield from map(orjson.loads, lines)
 
@@ -83,19 +83,19 @@ def create_dataset(
     keep_going: bool = False,
     progress: run.Progress | None = None,
 ) -> DatasetResult:
-    """Write the dataset of a config, or what is missing of it, and its report: `create_hdf5_dataset` from Python.
+    """Write the dataset of a config and its report, or resume an interrupted run; equivalent to `create_hdf5_dataset`.
 
     Args:
-        config: as `load_config` gives it.
-        limit: take the first so many records.
-        overwrite: remove what an earlier run wrote into the output folder, and start over.
-        skip_tasks: tasks to give up: all of their records are rejected.
+        config: a config from `load_config`.
+        limit: maximum number of records to read; None for all.
+        overwrite: remove the output of an earlier run from the folder, and start over.
+        skip_tasks: tasks to skip; all of their records are rejected.
         keep_going: start even if most of the records checked first would be rejected.
-        progress: is told of the plan and of every finished task; without, a bar or lines on stderr.
+        progress: receives progress events; by default, progress is shown on stderr.
 
     Raises:
-        ConfigError: config, inputs, tokenizer or output folder are wrong; one sentence.
-        RuntimeError, OSError: the run failed. What is finished stays, and the same call resumes it.
+        ConfigError: config, inputs, tokenizer or output folder are wrong; the message is one sentence.
+        RuntimeError, OSError: the run failed. Finished shards are kept, and the same call resumes it.
     """
     try:
         outcome = run.create_dataset(
@@ -126,19 +126,19 @@ def create_dataset(
 
 
 def verify_dataset(directory: str | Path) -> Findings:
-    """Check every byte of a dataset and the invariants of every row: `verify_hdf5_dataset` from Python.
+    """Check every byte of a dataset and the invariants of every row; equivalent to `verify_hdf5_dataset`.
 
     Returns:
-        findings whose list `problems` is empty when all is well.
+        the findings; their list `problems` is empty if every check passed.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: the folder does not exist.
     """
     return verify.verify_dataset(_folder(directory))
 
 
 class InspectedRows(Sequence[Row]):
-    """Rows of a dataset, with their tokens as text; a notebook shows them as the page of `inspect_hdf5`."""
+    """Rows of a dataset; printed as text, and shown in a notebook as the HTML page of `inspect_hdf5`."""
 
     def __init__(self, side: Side, rows: list[Row], selection: str) -> None:
         self._side, self._rows, self._selection = side, rows, selection
@@ -171,17 +171,17 @@ def inspect_rows(
     tokenizer: str | None = None,
     image_aspect_ratio: AspectRatio = "square",
 ) -> InspectedRows:
-    """Rows with tokens, masks and images, as they are on disk: `inspect_hdf5` from Python.
+    """Read rows with their tokens, masks and images as stored; equivalent to `inspect_hdf5`.
 
     Args:
-        directory: of a finished dataset.
-        rows: their numbers over all shards, from 0; a negative one counts from the end.
-        image_dir: where images are now, if not where the run found them.
-        tokenizer: where the tokenizer is now, if not where the run found it.
-        image_aspect_ratio: show images with their centre cut out (`square`) or with bars (`pad`).
+        directory: output folder of a finished run.
+        rows: row numbers over all shards, from 0; negative numbers count from the end.
+        image_dir: folder of the images, if it has moved since the run.
+        tokenizer: folder or Hugging Face name of the tokenizer, if it has moved since the run.
+        image_aspect_ratio: show the central square of images (`square`), or pad them to a square (`pad`).
 
     Raises:
-        ConfigError: no finished dataset, or no such row.
+        ConfigError: the folder holds no finished dataset, or a row does not exist.
         OSError: a shard cannot be read.
     """
     dataset = InspectedDataset(_folder(directory))

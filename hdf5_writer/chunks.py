@@ -1,4 +1,4 @@
-"""Arrays → the bytes of HDF5 chunks, as its shuffle and deflate filters store them."""
+"""Arrays → bytes of HDF5 chunks in the format of the shuffle and deflate filters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from isal import isal_zlib
 
 from hdf5_writer.schema import GZIP_LEVEL, DatasetSpec
 
-# Not 1 or 2: with those, ISA-L's output depends on what happened to be in the memory it works in. A new process in
-# twenty compressed small chunks otherwise than the rest did (isal 1.9.1). Level 0 keeps its tables in its own state.
+# Level 0 is deterministic. With levels 1 and 2, the output of ISA-L depends on uninitialised memory: about one new
+# process in twenty compressed small chunks to different bytes (isal 1.9.1).
 _ISAL_LEVEL = 0
 
 
 def compress_chunk(array: npt.NDArray[np.generic], width: int | None = None) -> bytes:
-    """What HDF5's shuffle and deflate filters make of a chunk, by ISA-L: several times faster than zlib.
+    """Apply HDF5's shuffle and deflate filters to a chunk; ISA-L is several times faster than zlib.
 
-    `width`: how many columns there are before those of padding, which are all alike.
+    `width`: number of columns before the padding; all columns after it must be equal.
     """
     data = np.ascontiguousarray(array)
     if data.dtype == np.dtype("<i4") and data.ndim == 2 and width is not None:
@@ -30,9 +30,9 @@ def compress_chunk(array: npt.NDArray[np.generic], width: int | None = None) -> 
 
 
 def _int_planes(array: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint8]:
-    """HDF5's shuffle: the first byte of every element, then the second of every element, …
+    """Apply HDF5's shuffle: the first byte of every element, then the second byte of every element, …
 
-    Shifts are several times faster than a transposition, and most of the columns are padding, whose bytes are known.
+    Bit shifts are several times faster than a transposition, and the bytes of padding columns are known.
     """
     planes = np.zeros((4, *array.shape), dtype=np.uint8)
     padding = int(array[0, -1]) if width < array.shape[1] else 0
@@ -45,7 +45,7 @@ def _int_planes(array: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uin
 
 
 def compress_column(column: npt.NDArray[np.generic], spec: DatasetSpec) -> list[bytes]:
-    """The chunks of a column of a table, the last one filled up with zeros."""
+    """Compress a table column into chunks; the last chunk is padded with zeros."""
     entries = min(spec.per_chunk, len(column))
     chunks = []
     for start in range(0, len(column), entries or 1):
@@ -59,7 +59,7 @@ def compress_column(column: npt.NDArray[np.generic], spec: DatasetSpec) -> list[
 def write_chunks(
     file: h5py.File, spec: DatasetSpec, shape: tuple[int, ...], dtype: np.dtype[Any], chunks: list[bytes]
 ) -> None:
-    """Make a dataset of chunks that are compressed already; its group too."""
+    """Create a dataset, and its group, from chunks that are already compressed."""
     stored = h5py.string_dtype("utf-8", dtype.itemsize) if spec.dtype == "path" else dtype
     if not shape[0]:
         file.create_dataset(spec.name, shape=shape, dtype=stored)

@@ -16,13 +16,13 @@ _SHIPPED = ("*preproc*.yaml", "quickstart.yaml")
 
 
 class DaskConfig(Section):
-    """Which Dask cluster to use."""
+    """Section `setup.dask`: address of the Dask scheduler; None starts a cluster on this machine."""
 
     scheduler_address: Annotated[str, Field(min_length=1)] | None = None
 
 
 class SetupConfig(Section):
-    """Where the data is, where it goes, how the work is cut."""
+    """Section `setup`: input, output, and how the work is divided."""
 
     input_dir: Path
     output_dir: Path
@@ -61,20 +61,20 @@ class Config(Section):
             )
         if most is not None and most < images:
             raise ValueError(
-                f"processor.max_images_per_row is {most}, but dataset.max_images lets one record have {images}; "
-                "give a row at least as many"
+                f"processor.max_images_per_row is {most}, but dataset.max_images allows {images} in one record; "
+                f"set it to at least {images}"
             )
         return self
 
     @property
     def has_free_rows(self) -> bool:
-        """Images stand where the text has them; else every row has its image slots at the same place."""
+        """Whether images are at their place in the text; otherwise all rows have the image slots at the same place."""
         return self.processor.packing != "none" or self.dataset.max_images > 1
 
     def row_keys(self) -> dict[str, Any]:
-        """The keys that decide rows and their order, as plain JSON; folders, processes and limits are not among them.
+        """Return the keys that determine rows and their order, as plain JSON, without folders, processes and limits.
 
-        The tokenizer's name is left out too: what decides ids is its content, which has a digest of its own.
+        The tokenizer's name is omitted too: ids depend on its content, which has its own digest.
         """
         setup = self.setup.model_dump(include={"samples_per_shard", "shuffle", "seed"})
         if not self.setup.shuffle:
@@ -84,7 +84,7 @@ class Config(Section):
         return {"setup": setup, "processor": processor, "dataset": dataset}
 
     def as_json(self) -> dict[str, Any]:
-        """The whole config as plain JSON types, as `data_params.json` shows it."""
+        """Return the whole config as plain JSON types, as in `data_params.json`."""
         return self.model_dump(mode="json")
 
 
@@ -106,14 +106,14 @@ def read_config(name: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def load_config(source: str | Path | Mapping[str, Mapping[str, Any]], **overrides: Any) -> Config:
-    """A config from Python.
+    """Load and validate a config from Python.
 
     Args:
-        source: path of a YAML file, the name of a shipped config, or the sections themselves: section → key → value.
-        overrides: values by `section__key`, such as `setup__processes=2`; they are taken as they are, paths too.
+        source: path of a YAML file, the name of a shipped config, or a mapping section → key → value.
+        overrides: values as `section__key=value`, such as `setup__processes=2`; paths may be `Path` objects.
 
     Raises:
-        ConfigError: as `read_config`.
+        ConfigError: see `read_config`.
     """
     try:
         if isinstance(source, Mapping):
@@ -138,22 +138,22 @@ def load_config(source: str | Path | Mapping[str, Mapping[str, Any]], **override
 
 
 def _plain(value: Any) -> Any:
-    """Paths as text, which is what the keys of a YAML file hold."""
+    """Convert paths to text, as in a YAML file."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def build_config(values: Mapping[str, Mapping[str, Any]], source: str, config_dir: Path) -> Config:
-    """Validate plain values; `${config_dir}` in strings becomes the folder of the config file.
+    """Validate plain values; `${config_dir}` in strings is replaced by the folder of the config file.
 
     Args:
         values: section → key → value.
-        source: where they come from, for messages.
+        source: name of the source, for messages.
         config_dir: the folder of the config file.
 
     Raises:
-        ConfigError: the first thing that is wrong, with its key.
+        ConfigError: the first problem, with its key.
     """
     try:
         return build_settings(Config, values, source, config_dir)

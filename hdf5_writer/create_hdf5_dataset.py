@@ -1,6 +1,6 @@
-"""`create_hdf5_dataset --config FILE`: command line only.
+"""Command line of `create_hdf5_dataset`.
 
-Imports of the project stand in functions, so that an interrupt is answered from the first moment on.
+Modules of the project are imported inside functions, so that interrupts are handled from the start.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 DONE, FAILED, WRONG_INPUT, TOO_MANY_REJECTS = 0, 1, 2, 3
 
 _EPILOG = """\
-Give any key of the config as section.key=value to override it:
+Override any config key with section.key=value:
   create_hdf5_dataset --config llava_phase_2_preproc.yaml setup.processes=16 processor.max_sequence_length=4096
 After an interruption, run the same command again: it resumes and produces byte-identical output.
 
-Exit codes: 0 done and verified; 1 the run failed (what is finished stays); 2 config, arguments or inputs are wrong;
-3 finished, but more records were rejected than setup.max_reject_fraction allows; 130, 143 interrupted.
+Exit codes: 0 finished and verified; 1 the run failed (finished shards are kept); 2 config, arguments or inputs are
+wrong; 3 finished, but more records were rejected than setup.max_reject_fraction allows; 130, 143 interrupted.
 """
 
 
@@ -35,7 +35,7 @@ class _Interrupted(BaseException):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code."""
+    """Run the command and return its exit code."""
     before: dict[signal.Signals, Any] = {}
     interrupted = False
     try:
@@ -45,21 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _answer(sys.argv[1:] if arguments is None else list(arguments))
     except _Interrupted as interrupt:
         interrupted = True
-        # Once is enough; what follows is short.
+        # Ignore further interrupts during the short shutdown.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         return _fail(
             128 + interrupt.number, "interrupted; finished shards are kept: run the same command again to resume"
         )
     finally:
-        # A program that called this goes on; the command, if interrupted, ends here and ignores what else is sent.
+        # Restore the handlers for a calling program; an interrupted command exits and keeps ignoring signals.
         if arguments is not None or not interrupted:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
 def _answer(arguments: list[str]) -> int:
-    """Run, and turn what goes wrong into a sentence and an exit code."""
+    """Run the command; print an error as one sentence and return its exit code."""
     options = _parser().parse_intermixed_args(arguments)
     from preprocess.config import ConfigError
 
@@ -68,7 +68,7 @@ def _answer(arguments: list[str]) -> int:
     except ConfigError as error:
         return _fail(WRONG_INPUT, str(error))
     except _OutputClosedError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # or Python complains once more at its end
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # avoids a second error message when Python exits
         return _fail(FAILED, f"standard output cannot be written ({error}); all files were written")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -87,7 +87,7 @@ def _remedy(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "make it writable"
     if str(error.strerror).startswith("No usable temporary directory"):
-        return "set TMPDIR to a folder with room"
+        return "set TMPDIR to a folder with free space"
     return "fix this"
 
 
@@ -105,7 +105,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="create_hdf5_dataset",
-        description="Turn JSONL conversations and images into verified HDF5 shards of fixed-length rows "
+        description="Convert JSONL conversations and images to verified HDF5 shards of fixed-length rows "
         "for LLaVA-style training.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -114,41 +114,46 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         required=True,
         metavar="FILE",
-        help="a YAML file, or the name of a config that ships with the package",
+        help="YAML file, or name of a config shipped with the package, such as llava_phase_2_preproc.yaml",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override a key of the config")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the plan and the first record with ids, tokens and supervised flags; write nothing",
+        help="print the plan, the first record with ids, tokens and supervised flags, and the expected fill of the "
+        "rows; write nothing",
     )
     parser.add_argument("--limit", type=_positive, metavar="N", help="process only the first N records")
-    parser.add_argument(
+    recovery = parser.add_argument_group("restarting and recovering")
+    recovery.add_argument(
         "--overwrite",
         action="store_true",
-        help="remove what an earlier run wrote into setup.output_dir, and start over",
+        help="remove the output of an earlier run from setup.output_dir and start over",
     )
-    parser.add_argument(
+    recovery.add_argument(
         "--skip-task",
         type=_count,
         action="append",
         default=[],
         metavar="K",
-        help="skip task K: its records are rejected with the reason skipped (can be repeated)",
+        help="skip task K (from 0): its records are rejected with the reason 'skipped'; can be repeated",
     )
-    parser.add_argument(
+    recovery.add_argument(
         "--keep-going",
         action="store_true",
-        help="start even if most of the records checked first would be rejected",
+        help="start even if most of the records in the check before the run would be rejected",
     )
-    parser.add_argument(
+    slices = parser.add_argument_group("splitting a run over several jobs")
+    slices.add_argument(
         "--task-slice",
         type=_part,
         metavar="i/N",
-        help="run only tasks i, i+N, i+2N, … (i from 0), for job arrays: run all N slices, then --finalize",
+        help="run only tasks i, i+N, i+2N, … (i from 0 to N-1), for job arrays: run all N slices, then --finalize",
     )
-    parser.add_argument(
-        "--finalize", action="store_true", help="write data_params.json and rejects.jsonl when all slices are done"
+    slices.add_argument(
+        "--finalize",
+        action="store_true",
+        help="write data_params.json, rejects.jsonl and the report after all slices are done",
     )
     parser.add_argument("--version", action="version", version=f"llava-hdf5 {_version()}")
     return parser
@@ -199,7 +204,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
             f"remove the folder {config.setup.output_dir} first, or give another setup.output_dir"
         )
     if options.task_slice and options.finalize:
-        raise ConfigError("--finalize: comes after all slices, in a command of its own; leave --task-slice out")
+        raise ConfigError("--finalize: must run separately, after all slices; remove --task-slice")
     from hdf5_writer.engines.local import TasksFailedError
     from hdf5_writer.failures import explain_failed_tasks
     from hdf5_writer.progress import ConsoleProgress, summary_table
@@ -242,7 +247,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
 
 
 def _report(output_dir: Path, command: str, *, keep: bool) -> None:
-    """Write `report.html`; `keep` one that is there already."""
+    """Write `report.html`; with `keep`, only if it does not exist."""
     from hdf5_writer.layout import OutputLayout
     from hdf5_writer.report.process import write_in_own_process
 

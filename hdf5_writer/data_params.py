@@ -1,7 +1,7 @@
-"""`data_params.json` as its readers take it: verify, the viewer, the loaders and, through them, the trainer.
+"""Read and validate `data_params.json`, for verify, the viewer, the loaders and the trainer.
 
-Unknown keys are kept: a later minor version may add some. What is checked is all that a reader relies on, since a file
-from elsewhere can have a right checksum and still say anything.
+Unknown keys are kept, since a later minor version may add some. Everything that a reader relies on is validated: a file
+from another source may have a correct checksum and still be inconsistent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONGEST_SHOWN = 80
 
 
 class DataParamsError(ValueError):
-    """A `data_params.json` is damaged, of another version, or not what this project writes; one sentence."""
+    """A `data_params.json` is damaged, has another version, or is inconsistent; the message is one sentence."""
 
 
 class _Part(BaseModel):
@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 class InputEntry(_Part):
-    """An input file, by its path relative to `setup.input_dir`; `source_file` of a sample is an index into the list."""
+    """An input file; `path` is relative to `setup.input_dir`. `source_file` of a sample is an index into the inputs."""
 
     path: str
     bytes: _Count
@@ -52,12 +52,12 @@ class ShardEntry(_Part):
 
     @property
     def size(self) -> ShardSize:
-        """How much it holds."""
+        """The numbers of its entries."""
         return ShardSize(self.rows, self.samples, self.images, self.contents, self.stored_bytes)
 
 
 class TokenizerEntry(_Part):
-    """The tokenizer's name for people, and the sha256 over what decides ids."""
+    """The tokenizer: its name, for display, and the sha256 over the content that determines ids."""
 
     name: str
     digest: str
@@ -71,7 +71,7 @@ class RejectsEntry(_Part):
 
 
 class Counts(_Part):
-    """What became of every record."""
+    """Numbers of records, images and samples; see docs/rows.md."""
 
     read: _Count
     written: _Count
@@ -87,7 +87,7 @@ class Counts(_Part):
 
 
 class TokenCounts(_Part):
-    """Positions of all rows by what they hold; `total` is all that is attended."""
+    """Numbers of positions in all rows by content; `total` is the number of attended positions."""
 
     total: _Count
     text: _Count
@@ -97,14 +97,14 @@ class TokenCounts(_Part):
 
 
 class Lengths(_Part):
-    """Element i of `samples` counts samples of i*bin to (i+1)*bin-1 attended positions."""
+    """Histogram: element i of `samples` counts samples with i*bin to (i+1)*bin-1 attended positions."""
 
     bin: _Size
     samples: list[_Count]
 
 
 class DatasetKeys(_Part):
-    """The section `dataset` of the config, as far as a reader looks at it."""
+    """The keys of section `dataset` of the config that readers use."""
 
     system_prompt_style: str
     image_dir: str | None
@@ -113,14 +113,14 @@ class DatasetKeys(_Part):
 
 
 class ShownConfig(_Part):
-    """The config of the run, for people."""
+    """The config of the run, for display and for the viewer."""
 
     processor: dict[str, Any]
     dataset: DatasetKeys
 
 
 class DataParams(_Part):
-    """The document; see docs/rows.md for what each number means."""
+    """The whole document; docs/rows.md describes the keys."""
 
     schema_version: str
     package_version: str
@@ -159,8 +159,8 @@ class DataParams(_Part):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected an id below vocab_size {self.vocab_size}")
         if self.image_size % self.patch_size or (self.image_size // self.patch_size) ** 2 != self.num_patches:
             raise ValueError(
-                f"num_patches is {self.num_patches}, which image_size {self.image_size} and patch_size "
-                f"{self.patch_size} do not make"
+                f"num_patches is {self.num_patches}, expected (image_size / patch_size)^2 for image_size "
+                f"{self.image_size} and patch_size {self.patch_size}"
             )
         if self.image_start_idx is not None and self.image_start_idx + self.num_patches > self.max_sequence_length:
             raise ValueError(
@@ -213,7 +213,7 @@ class DataParams(_Part):
         return self
 
     def shard_problems(self, file: Any, size: ShardSize) -> Iterator[str]:
-        """What of an open shard (`h5py.File`) is not as this document says, in words."""
+        """Yield the differences between an open shard (`h5py.File`) and this document, one sentence each."""
         attributes = {name: getattr(self, name) for name in ATTRIBUTES if name in type(self).model_fields}
         attributes["tokenizer_digest"] = self.tokenizer.digest
         if self.image_start_idx is None:
@@ -226,8 +226,8 @@ def read_data_params(layout: OutputLayout) -> DataParams:
     """Read and check the `data_params.json` of an output folder.
 
     Raises:
-        FileNotFoundError: there is none, so the dataset is not finished.
-        DataParamsError: it is damaged, cannot be read, is of another major version, or says what no run writes.
+        FileNotFoundError: it does not exist, so the dataset is not finished.
+        DataParamsError: it is damaged, unreadable, of another major version, or inconsistent.
     """
     path = layout.data_params
     try:
@@ -240,8 +240,8 @@ def read_data_params(layout: OutputLayout) -> DataParams:
         raise DataParamsError(f"{error}; run create_hdf5_dataset again, or copy the folder again") from None
     except ValidationError as error:
         raise DataParamsError(
-            f"{path}: {_explain(error)}; create_hdf5_dataset writes no such file: run it again, or copy the folder "
-            "again"
+            f"{path}: {_explain(error)}; the file was not written by create_hdf5_dataset: run it again, or copy the "
+            "folder again"
         ) from None
     except OSError as error:
         raise DataParamsError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None

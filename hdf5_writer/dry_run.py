@@ -1,4 +1,4 @@
-"""`--dry-run`: the plan, and the first record as it will be trained on."""
+"""Implement `--dry-run`: print the plan, the first record as tokens and the expected fill of the rows."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _MOST_PACKED = 2000
 
 
 def describe_plan(config: Config, limit: int | None) -> str:
-    """The text that `--dry-run` prints; nothing is written to the output folder.
+    """Return the text that `--dry-run` prints; nothing is written to the output folder.
 
     Raises:
-        ConfigError: what would stop the run at its start.
+        ConfigError: an error that would stop the run before its first task.
     """
     stages = Stages.for_planning(config)
     facts = stages.tokenizer_params()
@@ -37,9 +37,9 @@ def describe_plan(config: Config, limit: int | None) -> str:
     require_image_dir(config.dataset)
     place = f"from image_start_idx {layout.image_start_idx}"
     if layout.image_start_idx is None:
-        place = "where the text has the image"
+        place = "at the place of the image in the text"
     files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
-    # Compressed inputs would have to be unpacked whole to be counted.
+    # Counting the records of compressed inputs would require unpacking them completely.
     sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MOST_PACKED)
     with tempfile.TemporaryDirectory() as folder:
         work = OutputLayout(Path(folder))
@@ -52,7 +52,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
                 for file in plan.inputs
             ),
             *(f"    not read          {other}" for other in others),
-            f"{'not counted, since inputs are compressed' if sampled else f'{plan.records:,} records'} → "
+            f"{'records not counted (compressed inputs)' if sampled else f'{plan.records:,} records'} → "
             f"{'shards' if sampled else f'{plan.tasks} shard(s)'} of up to {config.setup.samples_per_shard:,} rows "
             f"in {config.setup.output_dir} ({'shuffled' if config.setup.shuffle else 'in order'})",
             f"rows of {layout.max_sequence_length} positions, {layout.num_patches} image slots {place}, "
@@ -79,7 +79,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
 
 
 def _fill_lines(config: Config, stages: Stages, plan: Plan, work: OutputLayout, layout: RowLayout) -> list[str]:
-    """How full rows would be, by the first records that are written."""
+    """Return a table of the expected fill at several lengths, computed from the first accepted records."""
     attended, images = [], []
     for record in _first_records(plan, work, _MOST_PACKED):
         try:
@@ -95,7 +95,7 @@ def _fill_lines(config: Config, stages: Stages, plan: Plan, work: OutputLayout, 
         return []
     chosen = layout.max_sequence_length
     dummy = 0 if layout.image_start_idx is None else layout.num_patches
-    table = ["", f"fill expected from the first {len(attended):,} of these records, none: one sample a row"]
+    table = ["", f"expected fill, from the first {len(attended):,} records (none: no packing, one sample per row)"]
     table.append(" max_sequence_length     none  best_fit  samples/row")
     most_images = config.processor.max_images_per_row
     for length in (chosen // 2, chosen, chosen * 2):
@@ -113,14 +113,14 @@ def _first_records(plan: Plan, work: OutputLayout, most: int) -> Iterator[Line]:
 
 
 def _render(stages: Stages, sequence: Sample, layout: RowLayout) -> list[str]:
-    """One line a token: position in the sequence, id, piece, and a mark where it is supervised."""
+    """Return one line per token: position in the sequence, id, supervised or not, and piece."""
     supervised = np.zeros(len(sequence.ids), dtype=bool)
     for start, end in sequence.supervised:
         supervised[start:end] = True
     lines = [" position       id  supervised  token"]
     position = 0
     run_at, _ = layout.slot_runs(batch_of(sequence))
-    kind = "image slots" if sequence.image_at else "image slots, hidden: text only"
+    kind = "image slots" if sequence.image_at else "dummy image slots, masked: text only"
     for i, id_ in enumerate(sequence.ids.tolist()):
         for _ in range(int((run_at == i).sum())):
             lines.append(f"{position:>9}  … {layout.num_patches} {kind}")

@@ -1,4 +1,4 @@
-"""`inspect_hdf5 OUTPUT_DIR`: command line only."""
+"""Command line of `inspect_hdf5`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _MOST_ON_A_PAGE = 500
 _MOST_COMPARED = 2000
 
 _EPILOG = """\
-The page is one file that fetches nothing: open it from disk, or send it to somebody.
-Exit codes: 0 done; 1 a shard cannot be read or the page not be written; 2 wrong arguments or no such row.
+The page is a single file that loads nothing from the network: open it from disk or share it.
+Exit codes: 0 done; 1 a shard cannot be read, or the page cannot be written; 2 wrong arguments or no such row.
 """
 
 
 class _PageError(Exception):
-    """The page cannot be written; one sentence."""
+    """The page cannot be written; the message is one sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
@@ -42,55 +42,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _PageError as error:
         return _fail(FAILED, str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a reader such as `| head` has closed the pipe
         return DONE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(
-            FAILED, f"{where}{error.strerror or error}; verify_hdf5_dataset tells what is wrong with a dataset"
-        )
+        return _fail(FAILED, f"{where}{error.strerror or error}; run verify_hdf5_dataset to check the dataset")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="inspect_hdf5",
-        description="Look at rows of a dataset made by create_hdf5_dataset: writes rows.html with images, chats, and "
-        "every token coloured by what it is to the training.",
+        description="Show rows of a dataset written by create_hdf5_dataset: writes an HTML page with images, "
+        "conversations and every token, coloured as supervised, context, image slot, masked or padding.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("output_dir", type=Path, help="the setup.output_dir of a run")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--rows", type=_range, metavar="A:B", help="rows A to B-1, over all shards (default 0:20)")
-    which.add_argument("--random", type=_positive, metavar="N", help="N rows drawn at random, see --seed")
-    which.add_argument("--source", type=_source, metavar="FILE:LINE", help="what became of a line of an input")
-    which.add_argument("--image", metavar="PATH", help="rows with this image, as the records name it")
-    which.add_argument("--text-only", action="store_true", help="rows with a sample that has no image")
-    parser.add_argument("--seed", type=int, default=0, help="for --random (default 0)")
-    parser.add_argument(
+    parser.add_argument("output_dir", type=Path, help="setup.output_dir of a finished run")
+    rows = parser.add_argument_group("rows to show (choose one way)")
+    which = rows.add_mutually_exclusive_group()
+    which.add_argument(
+        "--rows", type=_range, metavar="A:B", help="rows A to B-1, numbered over all shards (default 0:20)"
+    )
+    which.add_argument("--random", type=_positive, metavar="N", help="N random rows; see --seed")
+    which.add_argument("--source", type=_source, metavar="FILE:LINE", help="the row of this input line (from 1)")
+    which.add_argument("--image", metavar="PATH", help="rows with this image; give its path as in the records")
+    which.add_argument("--text-only", action="store_true", help="rows that contain a sample without an image")
+    rows.add_argument("--seed", type=int, default=0, help="seed of --random (default 0)")
+    rows.add_argument(
         "--most",
         type=_positive,
         default=20,
         metavar="N",
-        help="rows to show at most for --image, --text-only and --compare (default 20)",
+        help="for --image, --text-only and --compare: maximum number of rows or differing records to show (default 20)",
     )
     parser.add_argument(
         "--compare",
         type=Path,
         metavar="OTHER_DIR",
-        help="show what another dataset made of the same source records beside these, where they differ, packed or "
-        f"not; looks at the rows of the first {_MOST_COMPARED:,} samples unless rows are chosen",
+        help="compare with another dataset: show samples of the same source records side by side where they differ; "
+        f"compares the first {_MOST_COMPARED:,} samples unless rows are selected",
     )
-    parser.add_argument("--terminal", action="store_true", help="print the rows as text too")
-    parser.add_argument(
+    display = parser.add_argument_group("output")
+    display.add_argument("--terminal", action="store_true", help="also print the rows as text")
+    display.add_argument(
         "--image-aspect-ratio",
         choices=("square", "pad"),
         default="square",
-        help="show images as the model will see them: centre cut out (square), or with bars (pad)",
+        help="show images as the model sees them: central square (square), or padded to a square (pad); default square",
     )
-    parser.add_argument("--image-dir", type=Path, metavar="DIR", help="where images are now, if not dataset.image_dir")
-    parser.add_argument("--tokenizer", metavar="NAME", help="where the tokenizer is now, if not where it was")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default OUTPUT_DIR/rows.html)")
+    display.add_argument(
+        "--image-dir", type=Path, metavar="DIR", help="folder of the images (default: that of the run)"
+    )
+    display.add_argument(
+        "--tokenizer", metavar="NAME", help="tokenizer folder or Hugging Face name (default: that of the run)"
+    )
+    display.add_argument("--output", type=Path, metavar="FILE", help="path of the page (default OUTPUT_DIR/rows.html)")
     parser.add_argument("--version", action="version", version=f"llava-hdf5 {__version__}")
     return parser
 
@@ -117,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
                 print(terminal_row(row, side.speller, coloured=coloured, meant=meant.get(row.number, ())))
         print(f"{output}: {selection}")
     else:
-        # The tokenizer of the other dataset may well be another one: --tokenizer speaks of the first alone.
+        # The other dataset may have a different tokenizer, so --tokenizer applies only to the first.
         other = _side(InspectedDataset(options.compare), options, None)
         spellers = side.speller, other.speller
         found = compare_samples(dataset, other.dataset, chosen, spellers, min(options.most, _MOST_ON_A_PAGE))
@@ -137,7 +143,7 @@ def _writing(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _PageError(
-            f"{output}: cannot be written ({error.strerror or error}); give another place by --output FILE"
+            f"{output}: cannot be written ({error.strerror or error}); give another path with --output FILE"
         ) from None
 
 
@@ -151,7 +157,7 @@ def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str
 
 
 def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int] | Places, str]:
-    """Row numbers, with the samples that are meant where samples were asked for, and what they are in words.
+    """Return the selected row numbers (with the selected samples, for options that select samples) and a description.
 
     Raises:
         ConfigError: no such rows, or more than a page can show.
@@ -176,7 +182,7 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
     if options.image is not None:
         rows = dataset.find_image(options.image, min(options.most, _MOST_ON_A_PAGE))
         if not rows:
-            raise ConfigError(f"--image {options.image}: no row has it; give the path as the records name it")
+            raise ConfigError(f"--image {options.image}: no row has it; give the path as in the records")
         return rows, f"{_first(rows)} with the image {options.image}"
     if options.text_only:
         rows = dataset.find_text_only(min(options.most, _MOST_ON_A_PAGE))

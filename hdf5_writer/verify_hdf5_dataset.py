@@ -1,4 +1,4 @@
-"""`verify_hdf5_dataset OUTPUT_DIR`: command line only."""
+"""Command line of `verify_hdf5_dataset`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _MOST_SHOWN = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0 when all is well, 1 when something is wrong, 2 for wrong arguments."""
+    """Run the command; return 0 if every check passed, 1 if problems were found, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="verify_hdf5_dataset",
-        description="Check a dataset made by create_hdf5_dataset: every byte of every shard against its sha256, "
-        "every row against the invariants of the format, and every record of the plan: written or rejected, once.",
-        epilog="Exit codes: 0 all is well, 1 something is wrong (listed on stderr), 2 wrong arguments.",
+        description="Check a dataset written by create_hdf5_dataset: the sha256 of every shard, the invariants of "
+        "every row, and that every record of the plan was either written or rejected, exactly once.",
+        epilog="Exit codes: 0 every check passed; 1 problems were found (listed on stderr); 2 wrong arguments.",
     )
-    parser.add_argument("output_dir", type=Path, help="the setup.output_dir of the run")
+    parser.add_argument("output_dir", type=Path, help="setup.output_dir of a finished run")
     root: Path = parser.parse_args(arguments).output_dir
     if not root.is_dir():
         print(f"verify_hdf5_dataset: {root}: no such folder; give the setup.output_dir of a run", file=sys.stderr)
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"… and {len(summary.problems) - _MOST_SHOWN} more", file=sys.stderr)
     if summary.problems:
         print(
-            f"verify_hdf5_dataset: {root}: {len(summary.problems)} problem(s) found; remove what is damaged or foreign "
-            "and rerun the command that made the dataset: it rewrites what is missing",
+            f"verify_hdf5_dataset: {root}: {len(summary.problems)} problem(s) found; remove the damaged and foreign "
+            "files and rerun the command that wrote the dataset: it rewrites missing files",
             file=sys.stderr,
         )
         return 1

@@ -1,4 +1,4 @@
-"""The HTML pages: templates, one style sheet and one script, put together into single files that fetch nothing."""
+"""Render HTML pages from templates, one style sheet and one script, as single files that load nothing else."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FOLDER = Path(__file__).parent
 
 
 def render_page(template: str, script: str | None = None, **values: Any) -> bytes:
-    """A page as it is written to disk, with its checksum at the end.
+    """Render a page and append its checksum.
 
     Args:
-        template: name of a template of this folder. Every value is escaped unless it is `Markup`.
-        script: name of the only script that the page's content security policy lets run.
-        values: what the template shows.
+        template: name of a template in this folder. Every value is escaped unless it is `Markup`.
+        script: name of the only script that the page's content security policy allows.
+        values: the variables of the template.
     """
     code = _read(script) if script else ""
-    # `default-src 'none'` makes the browser itself refuse to fetch anything, whatever a record may hold.
+    # `default-src 'none'` makes the browser refuse to load anything, whatever a record contains.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     if script:
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
@@ -37,7 +37,7 @@ def render_page(template: str, script: str | None = None, **values: Any) -> byte
 
 
 def json_for_script(document: Any) -> Markup:
-    """JSON that may stand inside a `<script type="application/json">`, whatever texts it holds."""
+    """Serialise JSON for a `<script type="application/json">` element, escaped so that no text can close it."""
     return Markup(orjson.dumps(document).decode().replace("<", "\\u003c"))
 
 

@@ -1,1 +1,1 @@
-"""report.html: what became of the records, and what the rows are like."""
+"""Write `report.html`: statistics of the records, samples, rows and images of a dataset."""

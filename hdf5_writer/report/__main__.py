@@ -1,4 +1,4 @@
-"""`python -m hdf5_writer.report DIR` writes the page; `create_hdf5_dataset` runs it when all else is published."""
+"""Command line of `python -m hdf5_writer.report DIR`, which `create_hdf5_dataset` runs after writing all other files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hdf5_writer.report.page import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page of a finished dataset, and give the exit code; what goes wrong is one line."""
+    """Write the report of a finished dataset and return the exit code; errors are printed as one line."""
     parser = argparse.ArgumentParser(
         prog="python -m hdf5_writer.report",
-        description="Write report.html of a dataset made by create_hdf5_dataset.",
+        description="Write report.html of a dataset written by create_hdf5_dataset.",
     )
-    parser.add_argument("output_dir", type=Path, help="the setup.output_dir of a finished run")
-    parser.add_argument("--command", help="the command of the run, to show on the page")
+    parser.add_argument("output_dir", type=Path, help="setup.output_dir of a finished run")
+    parser.add_argument("--command", help="command of the run, to show in the report")
     options = parser.parse_args(arguments)
     try:
         print(write_report(OutputLayout(options.output_dir), options.command, _warn))
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"{error.filename}: is missing, so this is not a finished dataset; give the setup.output_dir of a run"
         )
-    except Exception as error:  # the page is about a dataset that is whole: all that its reader needs is one sentence
+    except Exception as error:  # the dataset itself is complete, so one sentence is enough for any failure
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         said = " ".join(str(error).split()) or "no message"
         return _fail(f"{where}{type(error).__name__}: {said}")

@@ -1,4 +1,4 @@
-"""Samples with the same images and the same text, found by the fingerprints in the receipts."""
+"""Find samples with the same images and the same text, using the fingerprints in the receipts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_PLACES = 3
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Samples of one content: how many, and (task, sample in its shard) of the first ones."""
+    """Samples with the same content: their number, and (task, sample number in the shard) of the first ones."""
 
     samples: int
     places: list[tuple[int, int]]
@@ -22,12 +22,12 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found.
+    """Result of `find_duplicates`.
 
     Attributes:
-        every: one of so many contents was looked at; the counts below are multiplied by it.
-        surplus: samples that could be left out so that each content stands once.
-        contents: contents that stand more than once.
+        every: one in `every` contents was examined; the counts below are estimates scaled by it.
+        surplus: number of samples to remove so that each content occurs once.
+        contents: number of contents that occur more than once.
         largest: the largest groups.
     """
 
@@ -41,13 +41,13 @@ def find_duplicates(fingerprints: Sequence[npt.NDArray[np.void]], every: int) ->
     """Group equal fingerprints.
 
     Args:
-        fingerprints: those of each task, `task_statistics.FINGERPRINT`.
-        every: one of how many was kept.
+        fingerprints: for each task, an array of dtype `task_statistics.FINGERPRINT`.
+        every: one in `every` fingerprints was kept.
     """
     hashes = np.concatenate([found["hash"] for found in fingerprints]) if fingerprints else np.empty(0, dtype="<u8")
     hashes.sort()  # in place, and no other array of this size: a million take 8 MB
     starts_run = np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]
-    starts_run[:-1] &= ~starts_run[1:]  # of those that stand alone, no run
+    starts_run[:-1] &= ~starts_run[1:]  # a value that occurs once starts no run
     starts_run[-1:] = False
     values = hashes[starts_run]
     counts = np.searchsorted(hashes, values, side="right") - np.flatnonzero(starts_run)
@@ -61,7 +61,7 @@ def find_duplicates(fingerprints: Sequence[npt.NDArray[np.void]], every: int) ->
 
 
 def _first_seen(values: npt.NDArray[np.uint64], fingerprints: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.int64]:
-    """For each of some sorted fingerprints, how many come before it is met first."""
+    """Return the index of the first occurrence, over all tasks, of each of the sorted fingerprints `values`."""
     first = np.full(len(values), np.iinfo(np.int64).max)
     behind = 0
     for found in fingerprints if len(values) else ():
@@ -73,7 +73,7 @@ def _first_seen(values: npt.NDArray[np.uint64], fingerprints: Sequence[npt.NDArr
 
 
 def _places(value: np.uint64, fingerprints: Sequence[npt.NDArray[np.void]]) -> list[tuple[int, int]]:
-    """(task, sample in its shard) of the first samples with a fingerprint."""
+    """Return (task, sample number in the shard) of the first samples with a fingerprint."""
     places: list[tuple[int, int]] = []
     for task, found in enumerate(fingerprints):
         places += [(task, sample) for sample in found["sample"][found["hash"] == value].tolist()]

@@ -1,4 +1,4 @@
-"""How full rows would be at another maximum sequence length, one sample a row or packed."""
+"""Estimate the fill of rows at another maximum sequence length, with one sample per row or packed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _Ints = npt.NDArray[np.int64]
 
 
 class Fill(NamedTuple):
-    """Rows of some samples at one length.
+    """Fill of rows at one maximum sequence length.
 
     Attributes:
         max_sequence_length: positions in a row.
-        unpacked, packed: share of all positions that is attended, one sample a row and by best fit.
-        samples_per_row: packed.
+        unpacked, packed: attended share of all positions, with one sample per row and with best-fit packing.
+        samples_per_row: mean number of samples in a packed row.
     """
 
     max_sequence_length: int
@@ -28,14 +28,14 @@ class Fill(NamedTuple):
 
 
 def expected_fill(attended: _Ints, images: _Ints, length: int, dummy_slots: int, most_images: int | None) -> Fill:
-    """What rows of a length would be like.
+    """Compute the fill of rows of the given length.
 
     Args:
-        attended: positions of each sample without dummy slots, (n,), n at least 1; longer ones are cut to `length`.
-        images: of each sample, (n,).
+        attended: (n,) int64 with n >= 1, positions of each sample without dummy slots; longer samples are truncated.
+        images: (n,) int64, number of images of each sample.
         length: positions in a row.
-        dummy_slots: of a text-only row with one sample a row.
-        most_images: images that a packed row may hold; None for any number.
+        dummy_slots: dummy slots of a text-only row if rows hold one sample.
+        most_images: maximum number of images in a packed row; None for no limit.
     """
     cut = np.minimum(attended, length)
     alone = np.where(images > 0, cut, np.minimum(attended, max(length - dummy_slots, 0)))

@@ -1,4 +1,4 @@
-"""What a person should look at first: the list on top of the report."""
+"""The findings at the top of the report: what the user should check first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKING_PAYS = 1.5  # samples a row
 
 
 class Finding(NamedTuple):
-    """One sentence, and the section of the page that says more."""
+    """One sentence, and the id of the section of the report with the details."""
 
     section: str
     sentence: str
@@ -22,18 +22,18 @@ class Finding(NamedTuple):
 def find(
     params: dict[str, Any], duplicates: Duplicates, sample: ImageSample, packing: OtherLength | None = None
 ) -> list[Finding]:
-    """Everything that stands out; empty where nothing does.
+    """Return the findings about a dataset.
 
     Args:
-        params: `data_params.json`.
-        duplicates: of the rows.
-        sample: what the headers of some images say.
-        packing: what it would give; None where rows are packed already.
+        params: content of `data_params.json`.
+        duplicates: duplicate samples.
+        sample: facts from the headers of some images.
+        packing: expected effect of packing; None if rows are packed already.
     """
     counts = params["counts"]
     found = []
     if packing is not None and packing.samples_per_row >= _PACKING_PAYS:
-        fill = f"{params['fill']:.1%} of the positions hold something"
+        fill = f"{params['fill']:.1%} of the positions are used"
         gain = f"packed, the samples would take {packing.samples_per_row:.1f} times fewer rows"
         found.append(Finding("other-lengths", f"{fill}; {gain} (processor.packing: best_fit)."))
     if counts["rejected"]:
@@ -44,7 +44,7 @@ def find(
     if duplicates.surplus:
         rows = _records(duplicates.surplus, "sample repeats", "samples repeat")
         about = "About " if duplicates.every > 1 else ""
-        found.append(Finding("duplicates", f"{about}{rows} the images and the text of another one."))
+        found.append(Finding("duplicates", f"{about}{rows} the images and the text of another sample."))
     found += unreadable_images(sample)
     if sample.rotated:
         rotated = f"{sample.rotated:,} of {_looked_at(sample)} stored rotated (EXIF)"
@@ -56,17 +56,17 @@ def find(
         found.append(Finding("other-lengths", f"{rows} cut to {params['max_sequence_length']:,} positions{which}."))
     if counts["dropped_rounds"]:
         rounds = _records(counts["dropped_rounds"], "round without an answer was", "rounds without an answer were")
-        found.append(Finding("rejects", f"{rounds} left out."))
+        found.append(Finding("rejects", f"{rounds} dropped."))
     unused = counts["unused_keys"]
     if unused:
         shown = ", ".join(f"{key} ({records:,})" for key, records in list(unused.items())[:_MOST_KEYS])
         more = f" and {len(unused) - _MOST_KEYS} more" if len(unused) > _MOST_KEYS else ""
-        found.append(Finding("inputs", f"Keys of the records that no part of a row is made of: {shown}{more}."))
+        found.append(Finding("inputs", f"Keys of the records that are not used: {shown}{more}."))
     return found
 
 
 def unreadable_images(sample: ImageSample) -> list[Finding]:
-    """Image files that were looked at and are not there, or are no images."""
+    """Return findings about sampled image files that are missing or not readable as images."""
     kinds = ((sample.missing, "missing now"), (sample.unreadable, "unreadable"))
     return [
         Finding("images", f"{len(paths):,} of {_looked_at(sample)} {what}, such as {paths[0]}.")
@@ -80,4 +80,4 @@ def _records(number: int, one: str, many: str) -> str:
 
 
 def _looked_at(sample: ImageSample) -> str:
-    return f"{sample.looked_at:,} image files looked at are"
+    return f"{sample.looked_at:,} sampled image files are"

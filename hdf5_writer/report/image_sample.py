@@ -1,4 +1,4 @@
-"""Images of a dataset in bounded memory: how many, the most used, and what a sample of the files looks like."""
+"""Image statistics in bounded memory: number of distinct images, most used images, and sizes of a sample of files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SAMPLE = 200
 
 
 class ImageTally:
-    """Counts paths, exactly up to a number of distinct ones, then by two well-known approximations.
+    """Counts image paths, exactly up to a number of distinct paths and approximately beyond it.
 
-    Distinct paths are estimated from those whose CRC-32 a growing power of two divides; the most used ones are
-    counted by dropping the smaller half whenever the table is full.
+    The number of distinct paths is estimated from the paths whose CRC-32 is divisible by a growing power of two. For
+    the most used paths, the less frequent half of the table is dropped whenever it is full.
     """
 
     def __init__(self, most_paths: int = _MOST_PATHS) -> None:
@@ -33,7 +33,7 @@ class ImageTally:
         self.frequent_is_exact = True
 
     def add(self, paths: Iterable[bytes]) -> None:
-        """Count the paths of some rows; empty ones (text-only rows) do not count."""
+        """Count paths; empty ones are ignored."""
         found = Counter(paths)
         found.pop(b"", None)
         for path, rows in found.items():
@@ -52,15 +52,15 @@ class ImageTally:
 
     @property
     def distinct(self) -> int:
-        """Distinct paths; an estimate where `every` is not 1."""
+        """Number of distinct paths; an estimate unless `every` is 1."""
         return len(self._sampled) * self.every
 
     def most_used(self, number: int) -> list[tuple[str, int]]:
-        """(path, rows) of the paths that stand in more than one row; rows are at least so many where not exact."""
+        """Return (path, uses) of the paths used more than once; lower bounds unless `frequent_is_exact`."""
         return [(path.decode(), rows) for path, rows in self._ranked(number) if rows > 1]
 
     def sample(self, number: int = _SAMPLE) -> list[str]:
-        """Some distinct paths: the same ones for the same paths, whatever their order."""
+        """Return some distinct paths; the choice does not depend on the order of `add`."""
         return [path.decode() for _, path in heapq.nsmallest(number, ((zlib.crc32(p), p) for p in self._sampled))]
 
     def _ranked(self, number: int) -> list[tuple[bytes, int]]:
@@ -69,12 +69,12 @@ class ImageTally:
 
 @dataclass
 class ImageSample:
-    """What the headers of some image files say.
+    """Facts from the headers of some image files.
 
     Attributes:
-        sizes: (width, height) in pixels, as stored, of those that could be read.
-        rotated: how many of these have an EXIF orientation that asks a viewer to turn or mirror them.
-        missing, unreadable: paths of those that are not there, or whose header says nothing.
+        sizes: (width, height) in pixels, as stored, of the readable files.
+        rotated: number of files with an EXIF orientation that rotates or mirrors them.
+        missing, unreadable: paths of missing files, and of files without a readable header.
     """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -84,16 +84,16 @@ class ImageSample:
 
     @property
     def looked_at(self) -> int:
-        """Files."""
+        """Number of files that were examined."""
         return len(self.sizes) + len(self.missing) + len(self.unreadable)
 
     def smaller_than(self, side: int) -> int:
-        """Files of which one side has fewer pixels."""
+        """Return the number of files with a side shorter than `side` pixels."""
         return sum(min(size) < side for size in self.sizes)
 
 
 def look_at_images(image_dir: Path | None, paths: Iterable[str]) -> ImageSample:
-    """Read the headers of some images, never outside the image folder; of none where no folder is known."""
+    """Read the headers of some images, only inside the image folder; without a folder, return an empty sample."""
     from PIL import ExifTags
 
     sample = ImageSample()

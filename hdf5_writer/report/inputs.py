@@ -1,4 +1,4 @@
-"""What became of each input file."""
+"""Numbers of samples, text tokens and rejects of each input file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class InputSummary:
-    """One file: records read are samples and rejects; `text_tokens` are those of its samples."""
+    """Numbers of samples, text tokens and rejected records of one input file."""
 
     path: str
     samples: int
@@ -22,15 +22,15 @@ class InputSummary:
 
     @property
     def records(self) -> int:
-        """Records read."""
+        """Number of records read."""
         return self.samples + self.rejected
 
 
 class InputTally:
-    """Counts by file, over all shards; memory holds three numbers a file."""
+    """Counts by file over all shards; takes three numbers per file."""
 
     def __init__(self, paths: list[str]) -> None:
-        """`paths`: the inputs, as `source_file` counts them."""
+        """`paths`: the inputs, in the order of `source_file`."""
         self._paths = paths
         self._samples = np.zeros(len(paths), dtype=np.int64)
         self._tokens = np.zeros(len(paths), dtype=np.int64)
@@ -48,7 +48,7 @@ class InputTally:
         self._rejected.update(reject["file"] for reject in rejects)
 
     def files(self) -> list[InputSummary]:
-        """All files, those with the most rejects first, then in the order of the inputs."""
+        """Return all files, sorted by descending number of rejects, then in input order."""
         found = [
             InputSummary(path, samples, tokens, self._rejected[path])
             for path, samples, tokens in zip(self._paths, self._samples.tolist(), self._tokens.tolist(), strict=True)

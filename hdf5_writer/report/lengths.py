@@ -1,4 +1,4 @@
-"""Lengths of samples, and what another maximum sequence length would make of their rows."""
+"""Histograms of sample lengths, and estimates for other values of max_sequence_length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hdf5_writer.report.fill import expected_fill
 
 LENGTHS_TO_TRY = (512, 1024, 2048, 4096, 8192)
 _STEP, _SHARE_KEPT = 64, 0.999
-_MOST_PACKED = 10_000  # as many as a shard has by default; more would fill rows no better
+_MOST_PACKED = 10_000  # the default shard size; more samples would not fill rows better
 # Attention costs as much as the linear layers of a decoder block at 6 times the hidden size (4·n·h against 24·h² per
 # token and block); 4096 is that of a 7B Llama.
 ATTENTION_EQUALS_LINEAR = 6 * 4096
@@ -21,11 +21,11 @@ _Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Samples by the positions they take, the dummy slots of a fixed text-only row among them.
+    """Histograms of the positions of samples, including the dummy slots of fixed text-only rows.
 
     Attributes:
-        with_image, text_only: shape (max_sequence_length + 1,), int64; element i counts samples of i positions.
-        text_tokens: of the same shape; element i counts samples of i tokens of text.
+        with_image, text_only: (max_sequence_length + 1,) int64; element i counts samples with i positions.
+        text_tokens: the same shape; element i counts samples with i text tokens.
         num_patches: slots of an image.
         image_start_idx: position of the first slot in fixed rows; None for free rows.
     """
@@ -43,21 +43,21 @@ class Lengths:
 
     @property
     def used(self) -> _Counts:
-        """All samples by their positions."""
+        """Histogram of the positions of all samples."""
         return self.with_image + self.text_only
 
     @property
     def dummy_slots(self) -> int:
-        """Positions of a text-only sample that are not attended."""
+        """Positions of a text-only sample that are dummy image slots."""
         return 0 if self.image_start_idx is None else self.num_patches
 
     @property
     def least(self) -> int:
-        """Positions that a row needs for an image and one token."""
+        """Number of positions that an image and one token need."""
         return (self.image_start_idx or 0) + self.num_patches + 1
 
     def add(self, positions: npt.NDArray[np.int32], images: _Counts) -> _Counts:
-        """Count the samples of a shard, by their positions and images; their tokens of text."""
+        """Add the samples of a shard by positions and images; return the text tokens of each sample, (n,) int64."""
         lengths, size = positions.astype(np.int64), len(self.with_image)
         self.with_image[:] += np.bincount(lengths[images > 0], minlength=size)
         self.text_only[:] += np.bincount(lengths[images == 0], minlength=size)
@@ -67,26 +67,25 @@ class Lengths:
 
 
 def empty_lengths(max_sequence_length: int, num_patches: int, image_start_idx: int | None) -> Lengths:
-    """No samples yet."""
+    """Return histograms without samples."""
     zeros = np.zeros((3, max_sequence_length + 1), dtype=np.int64)
     return Lengths(zeros[0], zeros[1], zeros[2], num_patches, image_start_idx)
 
 
 @dataclass(frozen=True)
 class OtherLength:
-    """The same rows at another maximum sequence length.
+    """Estimates for one value of max_sequence_length.
 
     Attributes:
-        max_sequence_length: the length.
-        is_current: it is that of the dataset.
-        is_recommended: it is the smallest multiple of 64 that keeps 99.9 % of the rows whole.
-        fits: the image and one token fit into it; otherwise all numbers are 0.
-        rows_cut: samples of more positions.
-        padding_share: of all positions, those that are not attended, with one sample a row; a text-only row's dummy
-            slots are among them.
-        packed_padding_share: the same of packed rows.
-        samples_per_row: of packed rows.
-        speed: rows per second of training, as a multiple of what they are now.
+        max_sequence_length: the value.
+        is_current: whether it is the value of the dataset.
+        is_recommended: whether it is the recommended value; see `recommended_length`.
+        fits: whether an image and one token fit; otherwise all numbers are 0.
+        rows_cut: number of longer samples.
+        padding_share: share of unattended positions with one sample per row, including dummy slots of text-only rows.
+        packed_padding_share: the same with packed rows.
+        samples_per_row: mean number of samples in a packed row.
+        speed: estimated training rows per second, relative to the current value.
     """
 
     max_sequence_length: int
@@ -101,16 +100,17 @@ class OtherLength:
 
 
 def other_lengths(lengths: Lengths) -> list[OtherLength]:
-    """The rows at 512 … 8192, at the length they have and at the one to recommend, ascending."""
+    """Return estimates for 512 … 8192, the current and the recommended length, in ascending order."""
     current, recommended = lengths.max_sequence_length, recommended_length(lengths)
     tried = {*LENGTHS_TO_TRY, current} | ({recommended} if recommended else set())
     return [at_length(lengths, length, is_recommended=length == recommended) for length in sorted(tried)]
 
 
 def recommended_length(lengths: Lengths) -> int | None:
-    """The smallest multiple of 64 that keeps 99.9 % of the rows whole; None where that cannot be known.
+    """Return the smallest multiple of 64 that truncates at most 0.1 % of the samples; None if it cannot be determined.
 
-    That is so without rows, and where more than 0.1 % of the rows fill the length they have: most were cut to it.
+    It cannot be determined without samples, or if more than 0.1 % of the samples have the current maximum length, since
+    most of these were truncated.
     """
     longest = quantiles(lengths.used, (_SHARE_KEPT,))
     if not longest or longest[0] >= lengths.max_sequence_length:
@@ -119,9 +119,9 @@ def recommended_length(lengths: Lengths) -> int | None:
 
 
 def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) -> OtherLength:
-    """The rows at one other length.
+    """Return the estimates for one length.
 
-    Rows that the dataset has cut already count with the length they were cut to: how long they were is not on disk.
+    Truncated samples count with their truncated length, since their original length is not stored.
     """
     current = lengths.max_sequence_length
     is_current = length == current
@@ -147,7 +147,7 @@ def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) ->
 
 
 def _some_samples(lengths: Lengths) -> tuple[_Counts, _Counts]:
-    """Attended positions of at most `_MOST_PACKED` samples, spread evenly over all, and 1 where one has an image."""
+    """Return attended positions and number of images (0 or 1) of at most `_MOST_PACKED` evenly chosen samples."""
     used = np.arange(len(lengths.used))
     attended = np.concatenate((used, np.maximum(used - lengths.dummy_slots, 1)))
     with_image = np.repeat((1, 0), len(used))
@@ -158,12 +158,12 @@ def _some_samples(lengths: Lengths) -> tuple[_Counts, _Counts]:
 
 
 def training_cost(length: int) -> float:
-    """Work of one row of so many positions, in the unit of the linear layers for one position."""
+    """Return the training cost of a row, in units of the linear layers' cost for one position."""
     return length * (1 + length / ATTENTION_EQUALS_LINEAR)
 
 
 def quantiles(histogram: _Counts, shares: tuple[float, ...]) -> list[int]:
-    """For each share, the smallest value that so large a share of the rows does not exceed; empty without rows."""
+    """Return the quantiles of a histogram at the given shares; empty if the histogram is empty."""
     total = int(histogram.sum())
     if not total:
         return []

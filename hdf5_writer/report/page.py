@@ -1,6 +1,6 @@
-"""`report.html`: what became of the records, and what the rows are like, from what is on disk alone.
+"""Write `report.html` from the files of a finished dataset.
 
-Memory does not grow with the rows: receipts and the narrow columns of the shards are read one shard at a time.
+Memory does not grow with the number of rows: receipts and tables are read one shard at a time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
 
 @dataclass(frozen=True)
 class _Tallies:
-    """Sums over all shards and receipts; histograms have one element for each value."""
+    """Sums over all shards and receipts; element i of a histogram counts the value i."""
 
     lengths: Lengths
     rows: RowTally
@@ -71,15 +71,15 @@ def write_report(
 
     Args:
         layout: the output folder.
-        command: what the user typed, to show.
-        warn: told of image files that are missing or unreadable.
+        command: the command of the run, to show in the report.
+        warn: called with warnings about missing or unreadable image files.
 
     Returns:
-        the page.
+        the path of the page.
 
     Raises:
-        OSError: something cannot be read, or the page not be written.
-        publish.DamagedError: a file is not what the run wrote.
+        OSError: a file cannot be read, or the page cannot be written.
+        publish.DamagedError: a file is damaged.
     """
     params, plan = unseal(layout.data_params), read_plan(layout)
     tallies = _tally(layout, plan)
@@ -168,7 +168,7 @@ def _histogram(counts: Counter[int]) -> npt.NDArray[np.int64]:
 
 
 def _reject_examples(layout: OutputLayout, counts: dict[str, int]) -> list[tuple[str, int, list[dict[str, Any]]]]:
-    """(reason, records, the first of them), the most frequent reason first."""
+    """Return (reason, number of records, first examples), the most frequent reason first."""
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
     wanting = {reason: min(count, _EXAMPLES) for reason, count in counts.items()}
     with layout.rejects.open("rb") as lines:
@@ -186,7 +186,7 @@ def _reject_examples(layout: OutputLayout, counts: dict[str, int]) -> list[tuple
 
 
 def _summaries(tallies: _Tallies) -> list[tuple[str, list[int]]]:
-    """(what, its value at each of `_SHARES`)."""
+    """Return (name of the quantity, its quantiles at `_SHARES`)."""
     return [
         ("used positions", quantiles(tallies.lengths.used, _SHARES)),
         ("text tokens", quantiles(tallies.lengths.text_tokens, _SHARES)),
@@ -196,7 +196,7 @@ def _summaries(tallies: _Tallies) -> list[tuple[str, list[int]]]:
 
 
 def _packing_gain(params: dict[str, Any], others: list[OtherLength]) -> OtherLength | None:
-    """What packing would give at the length that the rows have; None where they are packed already."""
+    """Return the estimate for packing at the current length; None if rows are packed already."""
     if params["packing"] != "none" or not params["rows"]:
         return None
     return next((other for other in others if other.is_current and other.fits), None)
@@ -224,7 +224,7 @@ def _plots(tallies: _Tallies, others: list[OtherLength]) -> dict[str, Plot]:
 
 
 def _image_plots(sizes: list[tuple[int, int]]) -> list[tuple[str, Plot]]:
-    """(caption, plot); none where no size is known."""
+    """Return (caption, plot) of each image plot; empty if no size is known."""
     if not sizes:
         return []
     aspects = [width / height for width, height in sizes]
@@ -235,7 +235,7 @@ def _image_plots(sizes: list[tuple[int, int]]) -> list[tuple[str, Plot]]:
 
 
 def _places(layout: OutputLayout, plan: Plan, duplicates: Duplicates) -> list[list[str]]:
-    """For each of the largest groups, FILE:LINE of its first samples."""
+    """Return FILE:LINE of the first samples of each of the largest groups."""
     return [[_place(layout, plan, task, sample) for task, sample in group.places] for group in duplicates.largest]
 
 

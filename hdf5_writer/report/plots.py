@@ -1,4 +1,4 @@
-"""Plots of the report: pictures in the page, in colours that can be read on light and on dark."""
+"""Plots of the report, as SVG images in colours that are readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 _INK, _LINE, _FILL, _MARK = "#737d8c", "#8a93a1", "#5585e0", "#dd6c30"
-# The one colour that has to follow the page's: that of small text on a dark card.
+# Text is the only colour that differs in dark mode.
 _DARK = b"<style>@media (prefers-color-scheme: dark) { text { fill: #9aa4b2 !important } }</style></svg>"
 _MOST_BARS = 48
 _FEW_VALUES = 12
-# Narrow, so that labels keep a readable size on a phone.
+# Narrow, so that labels are readable on a phone.
 _INCHES = (4.4, 2.1)
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -38,20 +38,20 @@ _SETTINGS: dict[Any, Any] = {
 
 
 class Plot(NamedTuple):
-    """A drawing: `uri` for the source of an `<img>`, `name` for people who do not see it."""
+    """A plot: `uri` is the source of an `<img>`, `name` its alternative text."""
 
     name: str
     uri: str
 
 
 def histogram(name: str, rows: npt.NDArray[np.int64], xlabel: str, mark: int | None = None) -> Plot:
-    """Rows by a whole number.
+    """Plot a histogram of integer values.
 
     Args:
-        name: of the plot, unique in the page.
-        rows: element i counts rows of the value i.
-        xlabel: what the value is.
-        mark: a value to draw a line at, such as max_sequence_length, where it is near the values.
+        name: name of the plot, unique in the page.
+        rows: element i counts the value i.
+        xlabel: label of the x axis.
+        mark: value to mark with a line, such as max_sequence_length; omitted if it is far from the values.
     """
     counts, edges = binned(rows)
 
@@ -66,7 +66,7 @@ def histogram(name: str, rows: npt.NDArray[np.int64], xlabel: str, mark: int | N
 
 
 def binned(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Counts by value → counts and edges of at most about fifty bins of one round width, over the values that occur."""
+    """Merge counts by value into at most about 50 bins of equal, round width; return counts and bin edges."""
     values = np.flatnonzero(rows)
     if not len(values):
         return np.zeros(1, dtype=np.int64), np.array([-0.5, 0.5])
@@ -85,13 +85,13 @@ def binned(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[A
 
 
 def measurements(name: str, values: Sequence[float], xlabel: str) -> Plot:
-    """A histogram of measured values."""
+    """Plot a histogram of real values."""
     counts, edges = np.histogram(values, bins=24)
     return _svg(name, lambda axes: axes.stairs(counts, edges, fill=True, color=_FILL), xlabel)
 
 
 def scatter(name: str, points: Sequence[tuple[int, int]], xlabel: str) -> Plot:
-    """One dot a pair, both axes from 0."""
+    """Plot one dot per distinct pair; both axes start at 0."""
 
     def draw(axes: Axes) -> None:
         distinct = sorted(set(points))
@@ -102,7 +102,7 @@ def scatter(name: str, points: Sequence[tuple[int, int]], xlabel: str) -> Plot:
 
 
 def lengths_plot(name: str, lengths: Sequence[int], cut: Sequence[float], padding: Sequence[float]) -> Plot:
-    """Shares of rows cut and of padding by maximum sequence length."""
+    """Plot the shares of truncated samples and of padding against the maximum sequence length."""
 
     def draw(axes: Axes) -> None:
         axes.plot(range(len(lengths)), padding, "o-", color=_FILL, markersize=4)
@@ -134,7 +134,7 @@ def _svg(name: str, draw: Callable[[Axes], object], xlabel: str, *, shares: bool
 
 
 def _short(value: float, _: object) -> str:
-    """12,000 as 12k: axis labels have little room."""
+    """Format an axis label in short form, such as 12k for 12,000."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

@@ -1,6 +1,6 @@
-"""`report.html`, written by a process of its own when everything else is published.
+"""Write `report.html` in a separate process, after all other files are written.
 
-Whatever happens to that process, a lack of memory included, the dataset is complete and the caller goes on.
+If that process fails, for example for lack of memory, the dataset is still complete and the caller continues.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import NamedTuple
 import hdf5_writer
 from hdf5_writer.layout import OutputLayout
 
-# A hundred million rows take some minutes; a page that takes longer is given up.
+# A report on a hundred million rows takes some minutes.
 _SECONDS = 1800
 
 
 class ReportMade(NamedTuple):
-    """What came of it: `problem` is a sentence where there is no page, `warnings` are lines about the dataset."""
+    """Result: `problem` says in one sentence why there is no report, or is None; `warnings` are about the dataset."""
 
     problem: str | None
     warnings: list[str]
@@ -28,7 +28,7 @@ class ReportMade(NamedTuple):
 def write_in_own_process(output_dir: Path, command: str | None = None) -> ReportMade:
     """Run `python -m hdf5_writer.report` for a finished dataset; `command` is shown on the page."""
     make = [sys.executable, "-m", "hdf5_writer.report", str(output_dir.resolve())]
-    # The working folder of `python -m` comes first in its search path: this package, and no other of that name.
+    # `python -m` searches the working folder first; run it where it finds this package and no other of the same name.
     package_parent = Path(hdf5_writer.__file__).resolve().parent.parent
     try:
         made = subprocess.run(
@@ -50,7 +50,7 @@ def write_in_own_process(output_dir: Path, command: str | None = None) -> Report
         return ReportMade(None, warnings)
     sentence = (
         f"warning: {OutputLayout(output_dir).report} was not written ({problem}); the dataset itself is complete. "
-        f"For the page, run: {shlex.join(['python', *make[1:]])}"
+        f"To write it, run: {shlex.join(['python', *make[1:]])}"
     )
     return ReportMade(sentence, [])
 

@@ -1,4 +1,4 @@
-"""What stands in rows: used positions, samples and images of each, counted over all shards."""
+"""Histograms of the used positions, samples and images of rows, over all shards."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _Counts = npt.NDArray[np.int64]
 
 
 class RowTally:
-    """Three histograms: element i counts rows of i used positions, samples or images."""
+    """Three histograms; element i counts rows with i used positions, samples or images."""
 
     def __init__(self) -> None:
         self.used = self.samples = self.images = np.zeros(1, dtype=np.int64)
 
     def add(self, tables: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Count the rows of a shard, from its tables (`hdf5_writer.tables.read_tables`)."""
+        """Add the rows of a shard, given its tables (`hdf5_writer.tables.read_tables`)."""
         offsets = tables["samples/offsets"]
         ends = np.append(0, np.cumsum(tables["samples/length"], dtype=np.int64))
         self.used = _added(self.used, np.diff(ends[offsets]))
@@ -28,7 +28,7 @@ class RowTally:
         self.images = _added(self.images, np.diff(tables["images/offsets"]))
 
     def summaries(self, shares: tuple[float, ...]) -> list[tuple[str, list[int]]]:
-        """(what, the value that so large a share of the rows does not exceed, for each share)."""
+        """Return (name of the quantity, its quantiles at the given shares)."""
         counted = (("used positions", self.used), ("samples", self.samples), ("images", self.images))
         return [(what, quantiles(histogram, shares)) for what, histogram in counted]
 

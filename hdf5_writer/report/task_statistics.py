@@ -1,6 +1,6 @@
-"""What a task notes for the report while its samples pass by: counts, fingerprints and where the time went.
+"""Statistics that a task collects for the report: counts, fingerprints of samples, and seconds per stage.
 
-It goes into the receipt under `report`; `data_params.json` takes the number of duplicates of it.
+They are stored in the receipt under `report`; the number of duplicates in `data_params.json` is computed from them.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from isal import isal_zlib
 
 from hdf5_writer.row_stream import Samples
 
-# Fingerprints kept over all tasks: of more records, only those whose checksum is divisible by a number, so that all
-# samples of the same content are kept or left out together, and counts of duplicates stay unbiased.
+# Maximum number of fingerprints over all tasks. For more records, only fingerprints whose checksum is divisible by a
+# number are kept: samples of equal content are kept or dropped together, so estimates of duplicates are unbiased.
 _MOST_FINGERPRINTS = 1_000_000
 FINGERPRINT = np.dtype([("hash", "<u8"), ("sample", "<i4")])
 
 
 def fingerprints_every(records: int) -> int:
-    """One of how many fingerprints is kept for a dataset of so many records."""
+    """Return n such that one in n fingerprints is kept for the given number of records."""
     return -(-records // _MOST_FINGERPRINTS) or 1
 
 
 class TaskStatistics:
-    """The notes of one task."""
+    """Statistics of one task."""
 
     def __init__(self, every: int) -> None:
-        """`every`: keep the fingerprints of contents whose checksum this number divides."""
+        """`every`: keep fingerprints of contents whose checksum is divisible by it."""
         self._every = every
         self._samples = 0
         self._supervised: Counter[int] = Counter()
@@ -47,24 +47,24 @@ class TaskStatistics:
         self._last = perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last lap on a stage."""
+        """Add the time since the last call to a stage."""
         now = perf_counter()
         self._seconds[stage] += now - self._last
         self._last = now
 
     def add(self, samples: Samples) -> None:
-        """Note samples, in the order in which they stand in the shard."""
+        """Add samples, in shard order."""
         batch, measures = samples.batch, samples.measures
         ids = batch.ids.tobytes()
         begins = (batch.begins * batch.ids.itemsize).tolist()
-        # Where an image stands matters too; a path has no NUL.
+        # The place of an image is part of the content; NUL is a safe separator, since paths have none.
         places = zip(samples.image_paths, batch.image_at.tolist(), strict=True)
         images = [f"{path}\0{place}\0".encode() for path, place in places]
         image_begins = batch.image_begins.tolist()
         for sample in range(batch.records):
             content = ids[begins[sample] : begins[sample + 1]]
             content += b"".join(images[image_begins[sample] : image_begins[sample + 1]])
-            # Thinned by a checksum, which costs a tenth of the digest.
+            # A CRC-32 decides first, since it costs a tenth of the digest.
             if self._every == 1 or isal_zlib.crc32(content) % self._every == 0:
                 self._hashes.append(hashlib.sha1(content, usedforsecurity=False).digest()[:8])
                 self._hashed.append(self._samples)
@@ -73,7 +73,7 @@ class TaskStatistics:
         self._rounds.update(measures.rounds.tolist())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: histograms as [value, samples], fingerprints as base64 of `FINGERPRINT` records."""
+        """Return plain JSON: histograms as [value, samples], fingerprints as base64 of `FINGERPRINT` records."""
         table = np.empty(len(self._hashes), dtype=FINGERPRINT)
         table["hash"], table["sample"] = np.frombuffer(b"".join(self._hashes), dtype="<u8"), self._hashed
         return {
@@ -88,5 +88,5 @@ class TaskStatistics:
 
 
 def read_fingerprints(facts: dict[str, Any]) -> npt.NDArray[np.void]:
-    """The fingerprints of `TaskStatistics.to_json`: shape (n,), dtype `FINGERPRINT`."""
+    """Decode the fingerprints of `TaskStatistics.to_json`: (n,) of dtype `FINGERPRINT`."""
     return np.frombuffer(base64.b64decode(facts["fingerprints"]), dtype=FINGERPRINT)

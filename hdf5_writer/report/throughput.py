@@ -1,4 +1,4 @@
-"""Where the time of a run went: by stage and by worker, from the receipts."""
+"""Time of a run by stage and by worker, from the receipts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-# In the order of the work; the names are those that `task` laps by.
+# Stages in processing order; the keys are the stage names used in `task`.
 STAGES = {
     "read": "read lines",
     "parse": "parse JSON",
@@ -23,7 +23,7 @@ STAGES = {
 
 @dataclass
 class WorkerTotals:
-    """What one worker process did."""
+    """Totals of one worker process."""
 
     tasks: int = 0
     records: int = 0
@@ -45,7 +45,7 @@ class Throughput:
     _spans: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, receipt: dict[str, Any]) -> None:
-        """Count a task."""
+        """Add the receipt of a task."""
         statistics = receipt["report"]
         for stage, seconds in statistics["stages"].items():
             self.stages[stage] += seconds
@@ -57,14 +57,14 @@ class Throughput:
         self._spans.append((statistics["began"], statistics["began"] + receipt["seconds"]))
 
     def busiest(self, most: int) -> list[tuple[str, WorkerTotals]]:
-        """(process, totals) of the workers with the most records; with their host where there are several."""
+        """Return (process, totals) of the workers with the most records; with the host name if there are several."""
         hosts = {name.rpartition(":")[0] for name in self.workers}
         ranked = sorted(self.workers.items(), key=lambda item: (-item[1].records, item[0]))[:most]
         return [(name if len(hosts) > 1 else name.rpartition(":")[2], totals) for name, totals in ranked]
 
     @property
     def busy_seconds(self) -> float:
-        """Time in which at least one task was under way; pauses between two runs do not count."""
+        """Seconds during which at least one task was running; pauses between runs do not count."""
         busy, until = 0.0, float("-inf")
         for began, ended in sorted(self._spans):
             busy += max(0.0, ended - max(began, until))
@@ -73,10 +73,10 @@ class Throughput:
 
     @property
     def rate(self) -> float:
-        """Records per second, start of processes left out."""
+        """Records per second of `busy_seconds`."""
         return self.records / max(self.busy_seconds, 1e-9)
 
     def stage_rows(self) -> list[tuple[str, float, float]]:
-        """(stage in words, seconds over all workers, share)."""
+        """Return (description of the stage, seconds summed over all workers, share of the total)."""
         total = sum(self.stages.values()) or 1.0
         return [(words, self.stages[stage], self.stages[stage] / total) for stage, words in STAGES.items()]

@@ -335,7 +335,7 @@ def test_a_dry_run_unpacks_no_more_of_compressed_inputs_than_the_first_records(
     arguments = ["--config", "quickstart.yaml", f"setup.input_dir={inputs}", f"setup.output_dir={tmp_path / 'out'}"]
     assert create_hdf5_dataset.main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "not counted, since inputs are compressed" in said
+    assert "records not counted (compressed inputs)" in said
     assert "a.jsonl.gz, line 1, text only" in said
     assert 0 < read < 2 * 6000 * len(line) / 2
 

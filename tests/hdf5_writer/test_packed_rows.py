@@ -193,7 +193,7 @@ def test_hostile_records_become_a_sample_or_a_reject(make_config: ConfigMaker, t
 
 
 def test_a_row_cannot_be_asked_to_hold_fewer_images_than_a_record(make_config: ConfigMaker) -> None:
-    with pytest.raises(ConfigError, match=r"max_images_per_row is 2, but dataset.max_images lets one record have 4"):
+    with pytest.raises(ConfigError, match=r"max_images_per_row is 2, but dataset.max_images allows 4 in one record"):
         make_config(processor__max_images_per_row=2, **SEVERAL | PACKED)
     with pytest.raises(ConfigError, match=r"max_images_per_row is 2, but with processor.packing none a row holds one"):
         make_config(processor__max_images_per_row=2)

@@ -149,4 +149,4 @@ def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.C
     assert run(tmp_path, f"dataset.image_dir={images}", "dataset.check_images=exists") == 0
     said = capsys.readouterr().err
     assert f"10 of 25 sampled image files are not images, such as {images / 'a.png'}" in said
-    assert "warning: 1 of 2 image files looked at are unreadable, such as a.png." in said, "by the report"
+    assert "warning: 1 of 2 sampled image files are unreadable, such as a.png." in said, "by the report"

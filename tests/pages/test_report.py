@@ -206,21 +206,20 @@ def test_what_stands_out_is_listed_on_top() -> None:
     found = find(params, Duplicates(1, 6, 2, []), sample)
     assert [finding.sentence for finding in found] == [
         "5 records were rejected (10.0%), most often as image_missing (4).",
-        "6 samples repeat the images and the text of another one.",
-        "1 of 10 image files looked at are missing now, such as a.png.",
-        "2 of 10 image files looked at are unreadable, such as b.png.",
-        "4 of 10 image files looked at are stored rotated (EXIF), and the model sees them as stored.",
+        "6 samples repeat the images and the text of another sample.",
+        "1 of 10 sampled image files are missing now, such as a.png.",
+        "2 of 10 sampled image files are unreadable, such as b.png.",
+        "4 of 10 sampled image files are stored rotated (EXIF), and the model sees them as stored.",
         "3 samples were cut to 2,048 positions; 2 of them are text only: dummy image slots take the place of text.",
-        "1 round without an answer was left out.",
-        "Keys of the records that no part of a row is made of: key0 (9), key1 (8), key2 (7), key3 (6), key4 (5), "
-        "key5 (4) and 2 more.",
+        "1 round without an answer was dropped.",
+        "Keys of the records that are not used: key0 (9), key1 (8), key2 (7), key3 (6), key4 (5), key5 (4) and 2 more.",
     ]
     quiet = {"rejected": 0, "truncated": 0, "text_only_cut": 0, "dropped_rounds": 0, "unused_keys": {}}
     assert find({"counts": quiet}, Duplicates(1, 0, 0, []), ImageSample()) == []
     pays, hardly = (OtherLength(2048, True, False, True, 0, 0.6, 0.02, rows, 1.0) for rows in (2.44, 1.49))
     (finding,) = find({"counts": quiet, "fill": 0.401}, Duplicates(1, 0, 0, []), ImageSample(), pays)
     assert finding.sentence == (
-        "40.1% of the positions hold something; packed, the samples would take 2.4 times fewer rows "
+        "40.1% of the positions are used; packed, the samples would take 2.4 times fewer rows "
         "(processor.packing: best_fit)."
     )
     assert find({"counts": quiet, "fill": 0.6}, Duplicates(1, 0, 0, []), ImageSample(), hardly) == []
