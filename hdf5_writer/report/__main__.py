@@ -1,4 +1,4 @@
-"""Command line of `python -m hdf5_writer.report DIR`, which `create_hdf5_dataset` runs after writing all other files."""
+"""Command line of `python -m hdf5_writer.report DIR`; `create_hdf5_dataset` runs it after writing all other files."""
 
 from __future__ import annotations
 
