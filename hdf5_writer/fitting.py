@@ -169,8 +169,8 @@ def _wrong(
         if too_early[sample]:
             return Rejected(
                 Reason.SUPERVISED_AT_DUMMY_IMAGE,
-                f"the answer begins at token {answer_at[sample] + 1} of a text-only record, but the dummy image of "
-                f"fixed rows comes after {start} tokens, so the answer must not begin before token {start + 2}",
+                f"the answer begins at token {answer_at[sample] + 1} of a text-only record, but in fixed "
+                f"rows the dummy image comes after {start} tokens, and an answer must begin at least one token after it",
             )
         if too_long[sample]:
             included = "" if start is None and not images[sample] else ", images included"

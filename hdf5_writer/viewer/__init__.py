@@ -1,1 +1,1 @@
-"""Pages and terminal output that show rows and compare datasets."""
+"""Show rows and compare datasets, as HTML pages and as text."""

@@ -1,4 +1,4 @@
-"""A sample → what the page shows of it: the turns of a chat, and the positions of each."""
+"""A sample → its view on the page: the turns of the conversation and the positions of each."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from preprocess.square_images import AspectRatio
 
 @dataclass(frozen=True)
 class Side:
-    """Everything that is needed to show rows of one dataset; a comparison has two."""
+    """Everything needed to show rows of one dataset; a comparison has two sides."""
 
     dataset: InspectedDataset
     speller: Speller
     thumbnails: Thumbnails
 
     def thumbnail(self, image: RowImage) -> Thumbnail:
-        """Of an image, out of its shard where it stands there."""
+        """Return the thumbnail of an image, from its shard if the dataset stores images."""
         if self.dataset.params.store_images == "path":
             return self.thumbnails.of(image.path)
         return self.thumbnails.made(functools.partial(self.dataset.stored_image, image))
 
     @functools.cached_property
     def frames(self) -> Frames:
-        """The words of its template."""
+        """The fixed texts of its template."""
         shown = self.dataset.params.config.dataset
         return frames_of(shown.system_prompt_style, shown.system_prompt)
 
     @functools.cached_property
     def opening_ids(self) -> set[tuple[int, ...]]:
-        """Those of the opening that have been met."""
+        """Token sequences of the opening found so far, as a cache."""
         return set()
 
 
@@ -51,7 +51,7 @@ def side_of(
     image_dir: Path | None = None,
     aspect_ratio: AspectRatio = "square",
 ) -> Side:
-    """A dataset with its tokenizer and images, where the run found them unless it is said where they are now."""
+    """Prepare a dataset for display; tokenizer and images are at the paths of the run unless other paths are given."""
     found, named = dataset.image_dir_and_tokenizer()
     speller = load_speller(dataset.params, tokenizer or named)
     return Side(dataset, speller, Thumbnails(image_dir or found, aspect_ratio))
@@ -59,7 +59,7 @@ def side_of(
 
 @dataclass(frozen=True)
 class Picture:
-    """An image where it stands in a turn."""
+    """An image within a turn."""
 
     image: RowImage
     thumbnail: Thumbnail
@@ -68,7 +68,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Block:
-    """Positions of one kind; `ids` of tokens, "" for slots and padding; `is_opening` for the system prompt's."""
+    """Consecutive positions of one kind; `ids` is empty for slots and padding; `is_opening` marks the system prompt."""
 
     kind: str
     start: int
@@ -80,12 +80,11 @@ class Block:
 
 @dataclass
 class Turn:
-    """What stands side by side on the page: all context up to an answer, or an answer.
+    """One block of the page, with texts next to positions: all context up to an answer, or an answer.
 
     Attributes:
         kind: "context" or "supervised".
-        items: the chat, without the opening: what belongs into one bubble is a list of its own. Without a tokenizer,
-            pictures only.
+        items: texts and pictures without the opening, one list per speech bubble. Without a tokenizer, pictures only.
         blocks: its positions.
     """
 
@@ -95,12 +94,12 @@ class Turn:
 
     @property
     def has_text(self) -> bool:
-        """There is something to read."""
+        """Whether it has any text."""
         return any(isinstance(item, Said) for item in itertools.chain.from_iterable(self.items))
 
     @property
     def has_words(self) -> bool:
-        """There is more than blanks of the template, or nothing that can be read."""
+        """Whether it has a picture or a non-blank text, or no items at all."""
         items = list(itertools.chain.from_iterable(self.items))
         return not items or any(isinstance(item, Picture) or item.text.strip() for item in items)
 
@@ -115,24 +114,24 @@ class SampleView:
 
     @property
     def end(self) -> int:
-        """The position behind its last one, where its last token would stand: it is a label only."""
+        """The position after its last one; its last token, which is only a label, is shown there."""
         return self.sample.start + self.sample.length
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """(width, height) of its pictures in pixels, of those that could be read."""
+        """(width, height) in pixels of its readable pictures."""
         items = itertools.chain.from_iterable(itertools.chain.from_iterable(turn.items) for turn in self.turns)
         return [item.thumbnail.size for item in items if isinstance(item, Picture) and item.thumbnail.size]
 
 
 def sample_view(side: Side, row: Row, sample: RowSample, padding: Run | None = None) -> SampleView:
-    """How the page shows a sample.
+    """Build the view of a sample.
 
     Args:
         side: its dataset.
         row: its row.
         sample: the sample.
-        padding: what stands behind it, to show with its last turn.
+        padding: the padding after it, to be shown with its last turn.
     """
     runs = sample_runs(row, sample)
     turns: list[list[Run]] = []
@@ -142,7 +141,7 @@ def sample_view(side: Side, row: Row, sample: RowSample, padding: Run | None = N
         turns[-1].append(run)
     shown = [_turn(side, sample, some, is_first=number == 0) for number, some in enumerate(turns)]
     if len(shown) > 1 and not shown[-1].has_words:
-        # The newline of a template behind the last answer.
+        # Only the template's newline after the last answer.
         shown[-2].blocks += shown.pop().blocks
     if padding is not None:
         shown[-1].blocks.append(_block(padding))
@@ -150,7 +149,7 @@ def sample_view(side: Side, row: Row, sample: RowSample, padding: Run | None = N
 
 
 def ids_of(view: SampleView) -> set[int]:
-    """All ids that it shows."""
+    """Return all ids in a view."""
     blocks = itertools.chain.from_iterable(turn.blocks for turn in view.turns)
     return {int(id_) for block in blocks for id_ in block.ids.split()}
 
@@ -164,7 +163,7 @@ def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> 
     turn = Turn("supervised" if runs[0].kind == "supervised" else "context")
     opening = _opening_tokens(side, runs[0]) if is_first else 0
     said: list[Said | Picture] = []
-    waiting: list[Run] = []  # text goes on behind dummy slots, not behind an image
+    waiting: list[Run] = []  # runs of one text: it continues after dummy slots, but not after an image
 
     def flush(*, is_last: bool) -> None:
         ids = tuple(itertools.chain.from_iterable(run.ids for run in waiting))
@@ -199,12 +198,12 @@ def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> 
 
 
 def _answer(parts: list[Part]) -> list[Said]:
-    """The blank before an answer belongs to its first token, and is no text to read."""
+    """Return the parts of an answer, without the leading blank that belongs to its first token."""
     return [Said("special", text) if is_special else Said("text", text.removeprefix(" ")) for text, is_special in parts]
 
 
 def _bubbles(said: list[Said | Picture]) -> list[list[Said | Picture]]:
-    """Texts and pictures that follow each other share a bubble; blanks alone are nothing to see."""
+    """Group consecutive texts and pictures into bubbles; blank texts are dropped."""
     bubbles: list[list[Said | Picture]] = []
     is_open = False
     for item in said:
@@ -219,17 +218,17 @@ def _bubbles(said: list[Said | Picture]) -> list[list[Said | Picture]]:
 
 
 def _opening_tokens(side: Side, run: Run) -> int:
-    """How many of a sample's first tokens are the opening of its template; 0 where no number spells just that."""
+    """Return how many first tokens of a sample are the opening of its template; 0 if no number of tokens matches it."""
     opening, ids = side.frames.opening, run.ids
     if not opening or not side.speller.knows_text:
         return 0
     for found in side.opening_ids:
         if ids[: len(found)] == found:
             return len(found)
-    wanted = "".join(opening.split())  # some special tokens take the blanks beside them in
+    wanted = "".join(opening.split())  # some special tokens strip adjacent blanks
     for count in range(1, len(ids) + 1):
         parts = side.speller.parts(ids[:count], starts_text=True)
-        # Templates of text do not name the BOS before them.
+        # Text templates do not include the BOS token.
         spelled = [part.text for part in parts if not part.is_special or part.text in opening]
         text = "".join("".join(spelled).split())
         if text == wanted:

@@ -1,4 +1,4 @@
-"""Samples of the same source records in two datasets, where they differ."""
+"""Compare the samples of the same source records in two datasets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from hdf5_writer.viewer.decoding import Speller
 from hdf5_writer.viewer.row import Row, RowSample
 from hdf5_writer.viewer.runs import sample_runs
 
-# `difflib` takes the product of two lengths: past this, all between the first and the last difference is one.
+# `difflib` needs time proportional to the product of two lengths; above this product, everything between the first and
+# the last difference counts as one difference.
 _MOST_PAIRS = 1_000_000
-_FILE_BITS = 40  # a key is the number of a file and, in so many bits, a line
-_ROWS_KEPT = 64  # packed rows are met again
+_FILE_BITS = 40  # a key combines the number of a file with a line number of this many bits
+_ROWS_KEPT = 64  # cached rows, since packed rows are read repeatedly
 _NO_INTS = np.zeros(0, dtype=np.int64)
 
 Spans = tuple[tuple[int, int], ...]
@@ -35,7 +36,7 @@ class Found:
 
 
 class Pair(NamedTuple):
-    """What both datasets made of one source record."""
+    """The samples of one source record in both datasets."""
 
     mine: Found
     other: Found
@@ -43,14 +44,14 @@ class Pair(NamedTuple):
 
 @dataclass
 class Comparison:
-    """What was found.
+    """Result of a comparison.
 
     Attributes:
         pairs: the first records that differ.
-        compared, differing: records that both datasets hold, and those of them that differ.
-        only_here: records that the other one does not hold.
-        is_complete: all rows that were asked for were looked at; otherwise it ended when `pairs` was full.
-        settings: (key, here, there) of what differs between the two configs.
+        compared, differing: numbers of records in both datasets, and of those that differ.
+        only_here: number of records that the other dataset does not hold.
+        is_complete: whether all selected rows were compared; otherwise the comparison stopped when `pairs` was full.
+        settings: (key, value here, value there) of differing config keys.
     """
 
     pairs: list[Pair] = field(default_factory=list)
@@ -62,10 +63,10 @@ class Comparison:
 
 
 class RecordIndex:
-    """Source → where its sample stands in a dataset; 20 bytes a sample."""
+    """Index from source records to the samples of a dataset; takes 20 bytes per sample."""
 
     def __init__(self, dataset: InspectedDataset, files: list[str]) -> None:
-        """`files`: the names that sources are looked up by."""
+        """`files`: the file names used in lookups."""
         self._files = {name: number for number, name in enumerate(files)}
         numbers = np.array([self._files.get(name, -1) for name in dataset.files], dtype=np.int64)
         keys, rows, samples = [_NO_INTS], [_NO_INTS], [_NO_INTS.astype(np.int32)]
@@ -80,7 +81,7 @@ class RecordIndex:
         self._rows, self._samples = np.concatenate(rows)[order], np.concatenate(samples)[order]
 
     def find(self, file: str, line: int) -> tuple[int, int] | None:
-        """(number of the row, number in the row) of the sample of a source record."""
+        """Return (row number, sample number in the row) of a source record; None if it is not in the dataset."""
         key = (self._files[file] << _FILE_BITS) | line
         at = int(np.searchsorted(self._keys, key))
         if at == len(self._keys) or self._keys[at] != key:
@@ -95,13 +96,13 @@ def compare_samples(
     spellers: tuple[Speller, Speller],
     most: int,
 ) -> Comparison:
-    """Compare samples with those that the other dataset made of the same source records, in whatever rows they stand.
+    """Compare samples with those of the same source records in another dataset; their rows may differ.
 
     Args:
         mine, other: the datasets.
-        numbers: rows of `mine` to look at.
-        spellers: of `mine` and `other`.
-        most: pairs to find before stopping.
+        numbers: rows of `mine` to compare.
+        spellers: token decoders of `mine` and `other`.
+        most: stop after this number of differing pairs.
     """
     result = Comparison(settings=setting_differences(mine.params, other.params))
     index = RecordIndex(other, mine.files)
@@ -136,7 +137,7 @@ def _samples(dataset: InspectedDataset, numbers: Iterable[int]) -> Iterator[tupl
 
 
 def setting_differences(mine: DataParams, other: DataParams) -> list[tuple[str, Any, Any]]:
-    """What of two `data_params.json` can make rows differ."""
+    """Return the differences between two `data_params.json` that can affect rows."""
     found = []
     ours, theirs = mine.config.model_dump(), other.config.model_dump()
     for section in ("processor", "dataset"):
@@ -155,7 +156,7 @@ _Stream = tuple[list[tuple[object, bool]], list[int]]
 
 
 def _stream(row: Row, sample: RowSample, speller: Speller | None) -> _Stream:
-    """(token, is supervised) of a sample and their positions; an image counts as one token, whatever its slots."""
+    """Return (token, is supervised) of each token of a sample, and the positions; an image counts as one token."""
     tokens: list[tuple[object, bool]] = []
     positions: list[int] = []
     for run in sample_runs(row, sample):

@@ -1,4 +1,4 @@
-"""A finished dataset as the viewer reads it: rows by number, by source, by image. Memory holds a few rows."""
+"""Read rows of a finished dataset by number, source or image, with a few rows in memory at a time."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from preprocess.regular_files import open_regular
 from preprocess.settings import did_you_mean
 
 _Array = npt.NDArray[Any]
-# A chunk of 64 rows of 8,192 int32 has 2 MB; HDF5 keeps 1 MB unless told.
+# Bytes. A chunk of 64 rows of 8,192 int32 takes 2 MB; the default cache of HDF5 is 1 MB.
 _CHUNK_CACHE = 4 << 20
 
-# Row → numbers, in the row, of the samples that are meant.
+# Row number → numbers, in the row, of the selected samples.
 Places = dict[int, set[int]]
 
 
 class InspectedDataset:
-    """Opens one shard at a time."""
+    """A finished dataset; keeps one shard open at a time."""
 
     def __init__(self, root: Path) -> None:
         """`root`: the output folder of a finished run.
 
         Raises:
-            ConfigError: it is none, or of another major version.
+            ConfigError: it is not a finished dataset, or has another major version.
         """
         self.layout = OutputLayout(root)
         if not root.is_dir():
@@ -66,7 +66,7 @@ class InspectedDataset:
         return int(self._starts[-1])
 
     def read(self, number: int) -> Row:
-        """The row of a number.
+        """Read a row by its number over all shards.
 
         Raises:
             OSError: its shard cannot be read.
@@ -86,12 +86,12 @@ class InspectedDataset:
         )
 
     def stored_image(self, image: RowImage) -> Image.Image:
-        """An image as it stands in its shard, of a dataset that stores images.
+        """Read an image from its shard; only for datasets that store images.
 
         Raises:
             OSError: the shard cannot be read.
-            ValueError: what stands there is not what was written.
-            Exception: whatever Pillow's plugins raise.
+            ValueError: the stored bytes do not match their CRC-32.
+            Exception: any exception of a Pillow plugin.
         """
         shard, content = image.content
         self._shard(shard)
@@ -99,14 +99,14 @@ class InspectedDataset:
         start, stop = self._tables["contents/begin"][content : content + 2].tolist()
         data = self._file[CONTENT_DATA][start:stop]
         if isal_zlib.crc32(data.data) != self._tables["contents/crc32"][content]:
-            raise ValueError("the CRC-32 is another one than was written")
+            raise ValueError("the stored bytes do not match their CRC-32")
         if self.params.store_images == "encoded":
             return decode_rgb(io.BytesIO(data.data))
         side = self.params.image_size
         return Image.fromarray(np.ascontiguousarray(data.reshape(3, side, side).transpose(1, 2, 0)))
 
     def find_source(self, file: str, line: int, most: int) -> Places:
-        """The sample that a line of an input became; none where it was rejected."""
+        """Find the sample of an input line; empty if the line was rejected."""
         index = self.files.index(self.input_name(file))
         return self._search(
             lambda tables: np.flatnonzero(
@@ -116,16 +116,16 @@ class InspectedDataset:
         )
 
     def image_dir_and_tokenizer(self) -> tuple[Path | None, str]:
-        """Where images and tokenizer were for the run: relative names count from the folder that it was started in."""
+        """Return the image folder and the tokenizer of the run; relative paths refer to its working directory."""
         try:
             config = read_plan(self.layout).local_config()
             return config.dataset.image_dir, config.processor.tokenizer_type
-        except (OSError, ValueError, KeyError, TypeError):  # the hidden folder is gone, or of another version
+        except (OSError, ValueError, KeyError, TypeError):  # the work folder is missing or of another version
             given = self.params.config.dataset.image_dir
             return None if given is None else Path(given).expanduser(), self.params.tokenizer.name
 
     def input_name(self, file: str) -> str:
-        """An input as `data_params.json` lists it, of that name or of a longer path to it.
+        """Return the name of an input in `data_params.json`, given that name or a longer path ending in it.
 
         Raises:
             ConfigError: no such input.
@@ -134,21 +134,21 @@ class InspectedDataset:
             if file == name or file.endswith(f"/{name}"):
                 return name
         raise ConfigError(
-            f"--source {file}: is none of the {len(self.files)} inputs of this dataset"
+            f"--source {file}: is not one of the {len(self.files)} inputs of this dataset"
             f"{did_you_mean(file, self.files)}; the first is {self.files[0]}"
         )
 
     def find_image(self, path: str, most: int) -> Places:
-        """The samples with an image in the first rows that have it."""
+        """Find the samples with an image, in the first `most` rows that have it."""
         wanted = path.encode()
         return self._search(lambda tables: sample_of_image(tables)[tables["images/path"] == wanted], most)
 
     def find_text_only(self, most: int) -> Places:
-        """The samples without an image in the first rows that have one."""
+        """Find the samples without an image, in the first `most` rows that have one."""
         return self._search(lambda tables: np.flatnonzero(images_of_samples(tables) == 0), most)
 
     def sources(self, shard: int) -> tuple[_Array, _Array, _Array, _Array]:
-        """(index of the file, line, number of the row, number in the row) of each sample of a shard."""
+        """Return (file index, line, row number, sample number in the row) of each sample of a shard."""
         self._shard(shard)
         rows = rows_of_entries(self._tables, "samples")
         within = np.arange(len(rows)) - self._tables["samples/offsets"][rows]
@@ -156,7 +156,7 @@ class InspectedDataset:
         return files, lines, rows + int(self._starts[shard]), within
 
     def rows_of_first_samples(self, most: int) -> int:
-        """How many of the first rows hold so many samples; at least one, and all where there are no more."""
+        """Return how many of the first rows hold at most `most` samples in total; at least 1."""
         rows = samples = 0
         for shard, entry in enumerate(self.params.shards):
             if samples + entry.samples > most:
@@ -168,11 +168,11 @@ class InspectedDataset:
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         return len(self.params.shards)
 
     def reject_of(self, file: str, line: int) -> str | None:
-        """Why a line of an input was rejected; None where it was not."""
+        """Return why an input line was rejected; None if it was not."""
         needle = orjson.dumps({"file": file, "line": line})[1:-1]
         with open_regular(self.layout.rejects) as lines:
             for data in lines:
@@ -183,7 +183,7 @@ class InspectedDataset:
         return None
 
     def _samples(self, block: Mapping[str, _Array], shard: int) -> tuple[RowSample, ...]:
-        """The samples of a row, of its entries in the tables of a shard."""
+        """Build the samples of a row from its table entries."""
         images: list[list[RowImage]] = [[] for _ in block["samples/start"]]
         columns = (block[f"images/{name}"].tolist() for name in ("path", "start", "slots", "content"))
         for sample, path, start, slots, content in zip(sample_of_image(block).tolist(), *columns, strict=True):
@@ -200,7 +200,7 @@ class InspectedDataset:
         )
 
     def _search(self, matches: Callable[[dict[str, _Array]], _Array], most: int) -> Places:
-        """Where the samples stand whose numbers `matches` finds in the tables of a shard; `most` rows at most."""
+        """Find the samples whose numbers `matches` returns for the tables of each shard, in at most `most` rows."""
         found: Places = {}
         for shard in range(self.shards):
             self._shard(shard)
@@ -214,9 +214,9 @@ class InspectedDataset:
         return found
 
     def _shard(self, number: int) -> dict[str, h5py.Dataset]:
-        """The wide datasets of a shard, kept open: HDF5 holds the chunk that was read last as long as they are.
+        """Open a shard, load its tables into `_tables`, and return its per-position datasets.
 
-        Its tables are in `_tables` then.
+        They stay open, since HDF5 caches the last chunk only while its dataset is open.
         """
         if self._opened != number:
             if self._file is not None:
@@ -224,7 +224,7 @@ class InspectedDataset:
             shard = self.params.shards[number]
             path = self.layout.root / shard.name
             if not path.is_file():
-                raise OSError(f"{path}: is missing, or no regular file")
+                raise OSError(f"{path}: is missing or not a regular file")
             self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
             for problem in self.params.shard_problems(self._file, shard.size):
                 raise OSError(f"{path}: is not the shard that data_params.json describes: {problem}")

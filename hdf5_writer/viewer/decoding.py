@@ -1,4 +1,4 @@
-"""Ids → pieces and text, by the tokenizer that the dataset was written with; without it, ids only."""
+"""Decode ids to pieces and text with the tokenizer of the dataset; without it, show ids."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Part(NamedTuple):
-    """A piece of decoded text; a special one is a token that stands for itself, such as EOS."""
+    """A part of decoded text: plain text, or one special token such as EOS."""
 
     text: str
     is_special: bool
 
 
 class Speller:
-    """Spells the ids of one dataset."""
+    """Decodes the ids of one dataset."""
 
     def __init__(self, tokenizer: Tokenizer | None, note: str | None, *, image_starts_text: bool = True) -> None:
-        """Make a speller.
+        """Create a decoder.
 
         Args:
-            tokenizer: that of the dataset.
+            tokenizer: the tokenizer of the dataset; None shows ids only.
             note: why there is no tokenizer.
-            image_starts_text: the text behind an image begins as a text does.
+            image_starts_text: whether the text after an image was tokenized as a new text, with a dummy prefix.
         """
         self.note = note
         self._image_starts_text = image_starts_text
@@ -46,13 +46,13 @@ class Speller:
 
     @property
     def knows_text(self) -> bool:
-        """There is a tokenizer."""
+        """Whether a tokenizer is available."""
         return self._tokenizer is not None
 
     def piece(self, id_: int) -> str:
-        """The piece to read, with blanks as `▁`; the id where there is none.
+        """Return a readable piece, with blanks as `▁`; the id if it has none.
 
-        A piece of byte-level BPE is decoded, unless it is a part of a character.
+        A byte-level BPE piece is decoded, unless it is an incomplete character.
         """
         piece = self._spelling(id_)
         if self._tokenizer is None or self._tokenizer.sentencepiece_rule or id_ in self._special:
@@ -61,16 +61,16 @@ class Speller:
         return piece if "\N{REPLACEMENT CHARACTER}" in text else text.replace(" ", BLANK)
 
     def _spelling(self, id_: int) -> str:
-        """The piece as the vocabulary spells it."""
+        """Return the piece as in the vocabulary."""
         tokens = () if self._tokenizer is None else self._tokenizer.tokens
         return tokens[id_] if 0 <= id_ < len(tokens) and tokens[id_] else f"[{id_}]"
 
     def starts_text(self, before: int | None, after_image: bool) -> bool:
-        """Whether a token starts a text, so that its dummy prefix is none of the text.
+        """Return whether a token starts a text, so that its dummy prefix is not part of the text.
 
         Args:
-            before: the token before it; None where its sample begins, and behind an image.
-            after_image: it stands behind an image.
+            before: the previous token; None at the start of a sample and after an image.
+            after_image: whether the token follows an image.
         """
         if after_image:
             return self._image_starts_text
@@ -81,7 +81,7 @@ class Speller:
 
         Args:
             ids: neighbouring tokens.
-            starts_text: the first one starts a text, so that its dummy prefix is none of the text.
+            starts_text: whether the first token starts a text, so that its dummy prefix is not part of the text.
         """
         if self._tokenizer is None:
             return []
@@ -97,7 +97,7 @@ class Speller:
         return parts
 
     def _flush(self, ids: list[int], parts: list[Part], starts_text: bool) -> bool:
-        """Add the text of ids; whether what follows still starts a text."""
+        """Append the text of ids to `parts`; return whether the next token still starts a text."""
         assert self._tokenizer is not None
         if not ids:
             return starts_text
@@ -122,7 +122,7 @@ class Speller:
 
 
 def load_speller(params: DataParams, name: str) -> Speller:
-    """The speller of a dataset.
+    """Load the token decoder of a dataset.
 
     Args:
         params: its `data_params.json`.
@@ -135,10 +135,10 @@ def load_speller(params: DataParams, name: str) -> Speller:
     if tokenizer.digest != params.tokenizer.digest:
         return Speller(
             None,
-            f"Ids only: the tokenizer {name} is not the one that this dataset was written with "
+            f"Ids only: the tokenizer {name} is not that of this dataset "
             f"(digest {tokenizer.digest[:12]}…, expected {params.tokenizer.digest[:12]}…); "
-            "give the right one by --tokenizer.",
+            "give the right one with --tokenizer.",
         )
-    # Templates of LLaVA 1.5 begin a text there; others go on as behind any special token (`Encoder.encode`).
+    # LLaVA 1.5 templates start a new text after an image; others treat it like a special token (`Encoder.encode`).
     is_llava = params.config.dataset.system_prompt_style in TEMPLATES
     return Speller(tokenizer, None, image_starts_text=is_llava or tokenizer.prefix_after_special)

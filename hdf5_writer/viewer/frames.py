@@ -1,4 +1,4 @@
-"""What a template writes around questions, to show it apart from what a person wrote. For display only."""
+"""Separate the fixed texts of a template from the texts of the record, for display only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Style = Literal["text", "system", "frame", "special"]
 
 
 class Said(NamedTuple):
-    """A stretch of a conversation: a person's text, a system text, the template's words, or a special token."""
+    """A part of a conversation: text of the record, a system text, a fixed text of the template, or a special token."""
 
     style: Style
     text: str
@@ -27,10 +27,11 @@ class Stretch:
 
     Attributes:
         parts: its texts and special tokens.
-        opens_sample: nothing stands before it but, where `behind_opening`, the opening.
-        opens_turn: no image stands between it and the answer before.
-        ends_turn: no image stands between it and the answer behind.
-        moved_image: it stands behind the only image of its sample.
+        opens_sample: whether it is at the start of the sample, or directly after the opening.
+        behind_opening: whether the opening precedes it.
+        opens_turn: whether no image is between it and the previous answer.
+        ends_turn: whether no image is between it and the next answer.
+        moved_image: whether it follows the only image of its sample.
     """
 
     parts: Sequence[Part]
@@ -42,27 +43,27 @@ class Stretch:
 
 
 class Frames(Protocol):
-    """The words of one template.
+    """The fixed texts of one template.
 
     Attributes:
-        opening: how every sample begins that has no system turn of its own, up to the end of the system text; empty
-            where the template puts none there.
-        moves_images: the only image of a sample is put in front, with a newline behind it.
+        opening: start of every sample without its own system turn, up to the end of the system text; empty if the
+            template has no system text.
+        moves_images: whether the only image of a sample is moved to the front, followed by a newline.
     """
 
     opening: str
     moves_images: bool
 
     def cut(self, stretch: Stretch) -> list[Said]:
-        """Tell the template's words from a person's."""
+        """Split a stretch into fixed texts of the template and texts of the record."""
 
 
 def frames_of(style: str, system: str | None) -> Frames:
-    """The words of a template; of an unknown one there are none, and texts stay whole.
+    """Return the fixed texts of a template; an unknown template has none.
 
     Args:
         style: `dataset.system_prompt_style`.
-        system: `dataset.system_prompt`, which stands instead of the template's own system text.
+        system: `dataset.system_prompt`, which replaces the template's system text.
     """
     if style in TEMPLATES:
         return LlavaFrames(TEMPLATES[style], system)
@@ -70,12 +71,12 @@ def frames_of(style: str, system: str | None) -> Frames:
 
 
 class LlavaFrames:
-    """Templates whose words are text: they are looked for where they stand, at both ends of a turn."""
+    """Templates made of plain text: their fixed texts are searched at both ends of a turn."""
 
     moves_images = True
 
     def __init__(self, template: Template, system: str | None) -> None:
-        """`system`: instead of the template's own; None for that one."""
+        """`system`: replaces the template's system text, unless None."""
         system = template.system if system is None else system
         first, _, self._first_tail = template.first_prompt.partition("{question}")
         self._before_system, _, self._behind_system = first.partition("{system}")
@@ -85,7 +86,7 @@ class LlavaFrames:
         self.opening = self._before_system + system if self._takes_system and system else ""
 
     def cut(self, stretch: Stretch) -> list[Said]:
-        """The words of the template are at the start of the first text, and at the end of the last one."""
+        """Remove the template's text from the start of the first text and from the end of the last text."""
         said = [Said("special" if part.is_special else "text", part.text) for part in stretch.parts]
         texts = [i for i, part in enumerate(stretch.parts) if not part.is_special]
         if not texts:
@@ -103,7 +104,7 @@ class LlavaFrames:
         return said
 
     def _cut_head(self, stretch: Stretch, text: str) -> tuple[str, list[Said], str]:
-        """The template's words at the start of a text, a system text before them, and the rest of it."""
+        """Return the template's text at the start of a text, the system text before it, and the rest."""
         system: list[Said] = []
         if not stretch.opens_turn:
             newline = "\n" if stretch.moved_image else ""
@@ -122,7 +123,7 @@ class LlavaFrames:
         return "", system, text
 
     def _own_system(self, text: str) -> tuple[list[Said], str]:
-        """The system text of a record that has one: all up to the words that stand before its first question."""
+        """Return the record's own system text, if any, and the rest, from the fixed text before the first question."""
         own = text.removeprefix(self._before_system)
         at = own.find(self._behind_system)
         if not self._takes_system or not text.startswith(self._before_system) or at < 0:
@@ -131,7 +132,7 @@ class LlavaFrames:
 
 
 class ChatFrames:
-    """Templates of special tokens, which no text of a record becomes: what stands behind them is known for sure."""
+    """Templates made of special tokens, which texts of a record never contain, so matches are unambiguous."""
 
     moves_images = False
 
@@ -151,11 +152,11 @@ class ChatFrames:
                 blocks += [(style, block[:at]), ("text", block[at + 1 :])]
             blocks.append(("text", template.answer_header))
             self._after_answer = template.after_answer
-        # Where two begin alike, the longer one is meant.
+        # If two blocks start with the same pieces, the longer one must be tried first.
         self._blocks = sorted((block for block in blocks if block[1]), key=lambda block: -len(block[1]))
 
     def cut(self, stretch: Stretch) -> list[Said]:
-        """What stands from special tokens to the next text is the template's, and the text is a person's."""
+        """Match the template's blocks in order; all other parts are texts of the record."""
         said: list[Said] = []
         blocks = list(self._blocks)
         if stretch.opens_turn and not stretch.opens_sample and self._after_answer:
@@ -182,9 +183,9 @@ def _spelled(text: str) -> Callable[[Piece], str]:
 
 
 def _match(block: Pieces, parts: Sequence[Part]) -> tuple[list[Said], int, str] | None:
-    """The words of a block at the start of some parts, how many parts they take, and the rest of the last one.
+    """Match a block at the start of some parts; return its texts, the number of parts used, and the rest of the last.
 
-    Blanks of the template may be absent: some special tokens take those beside them in.
+    Blanks of the template may be missing, since some special tokens strip adjacent blanks.
     """
     words: list[Said] = []
     taken, rest = 0, ""

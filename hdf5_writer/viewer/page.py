@@ -1,4 +1,4 @@
-"""`rows.html`: rows with tokens, masks and images, as they are on disk."""
+"""Render `rows.html`: rows with their tokens, masks and images as stored."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class RowView:
 
     Attributes:
         row: the row.
-        samples: all of them; the padding of a row of one sample is shown with it.
-        closed: numbers of the samples whose heading alone is shown until it is opened.
-        padding: behind several samples.
+        samples: all samples; the padding of a row with one sample is shown with that sample.
+        closed: numbers of the samples that are collapsed initially.
+        padding: padding of a row with several samples.
     """
 
     row: Row
@@ -41,7 +41,7 @@ class RowView:
 
 @dataclass(frozen=True)
 class ComparedView:
-    """A sample of a comparison; `changed` are "START-END" of the positions whose tokens differ."""
+    """A sample of a comparison; `changed` holds "START-END" ranges of the positions whose tokens differ."""
 
     row: Row
     view: SampleView
@@ -51,20 +51,20 @@ class ComparedView:
 def rows_page(
     side: Side, rows: Iterable[Row], selection: str, meant: Mapping[int, Collection[int]] = _NOTHING
 ) -> bytes:
-    """The page of some rows.
+    """Render the page of some rows.
 
     Args:
         side: their dataset.
-        rows: the rows, few enough to be looked at.
-        selection: which they are, in words.
-        meant: row → numbers of the samples that were asked for; the others of that row are closed.
+        rows: the rows.
+        selection: description of the selection.
+        meant: row number → numbers of the selected samples; the other samples of that row are collapsed.
     """
     values = rows_values(side, rows, meant)
     return render_page("rows.html.j2", "rows.js", **values, selection=selection, pairs=[], comparison=None)
 
 
 def rows_values(side: Side, rows: Iterable[Row], meant: Mapping[int, Collection[int]] = _NOTHING) -> dict[str, Any]:
-    """What a page needs to show rows of one dataset: `sides`, `rows` and `pieces`."""
+    """Return the template variables that show rows of one dataset: `sides`, `rows` and `pieces`."""
     views = []
     for row in rows:
         padding, several = padding_run(row), len(row.samples) > 1
@@ -77,7 +77,7 @@ def rows_values(side: Side, rows: Iterable[Row], meant: Mapping[int, Collection[
 
 
 def write_comparison_page(sides: tuple[Side, Side], comparison: Comparison, selection: str, output: Path) -> None:
-    """Write the page of the samples that differ, the two datasets side by side."""
+    """Write the page that shows differing samples of two datasets side by side."""
     pairs = [(_compared(sides[0], pair.mine), _compared(sides[1], pair.other)) for pair in comparison.pairs]
     pieces = [_pieces(side, (pair[number].view for pair in pairs)) for number, side in enumerate(sides)]
     page = render_page(

@@ -1,4 +1,4 @@
-"""A row as the viewer reads it: its samples, their images and what stands at each position."""
+"""A row for the viewer: its samples, their images and the content of each position."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RowImage:
     Attributes:
         path: relative to image_dir.
         start: position of its first slot in the row.
-        slots: how many it has.
-        content: the shard and the number of its content there; -1 where its file was not read.
+        slots: number of slots.
+        content: (shard number, content number in the shard); the latter is -1 if the image file was not read.
     """
 
     path: str
@@ -33,10 +33,10 @@ class RowSample:
 
     Attributes:
         number: in the row, counted from 0.
-        file, line: where it came from; `file` as `data_params.json` lists it, `line` from 1.
+        file, line: its source; `file` as in `data_params.json`, `line` from 1.
         start, length: its positions in the row.
         images: in order.
-        dummy_slots: (first, count) of the masked slots of a fixed text-only row; None for all others.
+        dummy_slots: (first position, number) of the masked slots of a fixed text-only row; otherwise None.
     """
 
     number: int
@@ -58,10 +58,10 @@ class Row:
     """One row.
 
     Attributes:
-        number: counted over all shards, from 0.
+        number: row number over all shards, from 0.
         samples: in order.
         text_input_ids, labels, loss_mask, key_padding_mask: (max_sequence_length,) as on disk.
-        problems: broken invariants, in words.
+        problems: violated invariants, in words.
     """
 
     number: int
@@ -74,14 +74,14 @@ class Row:
 
     @property
     def used(self) -> int:
-        """Positions up to the padding, dummy slots of a text-only row among them."""
+        """Number of positions before the padding, including dummy slots of a text-only row."""
         return sum(sample.length for sample in self.samples)
 
     @property
     def images(self) -> int:
-        """Images of all samples."""
+        """Number of images of all samples."""
         return sum(len(sample.images) for sample in self.samples)
 
     def supervised(self, sample: RowSample) -> int:
-        """Supervised tokens of a sample."""
+        """Return the number of supervised tokens of a sample."""
         return int(self.loss_mask[sample.start : sample.start + sample.length].sum())

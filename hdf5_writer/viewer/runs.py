@@ -1,4 +1,4 @@
-"""A sample → runs of positions of one kind, as the viewer shows them."""
+"""Split a sample into runs of positions of the same kind, for display."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Kind = Literal["context", "supervised", "image", "masked", "padding"]
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring positions of one kind.
+    """Consecutive positions of the same kind.
 
-    Positions are those of the row, as if the sample's last token, which is a label only, had one too: the token at
-    position p stands in `text_input_ids[p]`, is the label at p - 1, and is supervised when `loss_mask[p - 1]` is 1.
+    Positions are those of the row, extended by one for the last token of the sample, which is only a label: the token
+    at position p is `text_input_ids[p]` and the label at p - 1; it is supervised if `loss_mask[p - 1]` is 1.
 
     Attributes:
         kind: "context" and "supervised" hold tokens; "image" the slots of an image, "masked" the dummy slots of a
             fixed text-only row, "padding" what follows the samples of a row.
         start: the first position.
-        count: positions.
-        ids: of the tokens; empty for the other kinds.
+        count: number of positions.
+        ids: ids of the tokens; empty for the other kinds.
         image: the image of the slots; None for the other kinds.
-        before: the token before these of the same text; None where a sample begins, and behind an image.
-        after_image: it stands behind image slots.
+        before: the previous token of the same text; None at the start of a sample and after an image.
+        after_image: whether it directly follows image slots.
     """
 
     kind: Kind
@@ -42,11 +42,11 @@ class Run:
 
 
 def sample_runs(row: Row, sample: RowSample) -> list[Run]:
-    """The runs of a sample, in order; together they cover its positions and its last label."""
+    """Return the runs of a sample in order; together they cover its positions and its last label."""
     start, end = sample.start, min(sample.start + sample.length, len(row.labels))
     ids = np.append(row.text_input_ids[start:end], row.labels[end - 1])
     supervised = np.append(0, row.loss_mask[start:end]).astype(bool)
-    # Where the loss is, the label is what counts.
+    # At supervised positions, show the label: it is what the model is trained on.
     ids[1:][supervised[1:]] = row.labels[start:end][supervised[1:]]
     slots: list[Run] = [Run("image", image.start, image.slots, image=image) for image in sample.images]
     if sample.dummy_slots:
@@ -55,7 +55,7 @@ def sample_runs(row: Row, sample: RowSample) -> list[Run]:
     at, before, after_image = start, None, False
     for run in [*slots, None]:
         if run is not None and not at <= run.start <= end - run.count:
-            continue  # the row is broken, and its problems say so
+            continue  # an invalid row; reported in its problems
         until = end + 1 if run is None else run.start
         some = _token_runs(ids[at - start : until - start], supervised[at - start : until - start], at)
         for ids_kind, first, tokens in some:
@@ -70,7 +70,7 @@ def sample_runs(row: Row, sample: RowSample) -> list[Run]:
 
 
 def padding_run(row: Row) -> Run | None:
-    """What follows the samples; None in a full row."""
+    """Return the padding after the samples; None in a full row."""
     count = len(row.text_input_ids) - row.used
     return Run("padding", row.used, count) if count else None
 
@@ -78,7 +78,7 @@ def padding_run(row: Row) -> Run | None:
 def _token_runs(
     ids: npt.NDArray[np.int32], supervised: npt.NDArray[np.bool_], start: int
 ) -> list[tuple[Kind, int, tuple[int, ...]]]:
-    """(kind, first position, ids) of neighbouring tokens that are all supervised or all not."""
+    """Return (kind, first position, ids) of consecutive tokens that are all supervised or all unsupervised."""
     cuts = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(ids)]
     return [
         ("supervised" if supervised[a] else "context", start + a, tuple(ids[a:b].tolist()))

@@ -1,4 +1,4 @@
-"""Rows as text for a terminal: what each line is stands before it, and colours say it again."""
+"""Format rows as text for a terminal; each line has a label for its kind, and optionally a colour."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _MOST_NAMES = 3
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Whether a stream is a terminal whose user has not set NO_COLOR (https://no-color.org)."""
+    """Return whether a stream is a terminal and NO_COLOR (https://no-color.org) is not set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def terminal_row(row: Row, speller: Speller, *, coloured: bool, meant: Collection[int] = ()) -> str:
-    """The text of a row.
+    """Format a row as text.
 
     Args:
         row: the row.
-        speller: of its dataset.
-        coloured: whether to colour it.
-        meant: numbers of the samples to show; of the others there is one line each. All where it is empty.
+        speller: token decoder of its dataset.
+        coloured: whether to use colours.
+        meant: numbers of the samples to show in full; the others take one line each. Empty shows all.
     """
     several = len(row.samples) > 1
     if several:
@@ -49,7 +49,7 @@ def terminal_row(row: Row, speller: Speller, *, coloured: bool, meant: Collectio
 
 
 def visible(text: str) -> str:
-    """Text without anything that could steer a terminal."""
+    """Escape control characters, so that a text cannot control the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -77,7 +77,7 @@ def _paint(run: Run, speller: Speller, coloured: bool) -> str:
         text = " ".join(map(str, run.ids))
     shown = [visible(line) for line in text.split("\n")]
     if coloured:
-        # Colour ends with the line: a coloured line end paints the rest of the line in some terminals.
+        # Reset the colour before the line end: some terminals otherwise colour the rest of the line.
         shown = [f"\x1b[{_CODES[run.kind]}m{line}\x1b[0m" for line in shown]
     labels = [_LABELS[run.kind], *[""] * (len(shown) - 1)]
     return "\n".join(f"{label:<{_WIDTH}} │ {line}" for label, line in zip(labels, shown, strict=True))

@@ -1,4 +1,4 @@
-"""Images of rows as the model will see them, small, as data URIs."""
+"""Thumbnails of images as the model sees them, as data URIs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIDE = 168
 
 
 class Thumbnail(NamedTuple):
-    """A picture, or why there is none."""
+    """A picture as a data URI, or the problem that prevented it; `size` is (width, height) in pixels."""
 
     uri: str | None
     problem: str | None
@@ -29,18 +29,18 @@ class Thumbnail(NamedTuple):
 
 
 class Thumbnails:
-    """Makes thumbnails of the images in one folder, and of nothing that a path of a row could lead to outside it."""
+    """Makes thumbnails of the images in one folder, and never reads files outside it."""
 
     def __init__(self, image_dir: Path | None, aspect_ratio: AspectRatio) -> None:
-        """`aspect_ratio`: `square` cuts out the centre, `pad` adds bars of the mean colour."""
+        """`aspect_ratio`: `square` crops to the centre, `pad` adds bars of the mean colour."""
         self._checker = None if image_dir is None else ImageChecker(image_dir, "exists", most_names=0)
         self._root = "" if image_dir is None else os.path.realpath(image_dir)
         self._aspect_ratio = aspect_ratio
 
     def of(self, path: str) -> Thumbnail:
-        """The thumbnail of a path as a row holds it."""
+        """Return the thumbnail of an image by its path in the row."""
         if self._checker is None:
-            return Thumbnail(None, "no image_dir is known; give it by --image-dir", None)
+            return Thumbnail(None, "no image_dir is known; give it with --image-dir", None)
         try:
             self._checker.check(path)
         except Rejected as reject:
@@ -53,7 +53,7 @@ class Thumbnails:
         return self.made(read)
 
     def made(self, read: Callable[[], Image.Image]) -> Thumbnail:
-        """The thumbnail of an image, or what reading it said."""
+        """Return the thumbnail of the image that `read` returns, or the error that it raises."""
         try:
             image = read()
             small = self._as_model_sees(image)

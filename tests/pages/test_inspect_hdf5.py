@@ -52,7 +52,7 @@ def test_rows_are_chosen_by_number_chance_source_image_and_kind(out: Path) -> No
         (["--rows", "99:100"], "the dataset has 55 rows, 0 to 54"),
         (["--rows", "0:501"], ""),
         (["--random", "501"], "a page shows at most 500"),
-        (["--source", "b.jsonl:1"], "is none of the 1 inputs"),
+        (["--source", "b.jsonl:1"], "is not one of the 1 inputs"),
         (["--source", "sub/a.jsonl:56"], "was rejected (empty_answer: the answer of round 1 is empty)"),
         (["--source", "sub/a.jsonl:99"], "is blank, or past the end of the file"),
         (["--image", "no.png"], "no row has it"),
