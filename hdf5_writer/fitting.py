@@ -170,7 +170,7 @@ def _wrong(
             return Rejected(
                 Reason.SUPERVISED_AT_DUMMY_IMAGE,
                 f"the answer begins at token {answer_at[sample] + 1} of a text-only record, but in fixed "
-                f"rows the dummy image comes after {start} tokens, and an answer must begin at least one token after it",
+                f"rows the dummy image comes after {start} tokens, and an answer must begin at least one token later",
             )
         if too_long[sample]:
             included = "" if start is None and not images[sample] else ", images included"
