@@ -120,7 +120,7 @@ EDITS: list[tuple[str, Callable[[np.ndarray[Any, Any]], None], str]] = [
     ("images/slots", put(0, 63), "slots of an image do not lie inside one sample"),
     ("images/path", put(0, b""), "an image has no path"),
     ("images/path", put(0, b"\xff.png"), "images/path is not UTF-8"),
-    ("samples/source_line", put(0, 1), "samples/source_file and samples/source_line are not those"),
+    ("samples/source_line", put(0, 1), "samples/source_file and samples/source_line do not match"),
 ]
 
 
