@@ -188,7 +188,7 @@ def test_another_form_or_another_pillow_is_another_plan(
     with pytest.raises(OtherPlanError, match=r"dataset\.store_images was pixels, is encoded"):
         create(config_of(**ENCODED))
     monkeypatch.setattr("PIL.__version__", "99.0")
-    with pytest.raises(OtherPlanError, match=r"pixels were made by Pillow .*, here is Pillow 99\.0"):
+    with pytest.raises(OtherPlanError, match=r"pixels were made by Pillow .*, this run has Pillow 99\.0"):
         create(config_of(**PIXELS))
 
 
