@@ -155,7 +155,7 @@ def test_wrong_options_are_refused(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_growth_is_measured_and_shown(tmp_path: Path) -> None:
     grown = growth.grow(tmp_path, TOKENIZER, lambda _: None, counts=(20, 60))
     assert [row.records for row in grown] == [20, 60]

@@ -22,6 +22,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.long
 def test_a_published_dataset_is_trained_on_without_its_images(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(CHECKOUT / "configs")
     folder = str(Path(sys.executable).parent)

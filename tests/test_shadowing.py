@@ -19,7 +19,7 @@ from conftest import CHECKOUT
         ("preprocess/__init__.py", "hdf5_writer.run"),
         ("preprocess/mine.py", "hdf5_writer"),
         ("hdf5_writer.py", "loaders"),
-        ("loaders.py", "trainer.run"),
+        pytest.param("loaders.py", "trainer.run", marks=pytest.mark.long),
     ],
 )
 def test_a_stranger_with_our_name_is_named_in_one_sentence(tmp_path: Path, stranger: str, imported: str) -> None:

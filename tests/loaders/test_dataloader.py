@@ -76,12 +76,24 @@ class _Doubled:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["none", "written into", "replaced", "added"])
-@pytest.mark.parametrize("options", [{}, {"trim_to": 8, "ignore_index": -100}, {"img_data_dir": IMAGES}])
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({}, "none"),
+        ({}, "written into"),
+        ({}, "replaced"),
+        ({}, "added"),
+        ({"trim_to": 8, "ignore_index": -100}, "none"),
+        ({"trim_to": 8, "ignore_index": -100}, "written into"),
+        ({"img_data_dir": IMAGES}, "none"),
+        ({"img_data_dir": IMAGES}, "replaced"),
+    ],
+)
 def test_a_batch_arrives_from_a_worker_as_it_left(options: dict[str, Any], change: str) -> None:
     here, there = make(**options, batch_size=7), make(**options, batch_size=7, num_workers=1)
     here.collate_fn, there.collate_fn = (_Doubled(loader.collate_fn, change) for loader in (here, there))
-    for mine, theirs in zip(here, there, strict=True):
+    batches = itertools.islice(zip(here, there, strict=True), 12 if "img_data_dir" in options else None)
+    for mine, theirs in batches:
         assert list(mine) == list(theirs)
         for name, tensor in mine.items():
             assert tensor.dtype == theirs[name].dtype, name
@@ -110,9 +122,10 @@ def test_global_batches_are_the_same_for_every_world_size(order: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["shuffled", "mixture", "grouped, not dropped"])
-def test_any_position_is_resumed_by_any_world_size(order: str) -> None:
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_any_position_is_resumed_by_any_world_size(order: str, step: int) -> None:
     expected = global_batches(order, 1)
-    for at in range(1, len(expected)):
+    for at in range(1, len(expected), step):
         world_size = list(RANKS)[at % len(RANKS)]
         assert global_batches(order, world_size, at=at) == expected[at:]
 

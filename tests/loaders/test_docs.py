@@ -83,7 +83,7 @@ def test_every_block_of_the_page_is_run_here() -> None:
     assert PAGE.count("```python") == len(CODE) == len(BLOCKS) + 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_runs_as_it_stands_in_a_new_process(place: Path) -> None:
     script = place / "page.py"
     script.write_text("\n".join(CODE), encoding="utf-8")
@@ -106,7 +106,7 @@ def test_a_batch(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "'image_data': ((16, 3, 112, 112), torch.float16)" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_torch_loop_goes_on_where_it_was_killed(place: Path) -> None:
     whole = run("A plain torch loop")["made"][0].seen
     assert len(whole) == 2 * (100 // 8)
@@ -164,7 +164,7 @@ torch.save([batch["text_input_ids"] for batch in loader], f"{sys.argv[2]}/{accel
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accelerate_with_two_processes_reads_the_same_global_batches(tmp_path: Path) -> None:
     import socket
 
@@ -187,7 +187,7 @@ def test_accelerate_with_two_processes_reads_the_same_global_batches(tmp_path: P
         assert torch.equal(whole, torch.cat([left, right]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_trainer_trains_and_resumes_at_the_same_batch(place: Path) -> None:
     names = run("With the Hugging Face Trainer")
     whole = names["made"][0].seen

@@ -146,6 +146,7 @@ def test_a_blank_image_is_masked_without_loss_and_counted(tmp_path: Path, worker
     assert failed > 10
 
 
+@pytest.mark.slow
 def test_ten_blank_images_are_logged_and_then_a_count_per_epoch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

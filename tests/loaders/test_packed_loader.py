@@ -94,6 +94,7 @@ def test_a_batch_has_the_documented_arrays() -> None:
     assert "cu_seqlens" not in next(iter(make()))
 
 
+@pytest.mark.slow
 def test_every_sample_of_every_row_is_that_of_its_own_fixed_row_with_its_image() -> None:
     loader = make(img_data_dir=IMAGES, shuffle=False, drop_last=False, batch_size=1)
     seen: list[Source] = []
@@ -153,6 +154,7 @@ def global_batches(world_size: int, at: int = 0, **options: Any) -> list[list[by
     return [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
+@pytest.mark.slow
 def test_global_batches_are_the_same_for_every_world_size_and_after_a_restart() -> None:
     expected = global_batches(1)
     assert len(expected) >= 5
@@ -161,6 +163,7 @@ def test_global_batches_are_the_same_for_every_world_size_and_after_a_restart() 
         assert global_batches(world_size, at=2) == expected[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("options", [{}, {"img_data_dir": IMAGES, "trim_to": 8, "with_cu_seqlens": True}])
 def test_a_batch_arrives_from_a_worker_as_it_left(options: dict[str, Any]) -> None:
@@ -191,6 +194,7 @@ def test_rows_are_cut_to_the_longest_and_labels_without_loss_are_ignored() -> No
     assert torch.equal(cut["labels"], whole["labels"][:, :length].where(cut["loss_mask"] == 1, torch.tensor(-100)))
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_masks_its_slots_and_the_loss_of_its_own_sample_only(tmp_path: Path) -> None:
     broken = tmp_path / "images"
     for file in IMAGES.rglob("*.png"):

@@ -43,7 +43,7 @@ def test_rows_are_those_h5py_reads() -> None:
     read_all(second(), cache_blocks=1, open_files=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_beyond_a_chunk_of_the_narrow_datasets(tmp_path: Path) -> None:
     records = records_of(4200, "many")
     small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
@@ -211,7 +211,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 from loaders import create_dataloader
 for workers in (0, 2):
-    loader = create_dataloader(sys.argv[1], batch_size=50, num_workers=workers)
+    loader = create_dataloader(sys.argv[1], batch_size=40, num_workers=workers)
     print(sum(len(batch["labels"]) for batch in loader))
 """
 
@@ -219,9 +219,9 @@ for workers in (0, 2):
 @pytest.mark.slow
 def test_more_shards_than_open_files(tmp_path: Path) -> None:
     small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
-    write_dataset(tmp_path, records=150, samples_per_shard=1, **small)
+    write_dataset(tmp_path, records=80, samples_per_shard=1, **small)
     root = tmp_path / "out"
-    assert len(read_written(root).arrays["labels"]) == len(list(root.glob("*.h5"))) == 150
+    assert len(read_written(root).arrays["labels"]) == len(list(root.glob("*.h5"))) == 80
     done = subprocess.run(
         [sys.executable, "-c", _MANY_SHARDS, str(root)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
@@ -229,7 +229,7 @@ def test_more_shards_than_open_files(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["150", "150"], done.stderr
+    assert done.stdout.split() == ["80", "80"], done.stderr
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from hdf5_writer.report.fill import expected_fill
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [700, 1100])
 def test_the_fill_foretold_is_that_of_the_run(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
     write_records(tmp_path / "in" / "a.jsonl", phase_2_records(load_tokenizer(str(QUICKSTART / "tokenizer")), 300))

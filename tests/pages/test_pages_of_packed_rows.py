@@ -181,8 +181,13 @@ CHATS = {
 }
 
 
+@pytest.mark.slow
 @needs_shared("tokenizers")
-@pytest.mark.parametrize("style", CHATS)
+@pytest.mark.parametrize(
+    "style",
+    # Large vocabularies take seconds to load.
+    [pytest.param(style, marks=pytest.mark.long) if style in ("gemma", "llama_3") else style for style in CHATS],
+)
 def test_chat_templates_are_told_from_what_people_wrote(tmp_path: Path, make_config: ConfigMaker, style: str) -> None:
     folder, first_token, header = CHATS[style]
     records = RECORDS if style != "gemma" else RECORDS[:5]

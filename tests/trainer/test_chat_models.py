@@ -37,6 +37,8 @@ TOKENIZERS = {
     "mistral_v3": "mistral_v3",
     "mistral_tekken": "mistral_tekken",
 }
+SMALL = ("phi_3", "phi_3_bos", "mistral_v3")
+LARGE = tuple(style for style in TOKENIZERS if style not in SMALL)
 
 
 def tokenizer_with(tokens: list[str], folder: Path) -> str:
@@ -58,6 +60,7 @@ def special_tokens(style: str) -> list[str]:
     return list(dict.fromkeys(piece.spelling for piece in pieces if isinstance(piece, Token)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_trains_on_its_own_template_and_is_prompted_as_its_rows_are(kind: str, tmp_path: Path) -> None:
     style = FAMILIES[kind]
@@ -120,9 +123,14 @@ def prompt_of(segments: list[Any], tokens: tuple[str, ...]) -> str:
     )
 
 
+@pytest.mark.slow
 @needs_shared("golden/modern")
 @needs_shared("tokenizers")
-@pytest.mark.parametrize("style", TOKENIZERS)
+@pytest.mark.parametrize(
+    "style",
+    # Large vocabularies take seconds to load.
+    [*SMALL, *(pytest.param(style, marks=pytest.mark.long) for style in LARGE)],
+)
 def test_the_saved_processor_gives_the_ids_of_every_golden(style: str, tmp_path: Path) -> None:
     from preprocess.config import DatasetConfig
     from preprocess.conversation import read_conversation

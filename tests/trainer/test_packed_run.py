@@ -112,6 +112,7 @@ def test_a_model_has_the_same_loss_on_packed_rows_as_on_the_samples_one_a_row(
     assert packed["loss"] == pytest.approx(single["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "sdpa_by_sample"])
 def test_the_loss_falls_on_packed_rows_of_text_and_one_two_and_four_images(tmp_path: Path, attention: str) -> None:
     data = dataset(ALL, "best_fit", 4)
@@ -135,6 +136,7 @@ def test_the_loss_falls_on_packed_rows_of_text_and_one_two_and_four_images(tmp_p
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.mark.slow
 def test_rows_of_one_sample_with_several_images_are_trained_on_too(tmp_path: Path) -> None:
     data = dataset(ALL, "none", 4)
     model = run(tmp_path, data, "several", train_input__group_by_modality=True, runconfig__max_steps=12)
@@ -146,6 +148,7 @@ def test_rows_of_one_sample_with_several_images_are_trained_on_too(tmp_path: Pat
     assert packed["loss"] == pytest.approx(single["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_packed_rows_train_the_same(tmp_path: Path) -> None:
     data = dataset(SINGLE, "best_fit")
     whole = logged(run(tmp_path, data, "whole", train_input__batch_size=4), "loss")
@@ -154,6 +157,7 @@ def test_micro_batches_of_packed_rows_train_the_same(tmp_path: Path) -> None:
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trained", "other"), [("best_fit", "none"), ("none", "best_fit")])
 def test_rows_of_the_other_kind_can_be_evaluated_on_while_training(tmp_path: Path, trained: str, other: str) -> None:
     evaluated_on = dataset(SINGLE, other)

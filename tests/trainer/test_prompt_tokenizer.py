@@ -97,6 +97,7 @@ def prompt_ids(processor: Any, prompts: list[str], pad_id: int) -> list[list[int
     return [[pad_id if id_ == token else id_ for id_ in made] for made in ids]
 
 
+@pytest.mark.slow
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("source", LLAMA_2, ids=lambda path: path.name)
@@ -171,11 +172,12 @@ def test_a_prompt_begins_with_bos_and_ends_without_eos_as_rows_do_whatever_the_f
     assert tokenizer("").input_ids == [tokenizer.bos_token_id]
 
 
+@pytest.mark.slow
 @needs_shared("tokenizers")
 @pytest.mark.parametrize(
     "name",
     # Large vocabularies take seconds to load.
-    ["mistral_v3", "phi3", *(pytest.param(name, marks=pytest.mark.faults) for name in ("llama3", "gemma", "qwen2_5"))],
+    ["mistral_v3", "phi3", *(pytest.param(name, marks=pytest.mark.long) for name in ("llama3", "gemma", "qwen2_5"))],
 )
 def test_other_families_have_the_ids_of_the_row_too(name: str, tmp_path: Path) -> None:
     source = shared_folder("tokenizers") / name
