@@ -27,6 +27,8 @@ ORDERS: dict[str, dict[str, Any]] = {
     "grouped": {"group_by_modality": True, "shuffle_window": 2},
     "grouped, not dropped": {"group_by_modality": True, "drop_last": False},
 }
+# Resumed from many positions, the first among them, by every world size.
+RESUMED = ("shuffled", "mixture", "grouped, not dropped")
 
 
 def make(order: str = "shuffled", **options: Any) -> LlavaDataLoader:
@@ -112,7 +114,10 @@ def test_a_batch_can_be_copied_and_pickled() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", [*ORDERS, "mixture"])
+@pytest.mark.parametrize(
+    "order",
+    [pytest.param(order, marks=pytest.mark.long) if order in RESUMED else order for order in (*ORDERS, "mixture")],
+)
 def test_global_batches_are_the_same_for_every_world_size(order: str) -> None:
     expected = global_batches(order, 1)
     assert len(expected) >= 15
@@ -121,18 +126,20 @@ def test_global_batches_are_the_same_for_every_world_size(order: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ["shuffled", "mixture", "grouped, not dropped"])
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("order", RESUMED)
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])
 def test_any_position_is_resumed_by_any_world_size(order: str, step: int) -> None:
     expected = global_batches(order, 1)
-    for at in range(1, len(expected), step):
+    for at in range(0, len(expected), step):
         world_size = list(RANKS)[at % len(RANKS)]
         assert global_batches(order, world_size, at=at) == expected[at:]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-@pytest.mark.parametrize(("workers", "world_sizes"), [(1, (1, 8)), (2, (2, 3)), (4, (1, 4))])
+@pytest.mark.parametrize(
+    ("workers", "world_sizes"), [(1, (1, 8)), (2, (2, 3)), pytest.param(4, (1, 4), marks=pytest.mark.long)]
+)
 def test_global_batches_are_the_same_for_every_number_of_workers(workers: int, world_sizes: tuple[int, ...]) -> None:
     expected = global_batches("mixture", 1)
     for world_size, at in zip(world_sizes, (0, 5), strict=True):
@@ -296,9 +303,9 @@ def test_ignore_index_makes_labels_for_a_cross_entropy() -> None:
 
 @pytest.mark.slow
 def test_a_spawned_worker_reads_the_same() -> None:
-    options: dict[str, Any] = {"img_data_dir": IMAGES, "batch_size": 100}
+    options: dict[str, Any] = {"img_data_dir": IMAGES, "batch_size": 20}
     spawned = make(**options, num_workers=1, multiprocessing_context="spawn")
-    for ours, theirs in zip(make(**options), spawned, strict=True):
+    for ours, theirs in itertools.islice(zip(make(**options), spawned, strict=True), 4):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

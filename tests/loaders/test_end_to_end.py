@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the loaders need torch")
 
 from clip_processor import clip_processor  # noqa: E402
-from conftest import CHECKOUT, QUICKSTART  # noqa: E402
+from conftest import QUICKSTART, create  # noqa: E402
 from PIL import Image  # noqa: E402
 from written import Written, first, read_written  # noqa: E402
 
+from hdf5_writer.config import read_config  # noqa: E402
 from loaders import ImageError, create_dataloader  # noqa: E402
 from loaders.blocks import StoredImage  # noqa: E402
 from loaders.image_source import ImageFiles  # noqa: E402
@@ -32,11 +31,9 @@ TEXT = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """What the first command of the README writes."""
     folder = tmp_path_factory.mktemp("quickstart")
-    command = [sys.executable, "-m", "hdf5_writer.create_hdf5_dataset", "--config", "quickstart.yaml"]
-    done = subprocess.run(
-        command, cwd=folder, env={"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        create(read_config("quickstart.yaml"))
     return read_written(folder / "quickstart_output")
 
 

@@ -113,7 +113,7 @@ def test_a_model_has_the_same_loss_on_packed_rows_as_on_the_samples_one_a_row(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["sdpa", "sdpa_by_sample"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("sdpa_by_sample", marks=pytest.mark.long)])
 def test_the_loss_falls_on_packed_rows_of_text_and_one_two_and_four_images(tmp_path: Path, attention: str) -> None:
     data = dataset(ALL, "best_fit", 4)
     batch = next(iter(create_dataloader(data, IMAGES, 4, shuffle=False)))
