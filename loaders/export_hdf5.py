@@ -25,25 +25,28 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
 class ExportError(ValueError):
-    """The dataset or the folder cannot be used; one sentence for the user."""
+    """The dataset or the folder cannot be used; the message is one sentence for the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0 when all files are there, 1 when the export failed, 2 for wrong arguments."""
+    """Run the command; return 0 if all files were written, 1 if the export failed, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="export_hdf5",
-        description="Write a dataset of create_hdf5_dataset in the layout of another trainer: one file for each shard.",
-        epilog="Exit codes: 0 done, 1 the export failed, 2 wrong arguments or a dataset that the format cannot hold.",
+        description="Export a dataset of create_hdf5_dataset to the format of another trainer, one file per shard, and "
+        "print the section train_input for its params file.",
+        epilog="Exit codes: 0 done; 1 the export failed; 2 wrong arguments, or a dataset that the format cannot hold.",
     )
-    parser.add_argument("in_dir", type=Path, help="a folder that create_hdf5_dataset wrote")
-    parser.add_argument("out_dir", type=Path, help="a folder for the files")
-    parser.add_argument("--format", choices=["modelzoo"], required=True, help="Cerebras ModelZoo")
-    parser.add_argument("--image_dir", help="the folder of the images, for the printed section (default: the config's)")
+    parser.add_argument("in_dir", type=Path, help="a finished dataset of create_hdf5_dataset")
+    parser.add_argument("out_dir", type=Path, help="output folder")
+    parser.add_argument("--format", choices=["modelzoo"], required=True, help="target format: Cerebras ModelZoo")
+    parser.add_argument(
+        "--image_dir", metavar="DIR", help="image folder in the printed section (default: dataset.image_dir of the run)"
+    )
     parser.add_argument(
         "--image_aspect_ratio",
         choices=get_args(AspectRatio),
         default="square",
-        help="which transforms the printed section has (default: square)",
+        help="image transforms in the printed section (default: square)",
     )
     options = parser.parse_args(arguments)
     try:
@@ -54,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(FAILED, str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(FAILED, f"{where}{error.strerror or error}; fix this and rerun the command: whole files are kept")
+        return _fail(
+            FAILED, f"{where}{error.strerror or error}; fix this and rerun the command: finished files are kept"
+        )
     except KeyboardInterrupt:
-        return _fail(130, "interrupted; rerun the command to go on: whole files are kept")
+        return _fail(130, "interrupted; rerun the command to resume: finished files are kept")
     print(yaml.safe_dump({"train_input": section}, sort_keys=False), end="")
     return DONE
 
@@ -64,20 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def export(
     in_dir: Path, out_dir: Path, image_dir: str | None = None, aspect_ratio: AspectRatio = "square"
 ) -> dict[str, Any]:
-    """Write the files that are missing, then `data_params.json`.
+    """Write the missing files, then `data_params.json`.
 
     Args:
         in_dir: a finished dataset that is not packed.
-        out_dir: for the files; made if it is not there.
-        image_dir: named in the result; None for that of the dataset's config.
-        aspect_ratio: of the transforms in the result.
+        out_dir: output folder; created if it does not exist.
+        image_dir: image folder in the result; None for that of the dataset's config.
+        aspect_ratio: aspect ratio of the image transforms in the result.
 
     Returns:
         the section `train_input` of a ModelZoo params file.
 
     Raises:
-        DataDirError: `in_dir` is no whole dataset.
-        ExportError: it is packed or empty, or `out_dir` holds something else.
+        DataDirError: `in_dir` is not a finished dataset.
+        ExportError: it cannot be exported, or `out_dir` holds other files.
         ShardError: a shard is damaged.
         OSError: no space, no permission, …
     """
@@ -85,12 +90,12 @@ def export(
     params = data_dir.shards[0].params if data_dir.shards else None
     if data_dir.packing != "none":
         raise ExportError(
-            f"{in_dir}: its rows are packed (processor.packing {data_dir.packing}), and ModelZoo's loader has no place "
-            "for segments; write the dataset with processor.packing none, and export that"
+            f"{in_dir}: its rows are packed (processor.packing {data_dir.packing}), and ModelZoo's loader does not "
+            "support segments; write the dataset with processor.packing none, and export that"
         )
     if data_dir.store_images != "path":
         raise ExportError(
-            f"{in_dir}: its images stand in the shards (dataset.store_images {data_dir.store_images}), and ModelZoo's "
+            f"{in_dir}: its images are in the shards (dataset.store_images {data_dir.store_images}), and ModelZoo's "
             "loader reads image files; write the dataset with dataset.store_images path, and export that"
         )
     if params is None or not data_dir.rows:
@@ -119,7 +124,7 @@ def export(
 
 
 def _known_files(out: OutputLayout) -> dict[str, str]:
-    """Name → sha256 of the files of an export that was finished before."""
+    """Return name → sha256 of the files of an earlier, finished export."""
     try:
         return {file["name"]: file["sha256"] for file in unseal(out.data_params)["files"]}
     except (FileNotFoundError, DamagedError, KeyError, TypeError):
@@ -127,7 +132,7 @@ def _known_files(out: OutputLayout) -> dict[str, str]:
 
 
 def _export_files(wanted: dict[Path, Shard], layout: ModelZooLayout, known: dict[str, str]) -> None:
-    """Write the files that are not there yet, or not as they were written."""
+    """Write the files that are missing or damaged."""
     reader = ShardReader(list(wanted.values()), cache_blocks=1, verify=True)
     total = sum(shard.rows for shard in wanted.values())
     with tqdm(total=total, unit=" rows", unit_scale=True, disable=not sys.stderr.isatty()) as progress:
@@ -142,17 +147,17 @@ def _blocks(reader: ShardReader, number: int, shard: Shard) -> Iterator[Block]:
         block = reader.block(number, at)
         if any(image.path == NO_IMAGE for images in block.images for image in images):
             raise ExportError(
-                f"{shard.path}: an image is called None, which ModelZoo's loader takes for no image; rename it, and "
+                f"{shard.path}: an image is called None, which ModelZoo's loader treats as no image; rename it, and "
                 "write the dataset again"
             )
         yield block
 
 
 def _is_done(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
-    """Whether a file of an earlier run holds this shard.
+    """Return whether a file of an earlier run holds this shard.
 
     Raises:
-        ExportError: it holds another one.
+        ExportError: it holds another shard.
     """
     try:
         with open_regular(path) as raw, h5py.File(raw, "r") as file:
@@ -167,7 +172,7 @@ def _is_done(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
 
 
 def _document(data_dir: DataDir, layout: ModelZooLayout, files: dict[Path, Shard]) -> dict[str, Any]:
-    """What `data_params.json` says, with the keys that users of ModelZoo look for."""
+    """Return the content of `data_params.json`, with the keys that users of ModelZoo expect."""
     params = data_dir.shards[0].params
     return {
         "format": "modelzoo",

@@ -1,4 +1,4 @@
-"""An order of rows → the global batches of an epoch, whatever the number of ranks they are shared by."""
+"""Divide an order of rows into the global batches of an epoch, independent of the number of ranks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class GlobalBatch(NamedTuple):
     """The rows of one step over all ranks.
 
     Attributes:
-        rows: (global batch size,) int64.
-        repeats: how many at the end are there only to fill the batch up; they must not count.
+        rows: (global batch size,) int64, row numbers.
+        repeats: number of rows at the end that only fill up the batch; their loss must not count.
     """
 
     rows: Rows
@@ -27,17 +27,17 @@ class GlobalBatches(Protocol):
     size: int
 
     def count(self, epoch: int) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
 
     def batch(self, epoch: int, number: int) -> GlobalBatch:
-        """Batch `number` of an epoch."""
+        """Return batch `number` of an epoch."""
 
 
 class ConsecutiveBatches:
-    """Cuts an order into batches."""
+    """Splits an order into consecutive batches."""
 
     def __init__(self, order: RowOrder, size: int, *, drop_last: bool) -> None:
-        """`drop_last`: leave out the rows that do not fill a batch; otherwise fill it up with rows of its start."""
+        """`drop_last`: drop the rows that do not fill a batch; otherwise fill it up with its own first rows."""
         self.size = size
         self._order = order
         self._count = order.rows // size if drop_last else -(-order.rows // size)
@@ -54,5 +54,5 @@ class ConsecutiveBatches:
 
 
 def fill_up(rows: Rows, size: int) -> GlobalBatch:
-    """A batch of `size` rows: `rows`, then the same ones again as often as needed."""
+    """Return a batch of `size` rows: `rows`, repeated as often as needed."""
     return GlobalBatch(np.resize(rows, size), size - len(rows))

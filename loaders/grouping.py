@@ -1,4 +1,4 @@
-"""Global batches of one modality and of like lengths, after LLaVA's length-grouped sampler."""
+"""Global batches of one modality and of similar lengths, after LLaVA's length-grouped sampler."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy.typing as npt
 from loaders.global_batches import GlobalBatch, fill_up
 from loaders.row_order import RowOrder, Rows, keyed_hashes
 
-# Global batches whose rows are sorted by length together: at least so many, for lengths to be alike, and at most as
-# in Hugging Face's LengthGroupedSampler.
+# Number of global batches whose rows are sorted by length together: the minimum makes lengths similar, the maximum is
+# that of Hugging Face's LengthGroupedSampler.
 _FEWEST_IN_SEGMENT, _MOST_IN_SEGMENT = 4, 50
 
 
 class ModalityBatches:
-    """Each batch is all-image or all-text, and its rows are neighbours in length.
+    """Global batches with only image or only text rows, of similar lengths.
 
-    In spirit `get_modality_length_grouped_indices` of haotian-liu/LLaVA, llava/train/llava_trainer.py: rows are
-    taken in the epoch's order, separately with and without an image; a segment of them is sorted by length and cut
-    into batches; the batches are then mixed. Other than there, no batch mixes modalities at the end of the epoch,
-    and batches are mixed near to where their rows stand in the order, so that blocks read for one serve the next.
+    Based on `get_modality_length_grouped_indices` of haotian-liu/LLaVA, llava/train/llava_trainer.py: rows with and
+    without an image are taken separately in the order of the epoch; segments of them are sorted by length and split
+    into batches; the batches are then shuffled. In contrast to the original, no batch mixes modalities at the end of
+    the epoch, and batches stay close to the place of their rows in the order, so that decoded blocks are reused.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class ModalityBatches:
         shuffle: bool,
         seed: int,
     ) -> None:
-        """Set up over an order.
+        """Group the rows of an order.
 
         Args:
-            order: rows that are numbers into `modality_lengths`.
+            order: yields row numbers, indices into `modality_lengths`.
             modality_lengths: (rows,) int32, positive with an image, negative for text only.
-            size: global batch size.
+            size: global batch size in rows.
             window_rows: rows of the order that a segment spans, so that it needs no more blocks than a window.
-            drop_last: leave out what does not fill a batch, at most one for each modality; otherwise fill it up.
-            shuffle: mix the batches; otherwise they stand in the order of their segments.
+            drop_last: drop incomplete batches, at most one per modality; otherwise fill them up.
+            shuffle: shuffle the batches; otherwise they are in the order of their segments.
             seed: any integer.
 
         Raises:
-            ValueError: all rows of one modality would be left out, in every epoch.
+            ValueError: all rows of one modality would be dropped in every epoch.
         """
         for name, count in (("image", int((modality_lengths > 0).sum())), ("text", int((modality_lengths < 0).sum()))):
             if drop_last and 0 < count < size:
@@ -85,7 +85,7 @@ class ModalityBatches:
             step = self.size * min(max(fitting, _FEWEST_IN_SEGMENT), _MOST_IN_SEGMENT)
             for start in range(0, len(places), step):
                 segment = places[start : start + step]
-                # Longest first, as the authors have it: what does not fit into memory shows at once.
+                # Longest first, as in the authors' code, so that a batch that does not fit into memory fails at once.
                 by_length = segment[np.argsort(-np.abs(lengths[segment]), kind="stable")]
                 cuts = range(0, len(segment), self.size)
                 batches += [rows[by_length[cut : cut + self.size]] for cut in cuts]

@@ -1,4 +1,4 @@
-"""Where the images of rows come from: one small interface between a row's table of images and its pixels."""
+"""The interface that reads the pixels of images, and its implementation for image files."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from preprocess.image_files import is_inside
 
 
 class ImageSource(Protocol):
-    """Gives the pixels of an image that a row names."""
+    """Reads the pixels of the images of rows."""
 
     def read(self, shard: int, image: StoredImage, out: torch.Tensor) -> None:
         """Write the pixels of one image into a part of a batch.
 
         Args:
             shard: number of the shard, over all datasets.
-            image: its entry in the shard's table.
-            out: (3, image_size, image_size), of the dtype of the batch.
+            image: its entry in the table of the shard.
+            out: (3, image_size, image_size), in the dtype of the batch.
 
         Raises:
             ImageError: it cannot be read.
         """
 
     def describe(self, shard: int, image: StoredImage) -> str:
-        """The image in words, for messages."""
+        """Describe the image, for messages."""
 
 
 class ImageFiles:
-    """Images are files in folders, named by `StoredImage.path`."""
+    """Reads images from files; `StoredImage.path` is relative to the folder of the dataset."""
 
     def __init__(self, folders: Mapping[int, Path], transform: ImageTransform) -> None:
-        """`folders`: of each shard whose images are files."""
+        """`folders`: image folder of each shard whose images are files."""
         self._folders = folders
         self._transform = transform
 

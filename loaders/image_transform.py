@@ -1,4 +1,4 @@
-"""An image file → the tensor that CLIP takes, equal bit for bit to `transformers.CLIPImageProcessor` on Pillow."""
+"""Transform image files to CLIP input tensors, bit-identical to `transformers.CLIPImageProcessor` on Pillow."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class ImageTransform:
     """Resize, crop, rescale and normalise: `ModelPixels`, then `Normaliser`.
 
     Attributes:
-        values: the second step alone.
+        values: the second step only.
     """
 
     def __init__(self, image_size: int, aspect_ratio: AspectRatio, dtype: torch.dtype = torch.float16) -> None:
         """Set up.
 
         Args:
-            image_size: edge of the result, in pixels.
+            image_size: side of the result in pixels.
             aspect_ratio: "square" or "pad": see `ModelPixels`.
             dtype: float16, bfloat16 or float32.
 
         Raises:
-            ValueError: another aspect ratio or dtype.
+            ValueError: the aspect ratio or dtype is not supported.
         """
         self.image_size = image_size
         self.dtype = dtype
@@ -46,7 +46,7 @@ class ImageTransform:
         self.values = Normaliser(dtype)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Transform an image of any mode: (3, image_size, image_size) of the dtype."""
+        """Transform an image of any mode; return (3, image_size, image_size) in the dtype."""
         values = torch.empty((3, self.image_size, self.image_size), dtype=self.dtype)
         self.into(image, values)
         return values
@@ -56,7 +56,7 @@ class ImageTransform:
         self.values(self._pixels(image), out)
 
     def blank(self) -> torch.Tensor:
-        """Zeros of the same shape and dtype, for a row without image."""
+        """Return zeros of the same shape and dtype, for a row without an image."""
         return torch.zeros((3, self.image_size, self.image_size), dtype=self.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The lazy twin of the shards: tokenizes when a sample is asked for, as LLaVA's own training code does.
+"""A lazy dataset that tokenizes each sample on access, as LLaVA's own training code does.
 
 Names, arguments and shapes are those of haotian-liu/LLaVA, llava/train/train.py; what decides ids and labels are the
 stages of `preprocess`, the same that write the shards. For debugging, small data, and people who come from there.
@@ -42,17 +42,17 @@ _NO_LIMIT = 1 << 31
 
 @dataclass(frozen=True)
 class DataArguments:
-    """What `LazySupervisedDataset` reads of its `data_args`; any object with these attributes will do.
+    """The attributes of `data_args` that `LazySupervisedDataset` reads; any object with them works.
 
     Attributes:
         data_path: only for `make_supervised_data_module`.
         version: the template, a `system_prompt_style` (the authors keep it in their model arguments).
-        image_folder: images are relative to it; None reads no images.
+        image_folder: the folder that image paths are relative to; None reads no images.
         image_aspect_ratio: "square" or "pad".
-        is_multimodal: a text-only sample gets an image of zeros.
-        image_processor: a transformers image processor, which is then called; None is CLIP's at `image_size`.
-        image_size: edge of the image where there is no processor.
-        max_images: images that a record may have.
+        is_multimodal: whether a text-only sample gets an image of zeros.
+        image_processor: a transformers image processor; None uses that of CLIP with `image_size`.
+        image_size: side of the image in pixels if there is no processor.
+        max_images: maximum number of images in a record.
     """
 
     data_path: str | Path = ""
@@ -110,7 +110,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         )
 
     def __len__(self) -> int:
-        """Records, also those that would be rejected."""
+        """Number of records, including those that would be rejected."""
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -124,9 +124,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             conversation = self._reader.read(_parsed(data), self._format)
             images = tuple(map(self._checker.check, conversation.images))
         except Rejected as reject:
-            raise ValueError(
-                f"{self._path}, {where}: {reject}; create_hdf5_dataset leaves such records out and lists them"
-            ) from None
+            raise ValueError(f"{self._path}, {where}: {reject}; create_hdf5_dataset rejects such records") from None
         sequence = self._encoder.encode(self._renderer.render(conversation))
         ids = sequence.ids.astype(np.int64)
         labels = np.full_like(ids, IGNORE_INDEX)
@@ -254,7 +252,7 @@ class _LazyTokenizer:
 
 
 class _ImageReader:
-    """The image of a sample, by the authors' steps with a processor, or by ours without."""
+    """Return the image of a sample: with a processor by the authors' steps, otherwise by our transform."""
 
     def __init__(self, processor: Any, aspect_ratio: AspectRatio, image_size: int) -> None:
         self._processor = processor

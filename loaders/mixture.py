@@ -1,4 +1,4 @@
-"""Several datasets in given shares: which comes at a position is arithmetic, so any position can be resumed."""
+"""Mix several datasets by weight; the source of each position is computed, so that any position can be resumed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _BITS = 24
 class MixtureOrder:
     """Interleaves orders by weight.
 
-    After any number of rows every source has had its share, to within a row for each source. A source that runs out
-    begins its own next pass, in a new order; a source with a small weight goes on in the next epoch where it
-    stopped. An epoch has as many rows as all sources together.
+    After any number of rows, each source has contributed its share, to within one row per source. A source that runs
+    out starts its next pass in a new order; a source with a small weight continues in the next epoch where it stopped.
+    An epoch has as many rows as all sources together.
 
-    At each step one source is split off from those that follow: of the first n rows it has floor(n * share + 1/2),
-    with the share as a fraction of 2**24. Counts are therefore known without walking there.
+    The sources are split off one after the other: of the first n remaining rows, a source gets floor(n * share + 1/2),
+    with the share as a multiple of 2**-24. Counts at any position can therefore be computed directly.
     """
 
     def __init__(self, orders: Sequence[RowOrder], weights: Sequence[float]) -> None:
         """`weights`: one positive number per order; only their ratios count.
 
         Raises:
-            ValueError: a weight is not positive, or too small beside the others to be told from none.
+            ValueError: a weight is not positive, or too small compared with the others to be represented.
         """
         self._orders = list(orders)
         self.rows = sum(order.rows for order in orders)
@@ -47,7 +47,7 @@ class MixtureOrder:
     def take(self, epoch: int, start: int, stop: int) -> Rows:
         """See `RowOrder.take`."""
         rows = np.empty(stop - start, dtype=np.int64)
-        left = np.arange(stop - start)  # places not given to a source yet
+        left = np.arange(stop - start)  # positions not assigned to a source yet
         first = epoch * self.rows + start
         count = stop - start
         for number, order in enumerate(self._orders):
@@ -66,14 +66,14 @@ class MixtureOrder:
 
 
 def _counts(n: Rows, share: int) -> Rows:
-    """floor(n * share / 2**24 + 1/2) without overflow."""
+    """Return floor(n * share / 2**24 + 1/2) without overflow."""
     high, low = n >> _BITS, n & ((1 << _BITS) - 1)
     counts: Rows = high * share + ((low * share + (1 << (_BITS - 1))) >> _BITS)
     return counts
 
 
 def _stream(order: RowOrder, start: int, stop: int) -> Rows:
-    """Elements of the passes of an order, one after the other."""
+    """Return elements of consecutive epochs of an order."""
     parts = [np.zeros(0, dtype=np.int64)]
     while start < stop:
         number, offset = divmod(start, order.rows)

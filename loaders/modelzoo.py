@@ -1,7 +1,7 @@
-"""Rows → the HDF5 layout that the data loaders of Cerebras ModelZoo read.
+"""Convert rows to the HDF5 layout that the data loaders of Cerebras ModelZoo read.
 
-Facts from Cerebras/modelzoo at Release_2.10.0: `data/common/h5_map_dataset/readers.py` (`*.h5` sorted by name, the same
-dtype and trailing shape in all), `dataset.py` beside it (what is done with a path), and under `data/multimodal/llava/`
+Source: Cerebras/modelzoo at Release_2.10.0: `data/common/h5_map_dataset/readers.py` (`*.h5` sorted by name, the same
+dtype and trailing shape in all), `dataset.py` next to it (handling of paths), and under `data/multimodal/llava/`
 `LlavaHDF5MapDataProcessor.py` and `MultimodalSimpleHDF5MapDataProcessor.py` (the order of the features).
 """
 
@@ -21,7 +21,7 @@ from loaders.data_dir import DataDir
 from loaders.normalise import CLIP_STD
 from preprocess.square_images import CLIP_MEAN, PAD_COLOUR, AspectRatio
 
-# What stands for no image.
+# The path that means "no image".
 NO_IMAGE = b"None"
 _FIXED, _SEVERAL = "LlavaHDF5MapDataProcessor", "MultimodalSimpleHDF5MapDataProcessor"
 # As for shards (hdf5_writer/shard.py): the levels above give other bytes in some processes.
@@ -30,13 +30,13 @@ _ISAL_LEVEL = 0
 
 @dataclass(frozen=True)
 class ModelZooLayout:
-    """What is the same in all files of an export.
+    """Properties that all files of an export share.
 
     Attributes:
         length: positions in a row.
         num_patches: slots of an image.
-        image_start_idx: position of the first slot; None where the images stand where the text has them.
-        most_images: images that a row has room for: 1 with `image_start_idx`, else those of the fullest row.
+        image_start_idx: position of the first slot; None for free rows.
+        most_images: maximum number of images in a row: 1 with `image_start_idx`, else that of the fullest row.
     """
 
     length: int
@@ -46,14 +46,14 @@ class ModelZooLayout:
 
     @staticmethod
     def of(data_dir: DataDir) -> ModelZooLayout:
-        """The layout for a dataset that is not packed."""
+        """Return the layout of a dataset that is not packed."""
         fixed = data_dir.image_start_idx is not None
         most = 1 if fixed else max(1, data_dir.shards[0].params.most_images_per_row)
         return ModelZooLayout(data_dir.max_sequence_length, data_dir.num_patches, data_dir.image_start_idx, most)
 
     @property
     def processor(self) -> str:
-        """The data processor of ModelZoo that reads it."""
+        """Name of the ModelZoo data processor that reads it."""
         return _SEVERAL if self.image_start_idx is None else _FIXED
 
     @property
@@ -127,7 +127,7 @@ def make_file(blocks: Iterator[Block], rows: int, layout: ModelZooLayout, source
         source: sha256 of the shard that they come from, kept as an attribute.
 
     Raises:
-        RuntimeError: HDF5 reads back other values than were written.
+        RuntimeError: read-back mismatch.
     """
     kept: dict[str, list[Array]] = {}
     chunks: list[bytes] = []
@@ -157,14 +157,16 @@ def make_file(blocks: Iterator[Block], rows: int, layout: ModelZooLayout, source
     with h5py.File(io.BytesIO(image), "r") as file:
         for row, checksum in enumerate(checksums):
             if isal_zlib.crc32(np.ascontiguousarray(file["data"][row]).data) != checksum:
-                raise RuntimeError(f"read-back mismatch: HDF5 gives other values of data, row {row}, than were written")
+                raise RuntimeError(
+                    f"read-back mismatch: HDF5 returned other values of data, row {row}, than were written"
+                )
         for name, column in columns.items():
             if not np.array_equal(file[name][:], column):
-                raise RuntimeError(f"read-back mismatch: HDF5 gives other values of {name} than were written")
+                raise RuntimeError(f"read-back mismatch: HDF5 returned other values of {name} than were written")
     return image
 
 
 def _compressed(row: Array) -> bytes:
-    """What HDF5's shuffle and deflate filters make of a chunk."""
+    """Apply HDF5's shuffle and deflate filters to a chunk."""
     planes = np.ascontiguousarray(row.view(np.uint8).reshape(-1, row.itemsize).T)
     return isal_zlib.compress(planes.data, _ISAL_LEVEL)

@@ -1,7 +1,7 @@
-"""Bytes of pixels → what CLIP takes, equal bit for bit to the rescaling and normalising of `CLIPImageProcessor`.
+"""Rescale and normalise uint8 pixels for CLIP, bit-identical to `CLIPImageProcessor`.
 
-Of the one on Pillow and numpy, as the LLaVA authors use it; that of transformers 5 with torchvision differs in the last
-bit.
+The reference is the implementation on Pillow and numpy, which the LLaVA authors use; that of transformers 5 with
+torchvision differs in the last bit.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _ZERO = -np.array(CLIP_MEAN) / np.array(CLIP_STD)
 
 
 class Normaliser:
-    """Computes values where they are to stand; faster here than looking them up (docs/images.md)."""
+    """Computes the values directly in the output tensor, which is faster than a lookup table (docs/images.md)."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         """Set up.
 
         Args:
-            dtype: float16, bfloat16 or float32. The arithmetic is that of float32, rounded once at the end.
+            dtype: float16, bfloat16 or float32. Computed in float32 and rounded once at the end.
 
         Raises:
-            ValueError: another dtype.
+            ValueError: the dtype is not supported.
         """
         if dtype not in _DTYPES:
             raise ValueError(f"image_dtype is {dtype}, expected torch.float16, torch.bfloat16 or torch.float32")
@@ -43,10 +43,10 @@ class Normaliser:
         self._zeros, self._ones, self._unused = torch.zeros(3), torch.ones(3), torch.empty(0)
 
     def __call__(self, pixels: npt.NDArray[np.uint8], out: torch.Tensor) -> None:
-        """Write the values of pixels (3, height, width) into a contiguous tensor of the same shape.
+        """Write the values of pixels, (3, height, width) uint8, into a contiguous tensor of the same shape.
 
         Raises:
-            ValueError: another shape or dtype, or not contiguous.
+            ValueError: the tensor has another shape or dtype, or is not contiguous.
         """
         if pixels.shape != tuple(out.shape) or out.dtype != self.dtype or not out.is_contiguous():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Where the samples of each row lie → `position_ids`, `segment_ids` and the bounds of variable-length attention."""
+"""Compute `position_ids`, `segment_ids` and the bounds for variable-length attention from the samples of rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from loaders.blocks import Array
 
 
 class Runs(NamedTuple):
-    """What the rows of a batch are made of, one behind the other: samples, and the padding of a row as one more.
+    """The R runs of a batch in order: the samples of each row, followed by its padding.
 
     Attributes:
-        segments: (R,) int32, 1, 2, … for each sample of a row, 0 for its padding.
-        lengths: (R,) positions, whose sum is rows times positions in a row; those of padding can be 0.
+        segments: (R,) int32: 1, 2, … for the samples of a row, 0 for its padding.
+        lengths: (R,) positions; their sum is rows times positions in a row, and padding may have length 0.
     """
 
     segments: Array
@@ -22,12 +22,12 @@ class Runs(NamedTuple):
 
 
 def runs_of(offsets: Array, lengths: Array, row_length: int) -> Runs:
-    """The runs of rows whose samples begin at position 0 and follow each other without gaps.
+    """Return the runs of rows whose samples start at position 0 and have no gaps.
 
     Args:
         offsets: (rows + 1,): row r has the samples `offsets[r]` … `offsets[r + 1] - 1`.
-        lengths: (samples,) positions of each.
-        row_length: positions in a row, no less than the samples of any row take.
+        lengths: (samples,) positions of each sample.
+        row_length: positions in a row, at least the total length of the samples of any row.
     """
     first, behind = offsets[:-1], offsets[1:]
     segments = np.arange(1, len(lengths) + 1, dtype=np.int32) - np.repeat(first, behind - first).astype(np.int32)
@@ -37,14 +37,14 @@ def runs_of(offsets: Array, lengths: Array, row_length: int) -> Runs:
 
 
 def segment_ids(runs: Runs, row_length: int) -> Array:
-    """(rows, row_length) int32: the segment of each position."""
+    """Return the segment of each position, (rows, row_length) int32."""
     return np.repeat(runs.segments, runs.lengths).reshape(-1, row_length)
 
 
 def position_ids(runs: Runs, row_length: int) -> Array:
-    """(rows, row_length) int32: counts from 0 in each sample, and in padding.
+    """Return positions that count from 0 in each sample and in the padding, (rows, row_length) int32.
 
-    Were padding all 0, code that takes each 0 for the begin of a sample would find one at every position of it.
+    If padding were all 0, code that takes each 0 as the start of a sample would find one at every padding position.
     """
     ends = np.cumsum(runs.lengths)
     counted = np.arange(ends[-1] if len(ends) else 0, dtype=np.int32)
@@ -53,7 +53,7 @@ def position_ids(runs: Runs, row_length: int) -> Array:
 
 
 def sequence_bounds(runs: Runs) -> tuple[Array, int]:
-    """Bounds of the runs in the flattened batch, (runs + 1,) int32 from 0 to all its positions, and the longest."""
+    """Return the bounds of the runs in the flattened batch, (runs + 1,) int32, and the length of the longest run."""
     lengths = runs.lengths[runs.lengths > 0]
     bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     return bounds, int(lengths.max(initial=0))

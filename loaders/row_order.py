@@ -1,4 +1,4 @@
-"""The order of rows: a pure function of (seed, epoch, position), the same for every rank and worker."""
+"""Orders of rows as pure functions of (seed, epoch, position), the same for every rank and worker."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Rows = npt.NDArray[np.int64]
 
 
 class RowOrder(Protocol):
-    """An endless sequence of epochs, each an arrangement of `rows` row numbers."""
+    """An endless sequence of epochs, each with an order of `rows` row numbers."""
 
     rows: int
 
     def take(self, epoch: int, start: int, stop: int) -> Rows:
-        """The rows at positions `start` … `stop`-1 of an epoch; 0 <= start <= stop <= rows."""
+        """Return the rows at positions `start` … `stop`-1 of an epoch, int64; 0 <= start <= stop <= rows."""
 
 
 class SequentialOrder:
-    """Rows as they are stored, in every epoch."""
+    """Rows in stored order in every epoch."""
 
     def __init__(self, first: int, rows: int) -> None:
-        """`first`: number of the first row; `rows`: how many follow."""
+        """`first`: number of the first row; `rows`: number of rows."""
         self.first = first
         self.rows = rows
 
@@ -38,18 +38,18 @@ class SequentialOrder:
 
 
 class BlockShuffle:
-    """Blocks in random order, then rows at random inside a window of consecutive blocks.
+    """Shuffles blocks, and then rows inside windows of consecutive blocks.
 
-    A block is what one read gives, so the rows of a window cost as many reads as it has blocks. What an epoch needs
-    is computed once, from its number; any position then costs the same, so resuming is free.
+    A block is the unit of reading, so the rows of a window need one read per block. The plan of an epoch is computed
+    once from its number; any position in it then costs the same, so resuming is free.
     """
 
     def __init__(self, starts: Sequence[int], sizes: Sequence[int], *, window: int, seed: int) -> None:
-        """Set up for the blocks of one dataset.
+        """Create an order for the blocks of one dataset.
 
         Args:
             starts, sizes: first row number, and number of rows (at least 1), of every block.
-            window: blocks whose rows are mixed.
+            window: number of blocks whose rows are shuffled together.
             seed: any integer.
         """
         self._starts = np.asarray(starts, dtype=np.int64)
@@ -71,7 +71,7 @@ class BlockShuffle:
         return rows[start - bounds[first] : stop - bounds[first]]
 
     def _plan_epoch(self, epoch: int) -> tuple[Rows, Rows]:
-        """The order of the blocks, and the position where each window begins (and the last ends)."""
+        """Return the order of the blocks, and the positions of the window bounds."""
         order = keyed_permutation(len(self._starts), "blocks", self._seed, epoch)
         ends = np.cumsum(self._sizes[order])
         return order, np.concatenate(([0], ends[self._window - 1 :: self._window], [self.rows]))
@@ -84,15 +84,15 @@ class BlockShuffle:
 
 
 def keyed_permutation(n: int, *key: int | str) -> Rows:
-    """The permutation of range(n) that a key names: shape (n,), int64.
+    """Return the permutation of range(n) for a key, (n,) int64.
 
-    Depends on nothing but its arguments: no random number library's version, no machine.
+    It depends only on its arguments, not on the machine or the version of a random number library.
     """
     return np.argsort(keyed_hashes(n, *key), kind="stable")
 
 
 def keyed_hashes(n: int, *key: int | str) -> npt.NDArray[np.uint64]:
-    """n numbers of 64 bits: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), seeded with a hash of the key."""
+    """Return n 64-bit numbers of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), seeded with a hash of the key."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):
         return mixed(np.uint64(int.from_bytes(digest, "little")) + np.arange(1, n + 1, dtype=np.uint64) * GAMMA)

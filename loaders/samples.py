@@ -1,4 +1,4 @@
-"""The rows of a batch side by side, on their way from the dataset to the collator."""
+"""The samples of a batch in joint arrays, passed from the dataset to the collator."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Sample = dict[str, Any]
 
 
 class WithoutLoss(int):
-    """The number of a row that is asked for with its loss off."""
+    """The number of a row that must be returned with its loss switched off."""
 
 
 @dataclass(frozen=True)
 class Samples(Sequence[Sample]):
-    """Rows that `LlavaH5Dataset` read together: as a sequence, samples as it describes them.
+    """Rows read together by `LlavaH5Dataset`; as a sequence, they are the samples that it describes.
 
     Attributes:
-        rows: belonging to no cache.
-        are_free: whether a row can have any number of images, anywhere.
-        image_failed: (images,) bool, of each image in the order of rows.
-        pixels: of each image, (images, 3, image_size, image_size), if rows are free; else of each row, zeros where it
-            has none; None where no images are read.
+        rows: the text of the rows, not shared with any cache.
+        are_free: whether a row can have any number of images at any position.
+        image_failed: (images,) bool for each image, in row order.
+        pixels: free rows: (images, 3, image_size, image_size) of each image; fixed rows: (rows, 3, image_size,
+            image_size), zeros for rows without an image; None if no images are read.
     """
 
     rows: Block
@@ -40,19 +40,19 @@ class Samples(Sequence[Sample]):
 
     @property
     def image_counts(self) -> Array:
-        """Images of each row, (n,)."""
+        """Number of images of each row, (n,)."""
         return np.array([len(images) for images in self.rows.images], dtype=np.int64)
 
     @property
     def has_image(self) -> Array:
-        """(n,) bool: whether a row that is not free has an image, and it did not fail."""
+        """(n,) bool: whether a fixed row has an image that was read successfully."""
         found = self.image_counts > 0
         found[found] = ~self.image_failed
         return found
 
     @property
     def used_lengths(self) -> Array:
-        """(n,) int: the position behind the last one that belongs to a sample."""
+        """(n,) int: position after the last one that belongs to a sample."""
         return np.array([sum(lengths) for lengths in self.rows.lengths], dtype=np.int64)
 
     @overload
@@ -62,7 +62,7 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, at: slice) -> list[Sample]: ...
 
     def __getitem__(self, at: int | slice) -> Sample | list[Sample]:
-        """One sample, or several."""
+        """Return one sample, or several."""
         if isinstance(at, slice):
             return [self[i] for i in range(len(self))[at]]
         i = range(len(self))[at]
@@ -92,7 +92,7 @@ class Samples(Sequence[Sample]):
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Samples:
-        """The same of samples that were taken one by one."""
+        """Join samples that were read one at a time."""
         if isinstance(samples, cls):
             return samples
         wide: dict[str, Array] = {key: np.stack([sample[key] for sample in samples]) for key in TEXT_KEYS}

@@ -1,4 +1,4 @@
-"""Images that stand in the shards: one plain read each, checked, and into the batch."""
+"""Read images that are stored in the shards: one file read and one checksum per image."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from loaders.image_transform import ImageError, ImageTransform
 from loaders.shard_reader import ShardReader
 from preprocess.image_files import opened_image, what_was_said
 
-# Shards whose tables are kept: about 16 bytes for each image.
+# Number of shards whose tables are cached; a table takes about 16 bytes per image.
 _KEPT = 64
 
 
 class _Tables(NamedTuple):
-    """Where the images of a shard are.
+    """Places of the images of a shard.
 
     Attributes:
-        at: of `contents/data` in the file.
-        content: of each image.
-        begin, crc32: of each content.
+        at: offset of `contents/data` in the file, in bytes.
+        content: content number of each image.
+        begin, crc32: offset and CRC-32 of each content.
     """
 
     at: int
@@ -39,7 +39,7 @@ class _Tables(NamedTuple):
 
 
 class ShardImages:
-    """Images are pieces of the shards; an `ImageSource`."""
+    """An `ImageSource` for images stored in the shards."""
 
     def __init__(
         self, reader: ShardReader, shards: Sequence[Shard], transform: ImageTransform, *, verify: bool = False
@@ -47,10 +47,10 @@ class ShardImages:
         """Set up; reads nothing.
 
         Args:
-            reader: of the same shards.
-            shards: each says in its parameters what is stored.
-            transform: for `encoded`; the values of `pixels` are those of its dtype.
-            verify: check pixels too; image files always are.
+            reader: reader of the same shards.
+            shards: the shards; their parameters give the form of stored images.
+            transform: transforms `encoded` images; for `pixels`, only its normalisation is applied.
+            verify: also check the CRC-32 of pixels; that of image files is always checked.
         """
         self._reader = reader
         self._shards = shards
@@ -81,9 +81,9 @@ class ShardImages:
         data = self._buffer(end - begin)
         is_pixels = self._shards[shard].params.store_images == "pixels"
         if self._reader.read_into(shard, tables.at + begin, data) != len(data):
-            raise ImageError("the shard ends before it")
+            raise ImageError("the shard ends before the end of the image")
         if (self._verify or not is_pixels) and isal_zlib.crc32(data.data) != tables.crc32[content]:
-            raise ImageError("what stands in the shard has not the CRC-32 that was written")
+            raise ImageError("the bytes in the shard do not match their CRC-32")
         if is_pixels:
             self._transform.values(data.reshape(out.shape), out)
             return
@@ -94,7 +94,7 @@ class ShardImages:
             raise ImageError(what_was_said(error)) from None
 
     def _buffer(self, size: int) -> Array:
-        """So many bytes, the same memory each time: new memory costs as much as reading into it."""
+        """Return a reusable buffer of `size` bytes, since allocating new memory costs as much as reading into it."""
         buffer: Array | None = getattr(self._scratch, "buffer", None)
         if buffer is None or len(buffer) < size:
             buffer = self._scratch.buffer = np.empty(size, dtype=np.uint8)

@@ -1,9 +1,9 @@
-"""Shards → decoded blocks of rows.
+"""Read decoded blocks of rows from shards.
 
-HDF5 is asked once per shard and process: where does each chunk lie in the file. From then on a block is one plain
-read and one inflate (ISA-L, which checks the Adler-32 at the end of each stream, as HDF5 would) for each dataset. So
-no HDF5 handle stays open or is inherited by a forked worker, and a few file descriptors are enough for any number of
-shards.
+HDF5 is used once per shard and process, to find the file offset of each chunk. After that, reading a block takes one
+file read and one inflate call per dataset (by ISA-L, which checks the Adler-32 at the end of each stream, as HDF5
+would). No HDF5 handle stays open or is inherited by a forked worker, and a few file descriptors are enough for any
+number of shards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, StoredImage, make_b
 from loaders.data_dir import Shard
 from preprocess.regular_files import open_descriptor, open_regular
 
-# Decoded chunks of narrow columns that are kept; each holds some thousand rows.
+# Number of cached decoded chunks of table columns; each holds some thousand rows.
 _NARROW_CHUNKS = 64
 BLOCK_ROWS = DATASETS["labels"].per_chunk
 
@@ -37,11 +37,11 @@ _InflateError = cast(type[Exception], isal_zlib.error)
 
 
 class ShardError(ValueError):
-    """A shard is not what was written."""
+    """A shard is damaged or was changed."""
 
 
 class ShardReader:
-    """Reads blocks of many shards; keeps the blocks used last and a few open files."""
+    """Reads blocks of many shards; caches the most recently used blocks and a few open files."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class ShardReader:
         """Set up; opens nothing.
 
         Args:
-            shards: those that blocks are read of.
-            cache_blocks: blocks that are kept.
-            open_files: files that are kept open.
-            threads: that read the blocks of one call; inflating leaves Python's lock to others.
+            shards: the shards to read from.
+            cache_blocks: number of cached blocks.
+            open_files: number of files kept open.
+            threads: number of threads that read the blocks of one call; inflating releases the GIL.
             verify: compare the sha256 of a shard with `data_params.json` before this process first reads it.
         """
         self._shards = list(shards)
@@ -70,8 +70,8 @@ class ShardReader:
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        # For what is kept below, and for reading: a file closed by one thread can be another file to the next.
-        # Decoding goes on outside of it.
+        # Protects the caches below, and reading: the descriptor of a file closed by another thread may be reused.
+        # Decoding runs without the lock.
         self._lock = threading.RLock()
         self._executor: ThreadPoolExecutor | None = None
         self._files: OrderedDict[int, int] = OrderedDict()
@@ -80,7 +80,7 @@ class ShardReader:
         self._narrow: OrderedDict[tuple[int, str, int], Array] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        # File descriptors mean nothing in a spawned process, and caches would be copied.
+        # File descriptors are not valid in a spawned process, and caches would be copied.
         left_out = ("_process", "_lock", "_executor", "_files", "_chunks", "_blocks", "_narrow")
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
@@ -94,14 +94,14 @@ class ShardReader:
                 os.close(file)
 
     def block(self, shard: int, number: int) -> Block:
-        """Rows `number * BLOCK_ROWS` and on of a shard; see `blocks`."""
+        """Return the block of a shard that starts at row `number * BLOCK_ROWS`; see `blocks`."""
         return self.blocks([(shard, number)])[shard, number]
 
     def blocks(self, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Block]:
-        """Several blocks, each by its shard and its number in the shard.
+        """Return several blocks, each given by its shard and its number in the shard.
 
         Raises:
-            ShardError: a shard is not what was written.
+            ShardError: a shard is damaged or was changed.
             OSError: it cannot be read.
         """
         self._after_fork()
@@ -126,7 +126,7 @@ class ShardReader:
         return found
 
     def _after_fork(self) -> None:
-        """A fork copies the lock, perhaps held, and not the threads: begin anew."""
+        """Reset after a fork, which copies the lock, possibly held, but not the threads."""
         if self._process != os.getpid():
             self.__del__()
             self._forget()
@@ -146,38 +146,38 @@ class ShardReader:
         return make_block(**text, lengths=self._lengths(shard, start, stop), images=self._images(shard, start, stop))
 
     def _lengths(self, shard: int, start: int, stop: int) -> list[list[int]]:
-        """Positions of the samples of some rows."""
+        """Return the positions of the samples of some rows."""
         bounds = self.column(shard, "samples/offsets", start, stop + 1).tolist()
         return _by_row(self.column(shard, "samples/length", bounds[0], bounds[-1]).tolist(), bounds)
 
     def _images(self, shard: int, start: int, stop: int) -> list[list[StoredImage]]:
-        """Images of some rows."""
+        """Return the images of some rows."""
         bounds = self.column(shard, "images/offsets", start, stop + 1).tolist()
         first, behind = bounds[0], bounds[-1]
         columns = (self.column(shard, f"images/{name}", first, behind).tolist() for name in ("path", "start", "slots"))
         return _by_row(list(map(StoredImage, range(first, behind), *columns)), bounds)
 
     def whole_column(self, shard: int, name: str) -> Array:
-        """All entries of a column."""
+        """Return all entries of a column."""
         self._after_fork()
         with self._lock:
             entries = self._index(shard)[name].entries
         return self.column(shard, name, 0, entries)
 
     def place_of(self, shard: int, name: str) -> int:
-        """Where a dataset of plain bytes begins in the file."""
+        """Return the file offset of a contiguous dataset of bytes."""
         self._after_fork()
         with self._lock:
             return self._index(shard)[name].offsets[0]
 
     def read_into(self, shard: int, offset: int, buffer: Array) -> int:
-        """Fill a buffer with the bytes of a file from a place on; how many there were."""
+        """Fill a buffer with the bytes of a file from an offset; return the number of bytes read."""
         self._after_fork()
         with self._lock:
             return os.preadv(self._file(shard), [buffer.data], offset)
 
     def column(self, shard: int, name: str, start: int, stop: int) -> Array:
-        """Entries of a dataset of the tables, such as `samples/length`."""
+        """Return entries of a table column, such as `samples/length`."""
         parts = []
         self._after_fork()
         with self._lock:
@@ -225,7 +225,7 @@ class ShardReader:
         size = os.fstat(file).st_size
         if size != entry.bytes:
             os.close(file)
-            raise ShardError(f"{entry.path}: has {size} bytes, expected {entry.bytes}: it was changed meanwhile")
+            raise ShardError(f"{entry.path}: has {size} bytes, expected {entry.bytes}: it was changed during reading")
         self._files[shard] = file
         return file
 
@@ -239,19 +239,19 @@ class ShardReader:
                 self._chunks[shard] = _find_chunks(entry)
             except (OSError, KeyError, ValueError, RuntimeError) as error:
                 raise ShardError(
-                    f"{entry.path}: is no shard of this project, or damaged ({error}); run create_hdf5_dataset again"
+                    f"{entry.path}: is not a shard of this project, or is damaged ({error}); rerun create_hdf5_dataset"
                 ) from None
         return self._chunks[shard]
 
 
 @dataclass(frozen=True)
 class _Chunks:
-    """Where the chunks of one dataset lie, and how they are stored.
+    """Offsets and storage format of the chunks of one dataset.
 
     Attributes:
-        rows: of a chunk, and `entries` of the dataset.
-        used_bytes: of each item, from the lowest, those that are not zero in a sound shard. Zeros are not inflated
-            then: the Adler-32 of the stream says that they are there. It takes half of the time.
+        rows: entries per chunk; `entries` is their number in the dataset.
+        used_bytes: number of low bytes per item that can be non-zero. The remaining bytes are not inflated; the
+            Adler-32 of the stream proves that they are zero. This halves the time.
     """
 
     rows: int
@@ -263,9 +263,9 @@ class _Chunks:
     sizes: list[int]
 
     def planes(self, data: bytes) -> Array:
-        """Inflate a chunk: (bytes of an item, rows, *row_shape) uint8, the lowest bytes of all items first, as stored.
+        """Inflate a chunk to (bytes per item, rows, *row_shape) uint8, with the lowest bytes of all items first.
 
-        Of ids it leaves out the upper bytes, where they are zeros; items of one byte are (rows, *row_shape).
+        For ids, high bytes that are zero are omitted; items of one byte are (rows, *row_shape).
         """
         plane = self.rows * int(np.prod(self.row_shape, dtype=np.int64))
         width, shape = self.dtype.itemsize, (self.rows, *self.row_shape)
@@ -280,7 +280,7 @@ class _Chunks:
         return np.frombuffer(raw, dtype=np.uint8).reshape(*((width,) if width > 1 else ()), *shape)
 
     def decode(self, data: bytes) -> Array:
-        """Inflate and unshuffle a chunk: (rows, *row_shape), read-only."""
+        """Inflate and unshuffle a chunk to (rows, *row_shape), read-only."""
         array = self.planes(data)
         if self.dtype.itemsize > 1:
             array = np.ascontiguousarray(np.moveaxis(array, 0, -1))
@@ -290,19 +290,19 @@ class _Chunks:
 
 
 def _by_row(entries: list[T], bounds: list[int]) -> list[list[T]]:
-    """Entries of a table from `bounds[0]` on, cut into those of each row."""
+    """Split entries of a table, which start at `bounds[0]`, into those of each row."""
     return [entries[begin - bounds[0] : end - bounds[0]] for begin, end in pairwise(bounds)]
 
 
 def _adler32_with_zeros(data: bytes, zeros: int) -> bytes:
-    """The Adler-32 of data and so many zeros behind it, as the end of a zlib stream has it (RFC 1950)."""
+    """Return the Adler-32 of data followed by `zeros` zero bytes, as at the end of a zlib stream (RFC 1950)."""
     checksum = isal_zlib.adler32(data)
     low = checksum & 0xFFFF
     return (((checksum >> 16) + zeros * low) % 65521 << 16 | low).to_bytes(4, "big")
 
 
 def _find_chunks(shard: Shard) -> dict[str, _Chunks]:
-    # Not by its path: HDF5 would lock it, or refuse it where someone in this process looks at it with h5py.
+    # Opened as a file object: by path, HDF5 would lock the file, or refuse it if h5py has it open in this process.
     with open_regular(shard.path) as raw, h5py.File(raw, "r") as file:
         for problem in shard.params.shard_problems(file, shard.size):
             raise ValueError(problem)

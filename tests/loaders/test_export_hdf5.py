@@ -205,7 +205,7 @@ def test_packed_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_images_in_the_shards_are_refused(tmp_path: Path) -> None:
     stored = write_folder(tmp_path, records=3, samples_per_shard=3, dataset__store_images="encoded")
-    with pytest.raises(ExportError, match="its images stand in the shards"):
+    with pytest.raises(ExportError, match="its images are in the shards"):
         export(stored, tmp_path / "exported")
 
 
