@@ -1,1 +1,1 @@
-"""Measurements users can run; see docs/benchmarks.md."""
+"""Benchmarks that users can run; see docs/benchmarks.md."""

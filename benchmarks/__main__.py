@@ -1,10 +1,10 @@
-"""Everything that is measured, in one run: ratios within it, on the machine at hand.
+"""Run all benchmarks and print tables of ratios measured on this machine.
 
     python -m benchmarks                                   # all tables, under 10 minutes on 2 cores
-    python -m benchmarks --tokenizer DIR --json out.json   # another tokenizer; the figures for programs
-    python -m benchmarks --quick                           # under a minute; exit 1 when a ratio is under its bound
+    python -m benchmarks --tokenizer DIR --json out.json   # another tokenizer; also write the results as JSON
+    python -m benchmarks --quick                           # under a minute; exit 1 if a ratio is below its bound
 
-Needs `pip install 'llava-hdf5[bench]'`. Records, rows and pictures are made up on the spot, in a temporary folder.
+Needs `pip install 'llava-hdf5[bench]'`. Records, rows and images are generated in a temporary folder.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             found = (quick if options.quick else full)(Path(folder), options)
-    except RuntimeError as error:  # a contestant failed; what it printed is in the message
+    except RuntimeError as error:  # a contestant failed; the message contains its output
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     found["seconds"] = perf_counter() - began
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Print all tables as they come; everything for --json."""
+    """Print each table when it is ready; return all results for --json."""
     parts = options.only or PARTS
     found: dict[str, Any] = {**machine(options.tokenizer), "sections": [], "ratios": {}}
     print(headline(found), flush=True)
@@ -118,14 +118,14 @@ def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def quick(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The ratios that a change of the code must not halve."""
+    """Measure the ratios that a change of the code must not halve."""
     sections = preprocessing.run_quick(folder, options.tokenizer, note) + loading.run(folder, 1, True, note)
     ratios = {name: ratio for section in sections for name, ratio in section.ratios.items()}
     return {**machine(options.tokenizer), "sections": [s.to_json() for s in sections], "ratios": ratios}
 
 
 def judge(ratios: dict[str, float]) -> int:
-    """Compare with the bounds; the exit code."""
+    """Compare the ratios with their bounds and return the exit code."""
     bounds: dict[str, float] = json.loads(BOUNDS.read_text())
     low = 0
     print("| | ratio | at least |\n|---|---:|---:|")
@@ -160,7 +160,7 @@ def headline(found: dict[str, Any]) -> str:
 
 
 def note(text: str) -> None:
-    """What is being done, for those who wait."""
+    """Print a progress message."""
     print(f"# {text}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.batch_transport`: rows/s from two workers, batches sent as arrays and as tensors, in turn."""
+"""`python -m benchmarks.batch_transport`: rows/s from two workers that send batches as arrays or as tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _rows_per_second(folder: Path) -> float:
 
 
 def main() -> None:
-    """Print one line for each repeat."""
+    """Print one line per repeat."""
     as_arrays = collate.Batch.__reduce__
     with tempfile.TemporaryDirectory() as name:
         dataset = write_dataset(Path(name), _ROWS, with_images=False) / "ours"

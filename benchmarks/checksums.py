@@ -1,9 +1,10 @@
-"""What the checks of the loader cost, in rows per second of processor time on one core.
+"""Cost of the loader's checks, in rows per second of CPU time on one core.
 
     python -m benchmarks.checksums OUTPUT_DIR        # of create_hdf5_dataset; docs/loaders.md, "What is checked"
 
-Needs torch. Reads all rows in stored order, without images: with the Adler-32 of the chunks left out, as the loader
-does, and with `verify=True`, the sha256 of each shard included. Each is repeated in turns, and the fastest counts.
+Needs torch. Reads all rows in stored order, without images, in three ways: without checking the Adler-32 of the chunks,
+as the loader normally does, and with `verify=True`, which also checks the sha256 of each shard. The three take turns,
+and the fastest run of each counts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from loaders import create_dataloader, shard_reader
 
 
 class _WithoutAdler:
-    """What the reader uses of `isal_zlib`, for raw deflate: the Adler-32 of a stream is not computed."""
+    """Replacement of `isal_zlib` in the reader that inflates raw deflate, so that no Adler-32 is computed."""
 
     error = isal_zlib.error
 

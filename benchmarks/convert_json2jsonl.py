@@ -1,12 +1,11 @@
-"""How fast and with how much memory convert_json2jsonl turns a JSON array into lines, against json.load + json.dumps.
+"""Speed and memory of convert_json2jsonl compared with json.load + json.dumps, for large JSON arrays.
 
     python benchmarks/convert_json2jsonl.py [--megabytes 64] [--repeats 5]
 
-Makes its own data: conversations of the size and the wording of LLaVA's, as json.dump writes them in one line and
-indented, and with a quotation or letters beyond ASCII in every third sentence (escapes, all of them). Both sides start
-from a file in the cache of the operating system and end with a file; ours also checks every record and waits until the
-file is on the disk. One process each; the best of the repeats, the two sides taking turns. The ratio is that of the
-wall times; CPU time is shown too, since a machine that is shared stretches the wall time alone.
+Generates its data: conversations like LLaVA's, written by json.dump on one line and indented, and with quotation marks
+or non-ASCII letters (as escapes) in every third sentence. Both sides read a file from the page cache and write a file;
+ours also checks every record and waits until the file is on disk. Each runs in one process; the two take turns, and the
+best repeat counts. The ratio is that of wall times; CPU time is shown too, since other load affects only the wall time.
 """
 
 import argparse
@@ -82,7 +81,7 @@ def ours(folder: Path) -> None:
 
 
 def timed(action, *arguments) -> tuple[float, float]:
-    """Wall time and CPU time, in seconds."""
+    """Return wall time and CPU time in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     action(*arguments)
     return time.perf_counter() - wall, time.process_time() - cpu

@@ -1,4 +1,4 @@
-"""Records like LLaVA's, made up: so that a benchmark needs no download and is the same everywhere."""
+"""Generate records like LLaVA's, so that benchmarks need no download and use the same data everywhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from preprocess.tokenize.tokenizer import Tokenizer
 
 _WORDS_PER_ROUND = 46
 _ROUNDS = 4
-IMAGE = "shapes/0001.png"  # one that the package embeds
+IMAGE = "shapes/0001.png"  # embedded in the package
 
 
 def words_of(tokenizer: Tokenizer) -> list[str]:
-    """The words among the tokenizer's own pieces, the frequent ones first, then compounds of them."""
+    """Return the words among the tokenizer's pieces, most frequent first, then compounds of them."""
     # Byte-level vocabularies spell the blank "Ġ".
     pieces = [piece[1:] for piece in tokenizer.tokens if piece[:1] in (BLANK, "Ġ") and piece[1:].isalpha()]
     words = [piece for piece in pieces if piece.isascii() and len(piece) > 1]
@@ -26,7 +26,7 @@ def words_of(tokenizer: Tokenizer) -> list[str]:
 
 
 def phase_1_records(tokenizer: Tokenizer, count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Captions of 6 to 30 words, each with an image."""
+    """Yield captions of 6 to 30 words, each with an image."""
     draw = _Words(tokenizer, seed)
     for number in range(count):
         words = draw(int(draw.random.integers(6, 31)))
@@ -38,10 +38,10 @@ def phase_1_records(tokenizer: Tokenizer, count: int, seed: int = 0) -> Iterator
 
 
 def phase_2_records(tokenizer: Tokenizer, count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Multi-round conversations of about 290 text tokens, half of them with an image; words follow Zipf's law.
+    """Yield multi-round conversations of about 290 text tokens, half of them with an image; words follow Zipf's law.
 
-    With a Llama-2 vocabulary the 1,000 most frequent words are about four fifths of the text, as in English. Rounds are
-    drawn from 20,000, so that a million records are soon made, and no two alike.
+    With a Llama-2 vocabulary, the 1,000 most frequent words make up about 80 % of the text, as in English. Rounds are
+    drawn from 20,000 pre-generated ones, which is fast, and no two records are equal.
     """
     draw = _Words(tokenizer, seed)
     rounds = [_round(draw) for _ in range(20_000)]
@@ -50,7 +50,7 @@ def phase_2_records(tokenizer: Tokenizer, count: int, seed: int = 0) -> Iterator
 
 
 def write_records(path: Path, records: Iterator[Any]) -> Path:
-    """One JSON value a line."""
+    """Write one JSON value per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for record in records:
@@ -59,7 +59,7 @@ def write_records(path: Path, records: Iterator[Any]) -> Path:
 
 
 class _Words:
-    """Draws words by Zipf's law, many at a time."""
+    """Draws many words at a time by Zipf's law."""
 
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
         self.random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What more records cost, and where the time of one worker goes."""
+"""Scaling with the number of records, and time per stage of one worker."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PROCESSES = 2
 
 @dataclass(frozen=True)
 class Grown:
-    """The whole command on so many records.
+    """Measurements of the whole command for one number of records.
 
     Attributes:
-        seconds: from start to end.
-        start_seconds: until the first task begins: libraries, plan, tokenizer.
-        peak_bytes: the largest resident set of one of its processes.
-        again_seconds: the same command again, when all is done.
-        stages: microseconds a record of each stage, over all workers.
+        seconds: duration of the whole command.
+        start_seconds: time until the first task starts: imports, plan, tokenizer.
+        peak_bytes: largest resident set of any of its processes.
+        again_seconds: duration of a second run of the finished command.
+        stages: microseconds per record in each stage, over all workers.
     """
 
     records: int
@@ -44,7 +44,7 @@ class Grown:
 
 
 def grow(folder: Path, tokenizer: Path, note: Callable[[str], None], counts: tuple[int, ...] = COUNTS) -> list[Grown]:
-    """Phase 2 with two processes, ten times the records each time."""
+    """Run phase 2 with two processes, with ten times more records each time."""
     loaded = load_tokenizer(str(tokenizer))
     grown = []
     for count in counts:
@@ -82,7 +82,7 @@ def read_receipts(out: Path) -> list[dict[str, Any]]:
 
 
 def stages_of(receipts: list[dict[str, Any]]) -> dict[str, float]:
-    """Microseconds a record of each stage."""
+    """Return microseconds per record in each stage."""
     seconds: Counter[str] = Counter()
     for receipt in receipts:
         seconds.update(receipt["report"]["stages"])
@@ -105,7 +105,7 @@ def growth_table(grown: list[Grown]) -> str:
 
 
 def stage_table(row: Grown) -> str:
-    """Markdown: where the time of a worker goes."""
+    """Return a Markdown table of the time per stage of a worker."""
     total = sum(row.stages.values())
     lines = ["| stage | µs a record | share |", "|---|---:|---:|"]
     lines += [f"| {STAGES[stage]} | {spent:.1f} | {spent / total:.0%} |" for stage, spent in row.stages.items()]
@@ -117,7 +117,7 @@ def growth_json(grown: list[Grown]) -> list[dict[str, Any]]:
 
 
 def growth_ratios(grown: list[Grown]) -> dict[str, float]:
-    """How little the largest costs beside the smallest."""
+    """Return the ratios of the largest run to the smallest."""
     first, last = grown[0], grown[-1]
     return {
         f"peak memory, {first.records:,} against {last.records:,} records": first.peak_bytes / last.peak_bytes,

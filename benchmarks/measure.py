@@ -1,4 +1,4 @@
-"""Run contestants as processes, in turn and several times, and compare their medians."""
+"""Run contestants as processes, in turn and repeatedly, and compare their medians."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ with open(sys.argv[1], "w") as file:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way of doing the work, as a command.
+    """One way to do the work, as a command.
 
     Attributes:
-        name: what the table calls it.
-        command: arguments of Python. Its last line on standard output may be `{"seconds": …}`: then that part of its
-            time counts and its start does not.
-        rows: what it makes or reads each time.
-        leaves_out: what it does not do, beside ours.
-        out: what it writes, whose size is measured; removed before each run.
-        environment: added to this process's.
+        name: name in the table.
+        command: arguments of Python. If its last line on standard output is `{"seconds": …}`, only that time counts,
+            without start-up.
+        rows: number of rows that it writes or reads in each run.
+        leaves_out: what it does not do, compared with ours.
+        out: its output file or folder, whose size is measured; removed before each run.
+        environment: variables added to the environment of this process.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Contestant:
 
 @dataclass
 class Measured:
-    """What came of it: every run's seconds, the largest resident set of one of its processes, bytes written."""
+    """Result: seconds of every run, the largest resident set of any of its processes, and bytes written."""
 
     name: str
     rows: int
@@ -64,7 +64,7 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Rows per second, of the median run."""
+        """Rows per second of the median run."""
         return self.rows / statistics.median(self.seconds)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,10 +72,10 @@ class Measured:
 
 
 def in_turn(contestants: Sequence[Contestant], repeats: int, note: Callable[[str], None]) -> list[Measured]:
-    """Every contestant once, then every one again, so that a machine that slows down slows all.
+    """Run all contestants once, then all again, so that a slower machine affects all of them equally.
 
     Raises:
-        RuntimeError: one failed; what it printed is in the message.
+        RuntimeError: one failed; the message contains its output.
     """
     measured = [Measured(c.name, c.rows, c.leaves_out) for c in contestants]
     for repeat in range(repeats):
@@ -86,7 +86,7 @@ def in_turn(contestants: Sequence[Contestant], repeats: int, note: Callable[[str
 
 
 def run_once(contestant: Contestant, result: Measured) -> None:
-    """Run it and add what was measured."""
+    """Run a contestant once and add the measurements to its result."""
     if contestant.out is not None:
         remove(contestant.out)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **contestant.environment}
@@ -108,17 +108,17 @@ def run_once(contestant: Contestant, result: Measured) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder."""
+    """Remove a file or a folder."""
     subprocess.run(["rm", "-rf", str(path)], check=True)
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def table(measured: Sequence[Measured], ours: str, unit: str = "row") -> str:
-    """Markdown. `ours`: the name of the one that the others are compared with; `unit`: what is counted."""
+    """Return a Markdown table; `ours` is the contestant that others are compared with, `unit` what is counted."""
     mine = next(result for result in measured if result.name == ours)
     lines = [
         f"| | {unit}s/s | ours is faster | peak memory | bytes out a {unit} | leaves out |",
@@ -140,10 +140,10 @@ class Section:
     """One table.
 
     Attributes:
-        title: what was done to what.
-        measured: every contestant.
-        ours: the name of the one that the others are compared with.
-        ratios: the figures that matter, by name; larger is better.
+        title: title of the table.
+        measured: results of all contestants.
+        ours: name of the contestant that the others are compared with.
+        ratios: the important ratios by name; larger is better.
         unit: what is counted.
     """
 

@@ -1,4 +1,4 @@
-"""The whole command beside what users would otherwise run, for both phases."""
+"""Compare the whole command with what users would otherwise run, for both phases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Records for each kind of contestant; the slow ones get fewer, for their rate does not depend on it."""
+    """Numbers of records per kind of contestant; slow ones get fewer, which does not affect their rate."""
 
     ours: int
     batch_call: int
@@ -33,7 +33,7 @@ QUICK = Sizes(ours=30_000, batch_call=3_000, slow=300)
 
 
 def command(tokenizer: Path, data: Path, out: Path, phase: int, processes: int, packing: str = "none") -> list[str]:
-    """Arguments of Python for our whole command."""
+    """Return the Python arguments that run our whole command."""
     return [
         *("-m", "hdf5_writer.create_hdf5_dataset", "--config", f"llava_phase_{phase}_preproc.yaml"),
         f"setup.input_dir={data}",
@@ -46,19 +46,19 @@ def command(tokenizer: Path, data: Path, out: Path, phase: int, processes: int, 
 
 
 def run(folder: Path, tokenizer: Path, repeats: int, note: Note) -> list[Section]:
-    """Phase 1 and phase 2 beside all stand-ins."""
+    """Compare phase 1 and phase 2 with all stand-ins."""
     return [compare(folder, tokenizer, phase, FULL, repeats, note, all_of_them=True) for phase in (1, 2)]
 
 
 def run_quick(folder: Path, tokenizer: Path, note: Note) -> list[Section]:
-    """Phase 2 beside the batch call and the on-the-fly path, small."""
+    """Compare phase 2 with the batch call and on-the-fly tokenization, on little data."""
     return [compare(folder, tokenizer, 2, QUICK, 1, note, all_of_them=False)]
 
 
 def compare(
     folder: Path, tokenizer: Path, phase: int, sizes: Sizes, repeats: int, note: Note, *, all_of_them: bool
 ) -> Section:
-    """One phase."""
+    """Compare one phase."""
     folder = folder / f"phase-{phase}"
     loaded = load_tokenizer(str(tokenizer))
     records = phase_1_records if phase == 1 else phase_2_records

@@ -1,9 +1,9 @@
-"""What users would otherwise run over the same records: each its own process, none of ours in its timed part.
+"""Alternatives that users would otherwise run on the same records; each is a process and uses none of our code.
 
     python -m benchmarks.stand_ins NAME --data FILE --tokenizer FOLDER [--out PATH] [--processes N]
 
-Each prints `{"seconds": …}` of its work alone: the time to import libraries and to load the tokenizer is a present.
-All write the same text: template `plain` (phase 1) or `vicuna_v1` (phase 2), 576 image slots, 2,048 positions.
+Each prints `{"seconds": …}` of its work; importing libraries and loading the tokenizer do not count. All produce the
+same text: template `plain` (phase 1) or `vicuna_v1` (phase 2), 576 image slots, 2,048 positions.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def batch_call(options: argparse.Namespace, call: str = "encode_batch") -> float
     tokenizer = tokenizers.Tokenizer.from_file(str(options.tokenizer / "tokenizer.json"))
     texts = ["".join(text for text, _ in turns_of(record, options.plain)) for record in read_lines(options.data)]
     seconds = 0.0
-    for start in range(0, len(texts), 1000):  # as a pipeline would; all at once needs gigabytes
+    for start in range(0, len(texts), 1000):  # in batches, as a pipeline would; all at once needs gigabytes
         part = texts[start : start + 1000]
         began = perf_counter()
         getattr(tokenizer, call)(part)
@@ -107,7 +107,7 @@ def datasets_map(options: argparse.Namespace) -> float:
 
     datasets.disable_progress_bars()
     cache = options.out.with_suffix(".cache")
-    shutil.rmtree(cache, ignore_errors=True)  # or the next run finds the work done
+    shutil.rmtree(cache, ignore_errors=True)  # otherwise the next run reuses the cached result
     tokenizer = load_fast_tokenizer(options.tokenizer)
     began = perf_counter()
     data = datasets.load_dataset("json", data_files=str(options.data), split="train", cache_dir=str(cache))

@@ -1,9 +1,9 @@
-"""Shards → batches: stream the datasets of `create_hdf5_dataset` into a training loop. Needs torch.
+"""Load the datasets of `create_hdf5_dataset` as batches for a training loop. Needs torch.
 
-`loaders.lazy`, which tokenizes on the fly as LLaVA's own training code does, is imported by its own name.
+`loaders.lazy`, which tokenizes on the fly as LLaVA's own training code does, must be imported separately.
 """
 
-# ruff: noqa: E402, what is imported is looked for first
+# ruff: noqa: E402, the dependencies are checked before the imports
 from pathlib import Path as _Path
 from runpy import run_path as _run_path
 

@@ -1,4 +1,4 @@
-"""One rank's part of every global batch, as the batch sampler of a torch `DataLoader`."""
+"""Batch sampler of a torch `DataLoader` that yields one rank's part of every global batch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from loaders.samples import WithoutLoss
 
 
 class RankBatchSampler(Sampler[list[int]]):
-    """Yields, for each global batch, the rows of one rank: a contiguous part, so the parts in rank order are the batch.
+    """Yields the rows of one rank for each global batch; the parts of all ranks in order form the global batch.
 
-    A row that only fills up the last batch is asked for as `WithoutLoss(row)`.
+    A row that only fills up the last batch is yielded as `WithoutLoss(row)`.
 
     Attributes:
-        epoch: the epoch the next iteration runs over.
-        start: the batch it begins at.
+        epoch: the epoch of the next iteration.
+        start: the first batch of the next iteration.
     """
 
     def __init__(self, batches: GlobalBatches, *, rank: int, world_size: int) -> None:
@@ -29,7 +29,7 @@ class RankBatchSampler(Sampler[list[int]]):
         self.start = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Not a generator itself: epoch and start are those of this call, whatever is set before the first batch.
+        # Not a generator itself, so that epoch and start are read at this call and not at the first batch.
         return self._iterate(self.epoch, self.start)
 
     def _iterate(self, epoch: int, start: int) -> Iterator[list[int]]:
@@ -42,10 +42,10 @@ class RankBatchSampler(Sampler[list[int]]):
             yield rows[first : first + self._rows]
 
     def __len__(self) -> int:
-        """Batches in the whole epoch."""
+        """Number of batches in the whole epoch."""
         return self._batches.count(self.epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; another one than the present begins at its first batch."""
+        """Set the epoch; if it changes, the next iteration starts at its first batch."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0

@@ -1,7 +1,7 @@
-"""Rows as they are kept between a shard and a batch: ids as small as they are, gathered first, widened last.
+"""Compact blocks of rows between the shards and a batch.
 
-A block takes 6 bytes for each position instead of the 16 of a batch, a row is two copies, and the rows of a whole batch
-become int32 together.
+A block takes 6 bytes per position (with uint16 ids) instead of the 16 of a batch. Copying a row takes two copies, and
+the rows of a batch are converted to int32 together.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ID_KEYS = TEXT_KEYS[:2]
 
 
 class StoredImage(NamedTuple):
-    """An image of a row, as the table `images` of its shard has it.
+    """An entry of the table `images` of a shard.
 
     Attributes:
-        number: its entry in that table.
+        number: index in that table.
         path: relative to the image folder, UTF-8.
         start: position of its first slot in the row.
-        slots: how many it has.
+        slots: number of slots.
     """
 
     number: int
@@ -38,10 +38,10 @@ class Block(NamedTuple):
     """n rows.
 
     Attributes:
-        ids: (n, 2, max_sequence_length) uint16, or int32 where one needs it: `text_input_ids` and `labels`.
+        ids: (n, 2, max_sequence_length) uint16, or int32 if an id needs it: `text_input_ids` and `labels`.
         masks: (n, 2, max_sequence_length) uint8: `loss_mask` and `key_padding_mask`.
-        lengths: of each row the positions of its samples, which begin at 0 and follow each other without gaps.
-        images: of each row, in their order.
+        lengths: for each row, the positions of its samples, which start at 0 and have no gaps.
+        images: for each row, its images in order.
     """
 
     ids: Array
@@ -72,14 +72,14 @@ class Block(NamedTuple):
         return mask
 
     def text(self, length: int) -> Block:
-        """The first `length` positions of each row alone, without what the tables say."""
+        """Return the first `length` positions of each row, without lengths and images."""
         ids, masks = self.ids, self.masks
         if length < ids.shape[2]:
             ids, masks = (np.ascontiguousarray(array[:, :, :length]) for array in (ids, masks))
         return Block(ids, masks, (), ())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The four of `TEXT_KEYS`, each (n, max_sequence_length) int32."""
+        """Return the tensors of `TEXT_KEYS`, each (n, max_sequence_length) int32."""
         columns = (self.ids[:, 0], self.ids[:, 1], self.masks[:, 0], self.masks[:, 1])
         return dict(zip(TEXT_KEYS, (torch.from_numpy(column.astype(np.int32)) for column in columns), strict=True))
 
@@ -93,11 +93,11 @@ def make_block(
     lengths: Sequence[list[int]],
     images: Sequence[list[StoredImage]],
 ) -> Block:
-    """A block from what a shard stores.
+    """Make a block from the arrays of a shard.
 
     Args:
-        text_input_ids, labels: (2 to 4, n, max_sequence_length) uint8: the lowest bytes of all ids, then the next;
-            those left out are zeros.
+        text_input_ids, labels: (2 to 4, n, max_sequence_length) uint8: the lowest bytes of all ids, then the next
+            higher; omitted bytes are zero.
         loss_mask, key_padding_mask: (n, max_sequence_length) uint8.
         lengths, images: see `Block`.
     """
@@ -116,7 +116,7 @@ def make_block(
 
 
 def gather(blocks: Sequence[Block], places: Sequence[int]) -> Block:
-    """One row of each block, as a block of its own."""
+    """Copy one row of each block into a new block."""
     if not blocks:
         return Block(np.empty((0, 2, 0), np.uint16), np.empty((0, 2, 0), np.uint8), (), ())
     rows, length = len(blocks), blocks[0].ids.shape[2]

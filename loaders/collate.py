@@ -16,11 +16,11 @@ from loaders.samples import Sample, Samples
 
 
 class Batch(dict[str, torch.Tensor]):
-    """The tensors of a batch by name, and how many of its images failed and were left blank.
+    """The tensors of a batch by name; `failed_images` counts the images that could not be read and were left blank.
 
-    A worker sends its text as the small arrays it was made of, in the message itself: a tensor each would cost more in
-    file descriptors than everything else. On 2 shared cores that gave 1.6 to 2.5 times the rows/s
-    (`python -m benchmarks.batch_transport`: 64 rows of 2,048 positions a batch, no images, two workers).
+    A worker process sends the compact arrays of the text inside its message and the tensors are built by the receiver;
+    sending each tensor separately would cost a file descriptor each. On 2 shared cores this gave 1.6 to 2.5 times the
+    rows/s (`python -m benchmarks.batch_transport`: 64 rows of 2,048 positions per batch, no images, two workers).
     """
 
     failed_images: int = 0
@@ -28,14 +28,14 @@ class Batch(dict[str, torch.Tensor]):
     _versions: tuple[tuple[str, int, int], ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Whoever puts other tensors in, or writes into these, sends what is there now.
+        # A batch that was modified after it was made is sent as its current tensors.
         if self._source is not None and self._versions == _versions(self):
             return _make_batch, (self._source,)
         return _restore, (dict(self), self.failed_images)
 
 
 class _BatchParts(NamedTuple):
-    """What a batch is made of."""
+    """The parts from which a batch is built."""
 
     text: Block
     layout: _FixedLayout | _FreeLayout
@@ -45,7 +45,7 @@ class _BatchParts(NamedTuple):
 
 
 class _FixedLayout(NamedTuple):
-    """What only a fixed batch has."""
+    """The parts that only a fixed batch has."""
 
     has_image: Array
 
@@ -54,7 +54,7 @@ class _FixedLayout(NamedTuple):
 
 
 class _FreeLayout(NamedTuple):
-    """What only a free batch has: `image_places` are (3, N), its images' rows, starts and slots."""
+    """The parts that only a free batch has; `image_places` is (3, N): row, start and number of slots of each image."""
 
     sample_offsets: Array
     sample_lengths: Array
@@ -89,12 +89,12 @@ def _restore(tensors: dict[str, torch.Tensor], failed_images: int) -> Batch:
 
 
 def _versions(batch: Batch) -> tuple[tuple[str, int, int], ...]:
-    """Changes when a tensor is replaced, or written into by torch."""
+    """Return a value that changes if a tensor is replaced, or modified by torch."""
     return tuple((key, id(tensor), tensor._version) for key, tensor in batch.items())
 
 
 class Collator:
-    """Stacks the samples of `LlavaH5Dataset`."""
+    """Collates the samples of `LlavaH5Dataset` into a batch."""
 
     def __init__(
         self,
@@ -105,15 +105,15 @@ class Collator:
         ignore_index: int | None = None,
         with_cu_seqlens: bool = False,
     ) -> None:
-        """Set up; `LlavaH5Dataset.collator` fills in what follows from the dataset.
+        """Create a collator; `LlavaH5Dataset.collator` does this with the parameters of the dataset.
 
         Args:
             max_sequence_length: positions in a row.
-            image_end: of fixed rows, the position behind the last image slot; 0 for free ones.
-            trim_to: cut the sequence axis to the longest row, rounded up to a multiple of this; None keeps all.
-            ignore_index: what labels without loss become, as `torch.nn.functional.cross_entropy` expects it; None
-                leaves them as stored (the next token, also where there is no loss).
-            with_cu_seqlens: add the bounds of samples to a free batch.
+            image_end: for fixed rows, the position after the last image slot; 0 for free rows.
+            trim_to: trim the sequence axis to the longest row, rounded up to a multiple of this; None does not trim.
+            ignore_index: value for labels without loss, as in `torch.nn.functional.cross_entropy`; None leaves them
+                as stored (the next token).
+            with_cu_seqlens: add the bounds of samples to free batches.
 
         Raises:
             ValueError: `trim_to` is not positive.
@@ -130,18 +130,18 @@ class Collator:
         """Make a batch.
 
         Returns:
-            `text_input_ids`, `labels`, `loss_mask`, `key_padding_mask`: (B, T) int32, T the maximum sequence length
-            or what `trim_to` leaves.
+            `text_input_ids`, `labels`, `loss_mask`, `key_padding_mask`: (B, T) int32; T is the maximum sequence
+            length, or less with `trim_to`.
 
-            Of fixed rows, `has_image`: (B,) bool; and, where the dataset reads images, `image_data`:
+            Fixed rows add `has_image`: (B,) bool; and, if the dataset reads images, `image_data`:
             (B, 3, image_size, image_size).
 
-            Of free rows, `position_ids`, from 0 in each sample, and `segment_ids`, 1, 2, … for the samples of a row
-            and 0 for padding: (B, T) int32; `image_rows`, `image_starts`, `image_slots`: (N,) int32, for each image of
-            the batch its row, its first position there and its number of slots; `image_data`:
-            (N, 3, image_size, image_size); and with `with_cu_seqlens` `cu_seqlens`: (S + 1,) int32, the bounds of
-            samples in the flattened batch of B * T positions, where a row's padding is one sample more, and
-            `max_seqlen`: () int32, the longest of them.
+            Free rows add `position_ids`, from 0 in each sample, and `segment_ids`, 1, 2, … for the samples of a row
+            and 0 for padding: (B, T) int32; `image_rows`, `image_starts`, `image_slots`: (N,) int32, the row, first
+            position and number of slots of each image of the batch; `image_data`: (N, 3, image_size, image_size); and
+            with `with_cu_seqlens`, `cu_seqlens`: (S + 1,) int32, the bounds of the samples in the flattened batch of
+            B * T positions, where the padding of a row counts as one more sample, and `max_seqlen`: () int32, the
+            length of the longest.
         """
         rows = Samples.of(samples)
         source = _BatchParts(

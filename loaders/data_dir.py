@@ -1,4 +1,4 @@
-"""A folder that `create_hdf5_dataset` wrote → its parameters and its shards, checked before anything is read."""
+"""Read and check the parameters and the list of shards of a folder that `create_hdf5_dataset` wrote."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hdf5_writer.schema import ShardSize
 
 
 class DataDirError(ValueError):
-    """A folder is no finished dataset, or does not go with the others; the message is one sentence for the user."""
+    """A folder is not a finished dataset, or is incompatible with the others; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard file as `data_params.json`, of which `params` is the whole, names it."""
+    """One shard file with its entries in `data_params.json`; `params` is the whole document."""
 
     path: Path
     size: ShardSize
@@ -28,24 +28,24 @@ class Shard:
 
     @property
     def rows(self) -> int:
-        """Rows in it."""
+        """Number of rows."""
         return self.size.rows
 
 
 @dataclass(frozen=True)
 class DataDir:
-    """What reading needs to know of one dataset.
+    """Parameters of one dataset that reading needs.
 
     Attributes:
         root: the folder.
         tokenizer_digest, plan_digest, vocab_size: as in `data_params.json`.
-        max_sequence_length, num_patches, image_start_idx, image_size, pad_id: the shape and places of every row;
-            `image_start_idx` is None where rows are free: packed, or of several images.
-        packing: whether a row can hold several samples, "none" or the way of packing.
-        store_images, image_aspect_ratio: where images stand, "path" for files of their own; the latter of pixels only.
+        max_sequence_length, num_patches, image_start_idx, image_size, pad_id: layout of every row; `image_start_idx`
+            is None for free rows (packed, or with several images).
+        packing: "none" for one sample per row, otherwise the packing method.
+        store_images, image_aspect_ratio: form of stored images, "path" for none; the latter only for pixels.
         system_prompt_style: the template of the rows.
-        inputs: names of the JSONL files; `source_file` of a row is an index into them.
-        shards: in order; the rows of the dataset are theirs, one after the other.
+        inputs: names of the JSONL files; `source_file` of a sample is an index into them.
+        shards: the shards in row order.
     """
 
     root: Path
@@ -66,16 +66,16 @@ class DataDir:
 
     @property
     def rows(self) -> int:
-        """Rows in all shards."""
+        """Number of rows in all shards."""
         return sum(shard.rows for shard in self.shards)
 
 
 def read_data_dir(root: str | Path) -> DataDir:
-    """Read `data_params.json` and check that every shard is there in the size it names.
+    """Read `data_params.json` and check that every shard exists with the recorded size.
 
     Raises:
-        DataDirError: no such folder, no `data_params.json` or one that no run wrote, another major schema version, a
-            shard that is missing or has another size.
+        DataDirError: the folder or `data_params.json` is missing, the latter is damaged, inconsistent or of another
+            major schema version, or a shard is missing or has another size.
     """
     layout = OutputLayout(Path(root).expanduser())
     if not layout.root.is_dir():
@@ -110,7 +110,7 @@ def read_data_dir(root: str | Path) -> DataDir:
 
 
 def require_alike(dirs: Sequence[DataDir]) -> None:
-    """Refuse datasets whose rows cannot stand in one batch.
+    """Refuse datasets whose rows cannot be in the same batch.
 
     Raises:
         DataDirError: names the folder, the parameter and both values.
@@ -120,8 +120,8 @@ def require_alike(dirs: Sequence[DataDir]) -> None:
         if (first.image_start_idx is None) != (other.image_start_idx is None):
             free, fixed = (first, other) if first.image_start_idx is None else (other, first)
             raise DataDirError(
-                f"{free.root}: its rows are packed or hold several images, those of {fixed.root} have one image at one "
-                "place; rows of one loader must agree: write one of them again, with the same processor.packing"
+                f"{free.root}: its rows are packed or hold several images, but those of {fixed.root} have one image "
+                "at a fixed position; all rows of a loader must match: rewrite one dataset with the same processor.packing"
             )
         for name in (
             "max_sequence_length",
@@ -135,7 +135,7 @@ def require_alike(dirs: Sequence[DataDir]) -> None:
             if found != expected:
                 raise DataDirError(
                     f"{other.root}: has {name} {found}, but {first.root} has {expected}; "
-                    "rows of one loader must agree: write one of them again"
+                    "all rows of a loader must match: rewrite one of them"
                 )
 
 

@@ -1,4 +1,4 @@
-"""`create_dataloader`: shards and images → batches, in an order that ranks, workers and restarts do not change."""
+"""`create_dataloader`: load batches in an order that does not depend on ranks, workers or restarts."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _log = logging.getLogger(__name__)
 
 
 class LlavaDataLoader(DataLoader[Sample]):
-    """A torch `DataLoader` whose place can be saved and restored. Made by `create_dataloader`.
+    """A torch `DataLoader` whose position can be saved and restored; made by `create_dataloader`.
 
-    Every iteration runs over one epoch and then moves on to the next; one that is broken off begins its epoch again,
-    unless `load_state_dict` says where to go on.
+    Each iteration covers one epoch; the next iteration covers the next epoch. An iteration that is not finished
+    restarts its epoch, unless `load_state_dict` sets the position.
 
     Attributes:
-        failed_images: images that failed and were left blank, in the batches handed out so far by this rank.
+        failed_images: number of images in the batches returned so far on this rank that could not be read.
     """
 
-    # What accelerate asks of a loader it need not wrap: `prepare` leaves the ranks' shares as they are, and
-    # `save_state` and `load_state` keep the place.
+    # Attributes that accelerate checks: `prepare` does not wrap this loader, so the ranks' shares are unchanged, and
+    # `save_state` and `load_state` save and restore its position.
     _is_accelerate_prepared = True
     use_stateful_dataloader = True
 
@@ -47,7 +47,7 @@ class LlavaDataLoader(DataLoader[Sample]):
     dataset: LlavaH5Dataset
 
     def __init__(self, dataset: LlavaH5Dataset, batch_sampler: RankBatchSampler, order: dict[str, Any], **options: Any):
-        """`order`: plain JSON that decides the order; a state is only taken back where it is the same."""
+        """`order`: plain JSON of all settings that determine the order; a state must have the same settings."""
         super().__init__(dataset, batch_sampler=batch_sampler, **options)
         self.failed_images = 0
         self._order = order
@@ -57,25 +57,25 @@ class LlavaDataLoader(DataLoader[Sample]):
 
     @property
     def epoch(self) -> int:
-        """The epoch that is running, or that the next iteration runs over."""
+        """The current epoch, or that of the next iteration."""
         return self.batch_sampler.epoch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """The batches of the epoch, from where `load_state_dict` left it or from the first."""
+        """Iterate over the batches of the epoch, from the position of `load_state_dict` or from the first batch."""
         sampler = self.batch_sampler
         if not self._resumes:
             self._handed = 0
         self._resumes = False
         sampler.start = self._handed
         batches = super().__iter__()
-        sampler.start = 0  # for who iterates over the sampler itself, as accelerate does to skip batches
+        sampler.start = 0  # for callers that iterate over the sampler itself, as accelerate does to skip batches
         self._iterations += 1
         return self._hand_out(batches, self._iterations)
 
     def _hand_out(self, batches: Iterator[Any], iteration: int) -> Iterator[Batch]:
         failed_before = self.failed_images
         for batch in batches:
-            # An iterator that someone still holds after the next was begun has no say in the place.
+            # An old iterator that is used after a new iteration has started must not change the position.
             if iteration == self._iterations:
                 self._handed += 1
                 self.failed_images += batch.failed_images
@@ -92,15 +92,15 @@ class LlavaDataLoader(DataLoader[Sample]):
             self._handed = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration; the present one keeps its place, so it is safe after a resume."""
+        """Set the epoch of the next iteration; setting the current epoch keeps the position of a resumed run."""
         if epoch != self.epoch:
             self.batch_sampler.set_epoch(epoch)
             self._handed, self._resumes = 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the consumer is: counts batches handed out, not prefetched ones. Plain JSON, under 1 KB.
+        """Return the position of the consumer as plain JSON of less than 1 KB; prefetched batches do not count.
 
-        The same on every rank, whatever their number: it counts global batches.
+        It counts global batches, so it is the same on every rank and for any number of ranks.
         """
         epoch, batch = self.epoch, self._handed
         if batch and batch >= len(self):
@@ -108,10 +108,10 @@ class LlavaDataLoader(DataLoader[Sample]):
         return {"version": 1, "epoch": epoch, "batch": batch, **self._order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume after the batch that was handed out last when the state was taken, with any number of ranks.
+        """Resume after the last batch that was returned before the state was saved; the number of ranks may differ.
 
         Raises:
-            ValueError: no state of a loader, or of another loader: other data, seed, global batch size, …
+            ValueError: it is not a state of a loader, or of one with other data, seed, global batch size, …
         """
         if not isinstance(state, dict):
             raise ValueError(f"the state is {state!r}, expected what state_dict() returned; start without the state")
@@ -152,38 +152,39 @@ def create_dataloader(
     open_files: int = 16,
     verify: bool = False,
 ) -> LlavaDataLoader:
-    """Make a loader over one or several datasets.
+    """Create a loader over one or several datasets.
 
     Args:
-        data_dir: a folder that `create_hdf5_dataset` wrote, or several.
-        img_data_dir: the folder that image paths are relative to, or one for each dataset; not for those that store
-            their images. None reads no other images.
-        batch_size: rows for one rank; the global batch has batch_size * world_size.
-        mixture: [(folder, weight), …] instead of `data_dir`: see `loaders.mixture.MixtureOrder`. Weights count rows,
-            of packed data too.
-        image_aspect_ratio: "square" or "pad": see `loaders.image_transform.ImageTransform`.
-        image_dtype: of `image_data`: float16, bfloat16 or float32.
-        on_image_error: "raise", or "blank": zeros, image slots masked, the loss of its sample off, counted in
-            `failed_images`.
-        shuffle: mix rows, anew in every epoch; otherwise they come as they are stored.
-        shuffle_seed: names the order.
-        shuffle_window: blocks of 64 rows that are mixed with each other, and kept decoded in each process
-            (384 bytes for each row and 64 positions).
-        drop_last: leave out the rows at the end of an epoch that do not fill a global batch. False fills it up with
+        data_dir: one or several folders written by `create_hdf5_dataset`.
+        img_data_dir: the folder that image paths are relative to, or one for each dataset that does not store its
+            images. None reads only stored images.
+        batch_size: rows per rank; the global batch has batch_size * world_size rows.
+        mixture: [(folder, weight), …] instead of `data_dir`, see `loaders.mixture.MixtureOrder`. Weights refer to rows,
+            also for packed data.
+        image_aspect_ratio: "square" or "pad", see `loaders.image_transform.ImageTransform`.
+        image_dtype: dtype of `image_data`: float16, bfloat16 or float32.
+        on_image_error: "raise"; or "blank": the image becomes zeros, its slots are masked, the loss of its sample is
+            switched off, and it is counted in `failed_images`.
+        shuffle: shuffle the rows in every epoch; otherwise they are in stored order.
+        shuffle_seed: seed of the shuffle.
+        shuffle_window: number of blocks of 64 rows that are shuffled together; each process keeps them decoded
+            (384 bytes per row and 64 positions).
+        drop_last: drop the rows at the end of an epoch that do not fill a global batch. False fills the last batch with
             rows of the same batch whose `loss_mask` is 0, so that every row counts once.
-        group_by_modality: global batches are all-image or all-text, of like lengths; not for packed rows.
-        trim_to: cut a batch to its longest row, rounded up to a multiple of this; None keeps the fixed length.
-        ignore_index: what labels without loss become, -100 for a cross-entropy; None leaves them as stored.
-        with_cu_seqlens: add `cu_seqlens` and `max_seqlen` to batches of packed rows, for variable-length attention: see
+        group_by_modality: make global batches with only image or only text rows of similar lengths; not for packed
+            rows.
+        trim_to: trim a batch to its longest row, rounded up to a multiple of this; None keeps the fixed length.
+        ignore_index: value for labels without loss, such as -100 for a cross-entropy; None leaves them as stored.
+        with_cu_seqlens: add `cu_seqlens` and `max_seqlen` to batches of packed rows, for variable-length attention, see
             `loaders.collate.Collator`.
-        rank, world_size: by default those of `torch.distributed`, else 0 of 1.
-        num_workers, prefetch_factor, persistent_workers, pin_memory, multiprocessing_context: as of `DataLoader`.
-        open_files: shard files kept open in each process.
+        rank, world_size: default to those of `torch.distributed`, or to 0 and 1.
+        num_workers, prefetch_factor, persistent_workers, pin_memory, multiprocessing_context: as in `DataLoader`.
+        open_files: number of shard files kept open in each process.
         verify: compare the sha256 of each shard before a process first reads it, and check stored pixels.
 
     Raises:
-        DataDirError: a folder is no whole dataset, or they disagree.
-        ValueError: an argument is none of those it may be, or there are fewer rows than one global batch.
+        DataDirError: a folder is not a finished dataset, or the datasets are incompatible.
+        ValueError: an argument is invalid, or there are fewer rows than one global batch.
     """
     rank, world_size = _place(rank, world_size)
     if (data_dir is None) == (mixture is None):

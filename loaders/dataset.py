@@ -1,4 +1,4 @@
-"""The rows of one or several datasets, with their images, as a map-style torch dataset."""
+"""A map-style torch dataset of the rows of one or several datasets, with their images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from preprocess.square_images import AspectRatio
 OnImageError = Literal["raise", "blank"]
 Folders = str | Path | Sequence[str | Path]
 _log = logging.getLogger(__name__)
-# Failed images that each process logs; the loader counts all of an epoch.
+# Maximum number of failed images that each process logs; the loader counts all of them.
 _MOST_LOGGED = 10
 
 
@@ -36,17 +36,17 @@ class LlavaH5Dataset(Dataset[Sample]):
 
     A sample has the keys of a batch without its first axis: `text_input_ids`, `labels` (max_sequence_length,) int32,
     `loss_mask`, `key_padding_mask` (max_sequence_length,) uint8, all read-only numpy arrays; `has_image` bool;
-    `image_data` (3, image_size, image_size) where images are read; and for the collator `used_length` (the
-    position behind the last one that is no padding) and `image_failed`.
+    `image_data` (3, image_size, image_size) if images are read; and for the collator `used_length` (the position
+    after the last one that is not padding) and `image_failed`.
 
-    Where rows are free (packed, or of several images), a row with k samples and m images has, in place of `has_image`
-    and `used_length`, `sample_lengths` (k,), `image_start` and `image_slots` (m,) int32, `image_failed` (m,) bool,
-    and `image_data` (m, 3, image_size, image_size).
+    A free row (packed, or with several images) with k samples and m images has, instead of `has_image` and
+    `used_length`, `sample_lengths` (k,), `image_start` and `image_slots` (m,) int32, `image_failed` (m,) bool, and
+    `image_data` (m, 3, image_size, image_size).
+
+    Files are opened in the process that reads the first row.
 
     Attributes:
-        are_free: whether rows are.
-
-    Files are opened when the first row is asked for, in whatever process asks.
+        are_free: whether the rows are free.
     """
 
     def __init__(
@@ -66,28 +66,28 @@ class LlavaH5Dataset(Dataset[Sample]):
         """Check the folders; reads no rows.
 
         Args:
-            data_dirs: a folder, or several whose rows can stand in one batch.
+            data_dirs: one or several folders, whose rows must be compatible.
             img_data_dir: the folder that image paths are relative to, or one for each of `data_dirs` that does not
-                store its images. None reads no other images than those, and without any, samples have no `image_data`.
+                store its images. None reads only stored images; without any, samples have no `image_data`.
             image_aspect_ratio, image_dtype: see `loaders.image_transform.ImageTransform`.
-            on_image_error: "raise", or "blank": zeros, image slots masked, the loss of the image's sample off,
-                `has_image` False.
-            cache_blocks: decoded blocks (of 64 rows) that are kept in each process.
-            open_files: shard files kept open in each process.
-            threads: that decode the blocks of a batch; 1 for a dataset that several processes read.
-            pin_memory: read images into memory that is pinned for a GPU, in this process.
+            on_image_error: "raise"; or "blank": the image becomes zeros, its slots are masked, the loss of its sample
+                is switched off, and `has_image` is False.
+            cache_blocks: number of decoded blocks (of 64 rows) kept in each process.
+            open_files: number of shard files kept open in each process.
+            threads: number of threads that decode the blocks of a batch; 1 if several processes read the dataset.
+            pin_memory: read images into memory pinned for a GPU, in this process.
             verify: compare the sha256 of each shard before a process first reads it, and check stored pixels.
 
         Raises:
-            DataDirError: a folder is no whole dataset, disagrees with the first, or stores pixels of the other aspect
-                ratio.
-            ValueError: an argument is none of those it may be.
+            DataDirError: a folder is not a finished dataset, is incompatible with the first, or stores pixels of the
+                other aspect ratio.
+            ValueError: an argument is invalid.
         """
         if on_image_error not in get_args(OnImageError):
             raise ValueError(f"on_image_error is {on_image_error!r}, expected 'raise' or 'blank'")
         folders = _as_list(data_dirs)
         if not folders:
-            raise DataDirError("no dir is given; give a folder that create_hdf5_dataset wrote")
+            raise DataDirError("no folder is given; give one that create_hdf5_dataset wrote")
         if cache_blocks < 1 or open_files < 1:
             raise ValueError(f"cache_blocks is {cache_blocks} and open_files {open_files}, expected at least 1")
         self.data_dirs: tuple[DataDir, ...] = tuple(read_data_dir(folder) for folder in folders)
@@ -122,7 +122,7 @@ class LlavaH5Dataset(Dataset[Sample]):
         self._failures = 0
 
     def __len__(self) -> int:
-        """Rows in all dirs."""
+        """Number of rows in all folders."""
         return int(self._starts[-1])
 
     def __getitem__(self, row: int) -> Sample:
@@ -130,14 +130,14 @@ class LlavaH5Dataset(Dataset[Sample]):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> Samples:
-        """Several samples, each block of the shards read once.
+        """Return several samples, reading each block of the shards once.
 
         Args:
-            rows: their numbers, negative ones from the end; those that are `loaders.samples.WithoutLoss` come with
+            rows: row numbers, negative ones from the end; a `loaders.samples.WithoutLoss` number returns the row with
                 `loss_mask` 0.
 
         Raises:
-            IndexError: no such row.
+            IndexError: a row does not exist.
             ImageError: an image cannot be read, with the row's source file and line.
             loaders.shard_reader.ShardError: a shard is damaged.
         """
@@ -168,7 +168,7 @@ class LlavaH5Dataset(Dataset[Sample]):
 
     @property
     def modality_lengths(self) -> npt.NDArray[np.int32]:
-        """Positions attended of every row, (rows,) int32: positive with an image, negative for text only."""
+        """Return the attended positions of every row, (rows,) int32: positive with an image, negative for text only."""
         if self._modality_lengths is None:
             columns = [self._modality_lengths_of(shard) for shard in range(len(self._shard_rows))]
             self._modality_lengths = np.concatenate(columns).astype(np.int32, copy=False)
@@ -185,7 +185,7 @@ class LlavaH5Dataset(Dataset[Sample]):
     def collator(
         self, *, trim_to: int | None = None, ignore_index: int | None = None, with_cu_seqlens: bool = False
     ) -> Collator:
-        """The collator for samples of this dataset; see `loaders.collate.Collator`.
+        """Return the collator for samples of this dataset; see `loaders.collate.Collator`.
 
         Raises:
             ValueError: `with_cu_seqlens`, but rows are fixed.
@@ -205,7 +205,7 @@ class LlavaH5Dataset(Dataset[Sample]):
         )
 
     def blocks(self, data_dir: int) -> tuple[list[int], list[int]]:
-        """First rows and sizes of the blocks of one of `data_dirs`: what is read at once, never across shards."""
+        """Return the first row and the size of each block of one of `data_dirs`; a block does not cross shards."""
         starts: list[int] = []
         sizes: list[int] = []
         for shard, rows in enumerate(self._shard_rows):
@@ -216,20 +216,20 @@ class LlavaH5Dataset(Dataset[Sample]):
         return starts, sizes
 
     def source(self, row: int, sample: int = 0) -> tuple[str, int]:
-        """Input file and line, from 1, that a sample of a row was made of.
+        """Return the input file and line (from 1) of a sample.
 
         Args:
-            row: its number, negative from the end.
-            sample: its number in the row.
+            row: row number, negative from the end.
+            sample: number of the sample in the row.
 
         Raises:
-            IndexError: no such row, or no such sample in it.
+            IndexError: the row or the sample does not exist.
         """
         shards, numbers = self._places([row])
         return self._source(int(shards[0]), int(numbers[0]), sample)
 
     def _places(self, rows: Sequence[int]) -> tuple[Array, Array]:
-        """The shard of each row, and its number in that shard."""
+        """Return the shard of each row, and the row number in that shard."""
         numbers = np.asarray(rows, dtype=np.int64)
         numbers = np.where(numbers < 0, numbers + len(self), numbers)
         wrong = (numbers < 0) | (numbers >= len(self))
@@ -259,7 +259,7 @@ class LlavaH5Dataset(Dataset[Sample]):
         return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory and torch.cuda.is_available())
 
     def _read_image(self, shard: int, row: int, image: StoredImage, lengths: list[int], out: torch.Tensor) -> bool:
-        """Write an image of a row whose samples have those lengths; False where it fails and is to be left blank."""
+        """Write an image of a row whose samples have those lengths; False if it fails and is left blank."""
         source = self._image_sources[shard]
         try:
             source.read(shard, image, out)
@@ -276,12 +276,12 @@ class LlavaH5Dataset(Dataset[Sample]):
 
 
 def _sample_at(lengths: list[int], position: int) -> int:
-    """Which sample of a row has a position."""
+    """Return which sample of a row contains a position."""
     return bisect_right(list(accumulate(lengths)), position)
 
 
 def _blank_out(rows: Block, row: int, image: StoredImage) -> None:
-    """Mask the slots of an image, and the loss of the sample that it belongs to, and of no other."""
+    """Mask the slots of an image, and switch off the loss of its sample only."""
     sample = _sample_at(rows.lengths[row], image.start)
     start = sum(rows.lengths[row][:sample])
     rows.key_padding_mask[row, image.start : image.start + image.slots] = 1
@@ -298,7 +298,7 @@ def _stored(data_dir: DataDir) -> str | None:
 
 
 def _image_dirs(img_data_dir: Folders | None, data_dirs: Sequence[DataDir]) -> list[Path | None]:
-    """The folder of images of each dataset; None where they stand in its shards, or are not read."""
+    """Return the image folder of each dataset; None if images are stored in its shards or not read."""
     elsewhere = [dir_ for dir_ in data_dirs if _stored(dir_) is None]
     if img_data_dir is None:
         if 0 < len(elsewhere) < len(data_dirs):

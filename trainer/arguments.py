@@ -16,7 +16,7 @@ from preprocess.settings import did_you_mean, one_line
 from trainer.params import Params
 from trainer.params_file import ParamsError
 
-# What the loader or this package decides; given as well, it would be taken and ignored.
+# Fields that the loader or this package sets; a value in the params would be silently ignored, so it is refused.
 _OURS = "train_input"
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 _OWNED = {
@@ -41,18 +41,18 @@ _OWNED = {
 
 
 def make_training_arguments(params: Params, model_dir: Path, *, vision_is_trained: bool) -> TrainingArguments:
-    """All but the number of steps, which `set_steps` adds when the loader is there.
+    """Build the training arguments, except the number of steps, which `set_steps` sets once the loader exists.
 
-    Making them starts the process group, where there are several processes.
+    With several processes, this also starts the process group.
 
     Args:
-        params: the whole of it.
-        model_dir: where checkpoints go.
-        vision_is_trained: the last layer of a vision model whose features are taken from the one before never gets a
-            gradient, which DDP must be told.
+        params: all params.
+        model_dir: folder of the checkpoints.
+        vision_is_trained: whether the vision model is trained. Its last layer gets no gradient if features are taken
+            from an earlier layer, so DDP must look for unused parameters.
 
     Raises:
-        ParamsError: `runconfig.training_arguments` or the precision is refused.
+        ParamsError: `runconfig.training_arguments` or the precision is not accepted.
     """
     given, run, optimizer = params.train_input, params.runconfig, params.optimizer
     ours: dict[str, Any] = {
@@ -71,21 +71,21 @@ def make_training_arguments(params: Params, model_dir: Path, *, vision_is_traine
         "save_steps": run.checkpoint_steps or sys.maxsize,
         "eval_steps": run.eval_steps,
         "seed": run.seed,
-        # On a machine without GPUs the Trainer else takes every process for the only one.
+        # Without this, on a machine without GPUs, the Trainer treats every process as a single-process run.
         "use_cpu": not torch.accelerator.is_available(),
     }
     owned = {**dict.fromkeys(ours.keys() - {"use_cpu"}, "a key of its own"), **_OWNED}
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     for name in run.training_arguments:
         if name in owned:
-            raise ParamsError(f"runconfig.training_arguments.{name}: is set by {owned[name]}; take it out here")
+            raise ParamsError(f"runconfig.training_arguments.{name}: is set by {owned[name]}; remove it here")
         if name not in known:
             raise ParamsError(f"unknown key runconfig.training_arguments.{name}{did_you_mean(name, sorted(known))}")
     ours |= {
         "save_strategy": "steps",
         "eval_strategy": "no" if run.eval_steps is None else "steps",
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # it would replace a loss that is no number by the mean of those before
+        "logging_nan_inf_filter": False,  # the filter would hide a loss that is NaN or Inf
         "average_tokens_across_devices": True,
         "ignore_data_skip": True,
         "remove_unused_columns": False,
@@ -95,9 +95,9 @@ def make_training_arguments(params: Params, model_dir: Path, *, vision_is_traine
         "ddp_find_unused_parameters": vision_is_trained,
     }
     if run.gradient_checkpointing:
-        # Renamed in the course of transformers 5.
+        # Renamed in a release of transformers 5.
         name = next(name for name in _CHECKPOINTING if name in known)
-        # The reentrant kind wants inputs with gradients, which embedded text is not while the text model is frozen.
+        # Reentrant checkpointing needs inputs with gradients; embeddings of a frozen text model have none.
         ours |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
     try:
         arguments = TrainingArguments(**{**ours, **run.training_arguments})
@@ -107,14 +107,14 @@ def make_training_arguments(params: Params, model_dir: Path, *, vision_is_traine
     if int(os.environ.get("WORLD_SIZE") or 1) != arguments.world_size:
         raise ParamsError(
             f"the environment has WORLD_SIZE {os.environ.get('WORLD_SIZE')}, but transformers sees "
-            f"{arguments.world_size} process(es), so each would train alone; start with torchrun or accelerate launch"
+            f"{arguments.world_size} process(es), so each would train separately; use torchrun or accelerate launch"
         )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; torchrun or accelerate starts several
     return arguments
 
 
 def set_steps(arguments: TrainingArguments, params: Params, steps_per_epoch: int) -> None:
-    """Add what follows from the number of rows: steps, warm-up and micro-batches in a step."""
+    """Set the fields that depend on the number of rows: steps, warm-up steps and micro-batches per step."""
     run, given = params.runconfig, params.train_input
     arguments.max_steps = run.max_steps or math.ceil(run.num_epochs * steps_per_epoch)
     arguments.warmup_steps = math.ceil(params.optimizer.warmup_ratio * arguments.max_steps)

@@ -1,4 +1,4 @@
-"""A loader → one endless sequence of micro-batches, with its place and the time it was waited for."""
+"""Turn a loader into an endless stream of micro-batches with a resumable position and a measured waiting time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _OF_IMAGES = ("image_data", "image_rows", "image_starts", "image_slots")
 
 
 class BatchStream:
-    """What the Hugging Face Trainer gets as its loader.
+    """The training data loader that is passed to the Hugging Face Trainer.
 
-    It has no length, so that to the Trainer a whole run is one epoch: the Trainer's own way of resuming within an
-    epoch counts its steps from the start of that epoch again and would leave gradients of a broken group behind.
-    Epochs, order and place are the loader's.
+    It has no length, so the Trainer treats a whole run as one epoch. The Trainer's own resuming within an epoch would
+    count steps from the start of that epoch again and keep gradients of an incomplete accumulation group. Epochs, order
+    and position are managed by the loader instead.
 
     Attributes:
         waited: seconds spent waiting for the loader since the start.
@@ -30,14 +30,14 @@ class BatchStream:
     def __init__(
         self, loader: LlavaDataLoader, *, micro_batch_size: int | None, trim_to: int | None, image_end: int
     ) -> None:
-        """Set up.
+        """Create a stream.
 
         Args:
-            loader: its batches are one process's share of an optimizer step.
-            micro_batch_size: rows in a micro-batch, a divisor of the loader's batch size; None takes all of them.
-            trim_to: cut each micro-batch to its longest row, rounded up to a multiple of this; None keeps all.
-            image_end: of fixed rows, the position behind the last image slot, which is never cut; 0 for free ones,
-                whose images are parts of their samples.
+            loader: each of its batches is one process's share of an optimizer step.
+            micro_batch_size: rows in a micro-batch, a divisor of the loader's batch size; None uses the whole batch.
+            trim_to: trim each micro-batch to its longest row, rounded up to a multiple of this; None does not trim.
+            image_end: for fixed rows, the position after the last image slot, which is never trimmed; 0 for free rows,
+                whose images are part of their samples.
         """
         self.loader = loader
         self.waited = 0.0
@@ -55,11 +55,15 @@ class BatchStream:
                     yield self._trim(rows_of(batch, start, start + size))
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the loader: right between optimizer steps, when all micro-batches of a batch are taken."""
+        """Return the position in the loader; valid between optimizer steps, after all micro-batches of a batch."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a place. Raises ValueError when it is that of other data or batches."""
+        """Continue from a position.
+
+        Raises:
+            ValueError: it belongs to other data or batches.
+        """
         self.loader.load_state_dict(state)
 
     def _wait_for(self, batches: Iterator[Any]) -> dict[str, Tensor] | None:
@@ -69,20 +73,20 @@ class BatchStream:
         return batch
 
     def _trim(self, batch: MicroBatch) -> MicroBatch:
-        """Cut what no row attends to. The loader could, but only to the longest row of the whole step."""
+        """Remove positions that no row attends to; the loader could trim only to the longest row of the whole step."""
         if self._trim_to is None:
             return batch
-        # The slots of an image that failed are not attended to, but belong to their sample.
+        # The slots of an image that could not be loaded are not attended to, but are part of their sample.
         used = batch["segment_ids"] > 0 if "segment_ids" in batch else batch["key_padding_mask"] == 0
         longest = max(int(torch.nonzero(used.any(dim=0)).max()) + 1, self._image_end)
         length = -(-longest // self._trim_to) * self._trim_to
-        # Only the sequences have the length of a row as their second axis.
+        # Only per-position tensors have the row length as their second dimension.
         full = used.shape[1]
         return {name: v[:, :length] if v.ndim == 2 and v.shape[1] == full else v for name, v in batch.items()}
 
 
 def rows_of(batch: MicroBatch, start: int, stop: int) -> MicroBatch:
-    """Rows `start` … `stop`-1 of a batch, fixed or free, with their images."""
+    """Return rows `start` … `stop`-1 of a fixed or free batch, with their images."""
     if "image_rows" not in batch:
         return {name: values[start:stop] for name, values in batch.items()}
     mine = (batch["image_rows"] >= start) & (batch["image_rows"] < stop)

@@ -1,4 +1,4 @@
-"""Params → the model: random, of pretrained parts, or of a checkpoint; and what of it is frozen."""
+"""Build the model from params: with random weights, from pretrained parts or from a checkpoint; freeze parameters."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from trainer.params import ModelParams, TextModelParams
 from trainer.params_file import ParamsError
 from trainer.pretrained import load_image_model, load_text_model, load_whole
 
-# The number of rows of the embedding becomes a multiple of it, as in the models of llava-hf.
+# The number of rows of the embedding is padded to a multiple of this, as in the llava-hf models.
 _ROWS_MULTIPLE = 64
 
 
 def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | None) -> LlavaForRows:
-    """A model with a new projector, on pretrained or random parts.
+    """Build a model with a new projector from pretrained or randomly initialised parts.
 
     Args:
         params: the section `model`.
-        shape: of the rows it is to take.
-        image_token_id: the tokenizer's id of `<image>`, which prompts for `generate` are written with; None where
-            there is no tokenizer: the first id behind the vocabulary.
+        shape: shape of the rows that the model will be trained on.
+        image_token_id: id of `<image>` in the tokenizer, used in prompts for `generate`; None, without a tokenizer,
+            uses the first id after the vocabulary.
 
     Returns:
-        In float32, with a row for the image token in the embedding and in the output layer.
+        the model in float32, with a row for the image token in the embedding and in the output layer.
 
     Raises:
-        ParamsError: the parts cannot be loaded, or do not fit each other, the sizes given or the rows.
+        ParamsError: the parts cannot be loaded, or do not match each other, the given sizes or the rows.
     """
     image, text, attention = params.image_model, params.text_model, params.attention
     try:
@@ -65,9 +65,9 @@ def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | N
         tie_word_embeddings=language.config.tie_word_embeddings,
     )
     _check_fits(params, config, shape)
-    # On no device: the parts take the place of what the constructor would fill with random numbers.
+    # On the meta device, since all parts are replaced below; random initialisation would be wasted.
     with torch.device("meta"):
-        # Not the constructor, which would set the attention of all parts to the default.
+        # The constructor would reset the attention implementation of all parts to the default.
         kind: Any = LlavaForRows
         model = kind._from_config(config, attn_implementation=attention)
     projector = type(model.model.multi_modal_projector)(config)
@@ -85,22 +85,22 @@ def _random_text_model(text: TextModelParams, attention: str) -> Any:
     kind = text.model_type or "llama"
     make_config: Any = AutoConfig.for_model
     try:
-        # No pad id: the defaults of some classes lie behind a small vocabulary, and rows mask their padding.
+        # No pad id: the default of some classes exceeds a small vocabulary, and rows mask their padding anyway.
         config = make_config(kind, **text.sizes, pad_token_id=None, attn_implementation=attention)
         make: Any = AutoModelForCausalLM.from_config
         return make(config)
-    except Exception as error:  # whatever a class of transformers makes of sizes that it does not take
+    except Exception as error:  # a transformers class may raise any exception for sizes that it does not accept
         raise ParamsError(
-            f"model.text_model.model_type {kind}: transformers builds no language model of it with these sizes "
+            f"model.text_model.model_type {kind}: transformers cannot build a language model of it with these sizes "
             f"({one_line(error)[:200]}); give the model_type of a text model, such as qwen2, and sizes that fit"
         ) from None
 
 
 def load_checkpoint(folder: str, params: ModelParams, shape: RowShape) -> LlavaForRows:
-    """The weights of a LLaVA folder: a checkpoint, what a run ended with, or any other that transformers loads.
+    """Load a model from a LLaVA folder: a checkpoint, the final model of a run, or any other that transformers loads.
 
     Raises:
-        ParamsError: it cannot be loaded, or does not fit the params or the rows.
+        ParamsError: it cannot be loaded, or does not match the params or the rows.
     """
     model = load_whole(LlavaForRows, folder, "--checkpoint_path", attn_implementation=params.attention)
     found, wanted = model.config.vision_feature_layer, params.image_feature_select_layer_idx
@@ -114,11 +114,11 @@ def load_checkpoint(folder: str, params: ModelParams, shape: RowShape) -> LlavaF
 
 
 def add_image_token(model: LlavaForConditionalGeneration) -> None:
-    """Give the image token of the config a row in the embedding and in the output layer.
+    """Add a row for the image token to the embedding and to the output layer.
 
-    Rows of the data do not use it, since they have image slots; prompts for `generate` do, and their embedding there
-    is overwritten with the image. The new rows are the mean of the others: an output layer that is their mean never
-    gives the largest logit. `config.text_vocab_size` tells how many rows there were.
+    The rows of the data do not use the token, since they have image slots. Prompts for `generate` do; its embedding is
+    replaced by image features there. The new rows are the mean of the existing ones, so their logit is never the
+    largest. `config.text_vocab_size` keeps the previous number of rows.
     """
     config: Any = model.config
     token, rows = config.image_token_index, config.text_config.vocab_size
@@ -132,20 +132,20 @@ def add_image_token(model: LlavaForConditionalGeneration) -> None:
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
-    """Switch off the gradients of every parameter in whose name `re.search` finds one of the regexes.
+    """Freeze every parameter whose name matches one of the regular expressions (`re.search`).
 
     Raises:
-        ParamsError: one is no regex or finds nothing, or nothing is left to train.
+        ParamsError: a pattern is invalid or matches nothing, or no parameter is left to train.
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         try:
             found = [name for name in parameters if re.search(pattern, name)]
         except re.error as error:
-            raise ParamsError(f"model.freeze: {pattern!r} is no regular expression ({error})") from None
+            raise ParamsError(f"model.freeze: {pattern!r} is not a valid regular expression ({error})") from None
         if not found:
             raise ParamsError(
-                f"model.freeze: {pattern!r} is found in no parameter's name; the names begin with "
+                f"model.freeze: {pattern!r} matches no parameter name; the names begin with "
                 f"{', '.join(_prefixes(parameters))}"
             )
         for name in found:
@@ -155,7 +155,7 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
-    """`model.vision_tower.`, … : the parts of the model, in their order."""
+    """Return the name prefixes of the parts of the model in order, such as `model.vision_tower.`."""
     parts = (name.split(".") for name in names)
     return list(dict.fromkeys(".".join(part[: 2 if part[0] == "model" else 1]) + "." for part in parts))
 
@@ -164,7 +164,7 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
     vision: Any = config.vision_config
     text: Any = config.text_config
     _refuse_other_sizes("model.image_model", params.image_model.sizes, vision)
-    # The image token may have added rows to a saved model.
+    # A saved model may have additional vocabulary rows for the image token.
     sizes = {**params.text_model.sizes}
     sizes.pop("vocab_size", None)
     theta = sizes.pop("rope_theta", None)
@@ -176,9 +176,9 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
     patches = (vision.image_size // vision.patch_size) ** 2
     if vision.image_size != shape.image_size or patches != shape.num_patches:
         raise ParamsError(
-            f"model.image_model takes images of {vision.image_size} pixels and makes {patches} patches of them, but "
+            f"model.image_model takes images of {vision.image_size} pixels and produces {patches} patches, but "
             f"the rows are made for {shape.image_size} pixels and {shape.num_patches} patches; "
-            "take another image model, or write the dataset with its sizes"
+            "use another image model, or write the dataset with its sizes"
         )
     layers, layer = vision.num_hidden_layers, params.image_feature_select_layer_idx
     if not -(layers + 1) <= layer <= layers:
@@ -188,12 +188,12 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
         )
     if shape.vocab_size > config.image_token_index:
         raise ParamsError(
-            f"the rows hold ids below {shape.vocab_size}, but the text model and its tokenizer know those below "
-            f"{config.image_token_index} only; give the text model whose tokenizer the dataset was written with"
+            f"the rows hold ids below {shape.vocab_size}, but the text model and its tokenizer have only ids below "
+            f"{config.image_token_index}; give the text model whose tokenizer the dataset was written with"
         )
     if shape.max_sequence_length > text.max_position_embeddings:
         raise ParamsError(
-            f"the rows have {shape.max_sequence_length} positions, but the text model was made for "
+            f"the rows have {shape.max_sequence_length} positions, but the text model supports at most "
             f"{text.max_position_embeddings}; write the dataset with a smaller processor.max_sequence_length"
         )
     if shape.image_start_idx is None and params.attention != "flash_attention_2":
@@ -201,19 +201,19 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
 
 
 def _refuse_other_attention(text: Any, shape: RowShape) -> None:
-    """What keeps samples apart takes the place of the model's own mask, with all that it would leave out."""
+    """Refuse text models with other kinds of attention: our mask replaces theirs and would drop their restrictions."""
     kinds = set(getattr(text, "layer_types", None) or ["sliding_attention"])
     window = getattr(text, "sliding_window", None)
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise ParamsError(
-            f"the text model has layers of {sorted(unknown)[0]}, which the samples of a packed row would leak through; "
-            "take another text model, or write the dataset with processor.packing none"
+            f"the text model has layers of {sorted(unknown)[0]}, through which the samples of a packed row would leak; "
+            "use another text model, or write the dataset with processor.packing none"
         )
     if "sliding_attention" in kinds and window is not None and window < shape.max_sequence_length:
         raise ParamsError(
-            f"the text model attends to {window} positions at most, but packed rows have {shape.max_sequence_length} "
-            "and their attention no such limit; give model.attention flash_attention_2, or write the dataset with a "
-            f"processor.max_sequence_length of at most {window}"
+            f"the text model attends to at most {window} positions, but packed rows have "
+            f"{shape.max_sequence_length} and their attention has no such limit; give model.attention flash_attention_2, "
+            f"or write the dataset with a processor.max_sequence_length of at most {window}"
         )
 
 

@@ -1,4 +1,4 @@
-"""`python -m trainer.convert`: a Hugging Face LLaVA folder ↔ the two folders of the LLaVA authors' own code."""
+"""`python -m trainer.convert`: convert LLaVA models between transformers and the LLaVA authors' code."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ from trainer.prompt_tokenizer import IMAGE_TOKEN, image_token_id, load_prompt_to
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 _EPILOG = """\
-OUT of --to llava gets two folders, image_model/ and text_model_llava/, for the LLaVA authors' own code, such as
+With --to llava, OUT gets two folders, image_model/ and text_model_llava/, for the LLaVA authors' code, such as
   python -m llava.eval.run_llava --model-path OUT/text_model_llava --image-file FILE --query QUESTION
-FOLDER of --to hf is such an OUT, or a checkpoint of theirs whose mm_vision_tower can be loaded.
+With --to hf, FOLDER is such an OUT, or a checkpoint of the authors' code whose mm_vision_tower is a local folder.
 
 Exit codes: 0 done; 1 writing failed; 2 arguments or folders are wrong.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     quiet_transformers()
     source, target = Path(options.folder).expanduser(), Path(options.out).expanduser()
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if target.exists() and any(target.iterdir()):
             raise LayoutError(f"{target}: is not empty; give another OUT, or remove it")
         if options.to == "hf" and options.tokenizer is not None:
-            raise LayoutError("--tokenizer goes with --to llava; --to hf takes the one in the folder")
+            raise LayoutError("--tokenizer is only for --to llava; --to hf uses the tokenizer in FOLDER")
         with _whole_or_absent(target) as unfinished:
             if options.to == "llava":
                 to_llava(source, unfinished, options.tokenizer, image_model=target.resolve() / IMAGE_MODEL)
@@ -83,21 +83,26 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--to", choices=["llava", "hf"], required=True)
-    parser.add_argument("folder", metavar="FOLDER")
-    parser.add_argument("out", metavar="OUT")
+    parser.add_argument(
+        "--to",
+        choices=["llava", "hf"],
+        required=True,
+        help="target format: llava for the LLaVA authors' code, hf for transformers",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="model folder to convert")
+    parser.add_argument("out", metavar="OUT", help="output folder; must be empty or not exist")
     parser.add_argument(
         "--tokenizer",
         metavar="DIR",
-        help="take the tokenizer files of this folder: the authors' code wants the tokenizer.model of the text model, "
-        "which transformers 5 does not save",
+        help="folder of the tokenizer files (default FOLDER); the authors' code needs tokenizer.model of the text "
+        "model, which transformers 5 does not save",
     )
     return parser
 
 
 @contextlib.contextmanager
 def _whole_or_absent(target: Path) -> Iterator[Path]:
-    """A folder to write into, which gets the name `target` at the end; a conversion that fails leaves nothing."""
+    """Yield a temporary folder that is renamed to `target` at the end; a failed conversion leaves nothing behind."""
     target = target.resolve()
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -112,13 +117,13 @@ def to_llava(folder: Path, out: Path, tokenizer: str | None, *, image_model: Pat
     """Write `image_model/` and `text_model_llava/`.
 
     Args:
-        folder: of transformers.
+        folder: a transformers model folder.
         out: an empty folder.
-        tokenizer: the folder to take the tokenizer's files from; None takes those of `folder`.
-        image_model: where `image_model/` will be found.
+        tokenizer: folder of the tokenizer files; None uses those of `folder`.
+        image_model: final path of `image_model/`, recorded in the config.
 
     Raises:
-        LayoutError, ParamsError: `folder` is no LLaVA-1.5 model, or `tokenizer` is not that of the model.
+        LayoutError, ParamsError: `folder` is not a LLaVA-1.5 model, or `tokenizer` is not the tokenizer of the model.
     """
     model = load_whole(LlavaForConditionalGeneration, str(folder), "FOLDER")
     _restore_dtypes(model, folder)
@@ -159,7 +164,7 @@ def to_hf(folder: Path, out: Path) -> None:
     """Write a folder that `LlavaForConditionalGeneration.from_pretrained` reads.
 
     Raises:
-        LayoutError, ParamsError: `folder` is no LLaVA-1.5 model of the authors' code.
+        LayoutError, ParamsError: `folder` is not a LLaVA-1.5 model of the authors' code.
     """
     text_folder = folder / TEXT_MODEL if (folder / TEXT_MODEL).is_dir() else folder
     described = read_json(text_folder / "config.json")
@@ -169,8 +174,8 @@ def to_hf(folder: Path, out: Path) -> None:
         image_folder = Path(str(described.get("mm_vision_tower")))
         if not image_folder.is_dir():
             raise LayoutError(
-                f"{folder}: has no {IMAGE_MODEL}/, and its mm_vision_tower {image_folder} is no folder; put the image "
-                f"model there, as {IMAGE_MODEL}/"
+                f"{folder}: has no {IMAGE_MODEL}/, and its mm_vision_tower {image_folder} is not a folder; put the "
+                f"image model into {folder} as {IMAGE_MODEL}/"
             )
     vision = CLIPVisionConfig.from_pretrained(image_folder)
     text, image = _read_tensors(text_folder), _read_tensors(image_folder)
@@ -186,8 +191,8 @@ def to_hf(folder: Path, out: Path) -> None:
         tokenizer = load_prompt_tokenizer(str(text_folder), "FOLDER")
         if image_token_id(tokenizer) != config.image_token_index:
             raise LayoutError(
-                f"{text_folder}: the tokenizer would know {IMAGE_TOKEN} as {image_token_id(tokenizer)}, the weights "
-                f"know it as {config.image_token_index}; put the tokenizer of the text model there"
+                f"{text_folder}: {IMAGE_TOKEN} has id {image_token_id(tokenizer)} in the tokenizer, but "
+                f"{config.image_token_index} in the weights; replace it with the tokenizer of the text model"
             )
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
@@ -203,9 +208,9 @@ def to_hf(folder: Path, out: Path) -> None:
 
 
 def _restore_dtypes(model: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Give each part the dtype it has in the files: transformers loads all in one, and float32 loses nothing.
+    """Convert each part back to its dtype in the files; everything was loaded in float32, which is lossless.
 
-    A part is told by what its tensors' names have in all versions of transformers.
+    A part is recognised by a name component that is the same in all versions of transformers.
     """
     parts = {
         "vision_tower": model.model.vision_tower,
@@ -225,7 +230,7 @@ def _restore_dtypes(model: LlavaForConditionalGeneration, folder: Path) -> None:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder, safetensors or torch's own, in one file or several."""
+    """Read all weights of a folder, as safetensors or PyTorch files, sharded or not."""
     for pattern in ("model*.safetensors", "pytorch_model*.bin"):
         tensors: dict[str, Tensor] = {}
         for path in sorted(folder.glob(pattern)):
@@ -236,12 +241,12 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file of `torch.save`, read without running anything that is in it."""
+    """Read the tensors of a `torch.save` file without executing pickled code."""
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError):
         raise LayoutError(
-            f"{path}: is damaged, or holds more than tensors, which is not read; download it again, or save the model "
+            f"{path}: is damaged, or holds objects other than tensors; download it again, or save the model "
             "as safetensors"
         ) from None
 

@@ -1,4 +1,4 @@
-"""Params → loaders, and what the data says about the model."""
+"""Create the loaders from params, and read the shape of the rows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from trainer.params_file import ParamsError
 
 @dataclass(frozen=True)
 class RowShape:
-    """What the rows ask of a model.
+    """Properties of the rows that a model must match.
 
     Attributes:
-        image_start_idx: position of the first image slot; None where rows are free (packed, or of several images).
-        num_patches: image slots of an image.
-        image_size: edge of an image in pixels.
+        image_start_idx: position of the first image slot; None for free rows (packed, or with several images).
+        num_patches: slots of an image.
+        image_size: side of an image in pixels.
         max_sequence_length: positions in a row.
-        vocab_size: ids are below it.
-        images_begin_texts: the template is one of LLaVA 1.5, in which the text behind an image is encoded anew.
+        vocab_size: all ids are below it.
+        images_begin_texts: whether the template is one of LLaVA 1.5, which tokenize the text after an image as a new
+            text.
     """
 
     image_start_idx: int | None
@@ -35,16 +36,16 @@ class RowShape:
 
     @property
     def image_end(self) -> int:
-        """Of fixed rows the position behind the last image slot, else 0."""
+        """Position after the last image slot of fixed rows; 0 for free rows."""
         return 0 if self.image_start_idx is None else self.image_start_idx + self.num_patches
 
 
 def read_row_shape(params: Params, folders: list[str]) -> RowShape:
-    """Read it from `data_params.json`, and refuse params that disagree.
+    """Read the shape of the rows from `data_params.json`, and refuse params that contradict it.
 
     Raises:
-        ParamsError: `model.image_start_idx` or `train_input.image_size` is another.
-        DataDirError: a folder is no whole dataset, or they disagree with each other.
+        ParamsError: `model.image_start_idx` or `train_input.image_size` differs from the data.
+        DataDirError: a folder is not a finished dataset, or the datasets do not match each other.
     """
     dirs = [read_data_dir(folder) for folder in folders]
     require_alike(dirs)
@@ -63,8 +64,8 @@ def read_row_shape(params: Params, folders: list[str]) -> RowShape:
 def _refuse_other(model: ModelParams, train_input: TrainInputParams, data: DataDir) -> None:
     if model.image_start_idx is not None and data.image_start_idx is None:
         raise ParamsError(
-            f"model.image_start_idx is {model.image_start_idx}, but the rows of {data.root} say themselves where each "
-            "image stands, since they are packed or hold several images; leave it out"
+            f"model.image_start_idx is {model.image_start_idx}, but the rows of {data.root} are packed or hold "
+            "several images, so they have no fixed image position; remove the key"
         )
     for key, given, found in (
         ("model.image_start_idx", model.image_start_idx, data.image_start_idx),
@@ -72,18 +73,18 @@ def _refuse_other(model: ModelParams, train_input: TrainInputParams, data: DataD
     ):
         if given is not None and given != found:
             raise ParamsError(
-                f"{key} is {given}, but the rows of {data.root} are made for {found}; leave it out or correct it"
+                f"{key} is {given}, but the rows of {data.root} have {found}; remove the key or correct it"
             )
 
 
 def make_train_loader(params: Params, rank: int, world_size: int) -> LlavaDataLoader:
-    """The rows of training. One batch of it is this process's share of one optimizer step.
+    """Create the training loader; each of its batches is this process's share of one optimizer step.
 
-    So its place counts optimizer steps, and the same batches come back with other numbers of processes and rows in a
-    micro-batch.
+    Its position therefore counts optimizer steps, and the global batches do not depend on the number of processes or
+    on the micro-batch size.
 
     Raises:
-        ParamsError: processes do not divide `batch_size`, or there are fewer rows than one batch.
+        ParamsError: `batch_size` is not a multiple of the number of processes, or there are fewer rows than one batch.
     """
     given = params.train_input
     if given.batch_size % world_size:
@@ -125,12 +126,12 @@ def make_train_loader(params: Params, rank: int, world_size: int) -> LlavaDataLo
 
 
 def eval_folders(params: Params) -> list[str]:
-    """The folders that are evaluated on: those of `eval_input`, else those that are trained on."""
+    """Return the folders of `eval_input`, or of `train_input` if there is no `eval_input`."""
     return params.train_input.folders if params.eval_input is None else params.eval_input.folders
 
 
 def make_eval_loader(params: Params, rank: int, world_size: int) -> LlavaDataLoader:
-    """Every row once, in the order they are stored.
+    """Create the evaluation loader: every row once, in stored order.
 
     Raises:
         ParamsError: the loader refuses the params.
@@ -160,5 +161,5 @@ def make_eval_loader(params: Params, rank: int, world_size: int) -> LlavaDataLoa
 
 
 def image_dtype(params: Params) -> torch.dtype:
-    """Pixels need no more than half precision, unless the run is to be exact."""
+    """Return the dtype of pixels: float16, or float32 if `runconfig.precision` is fp32."""
     return torch.float32 if params.runconfig.precision == "fp32" else torch.float16

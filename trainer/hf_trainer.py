@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer on our batches: what it is told, and the few things it cannot know."""
+"""Adapt the Hugging Face Trainer to the batches, checkpoints and metrics of this project."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class LossError(RuntimeError):
 class LlavaTrainer(Trainer):
     """`transformers.Trainer` for `LlavaForRows` and the batches of `loaders`.
 
-    Logs besides the Trainer's own figures `data_wait`: the share of step time that was spent waiting for the loader,
-    of the process that logs, since the last log. Step time is that of loading, forward, backward and update; logs,
-    evaluations and checkpoints between steps are left out.
+    In addition to the Trainer's values it logs `data_wait`: the share of step time, since the last log, that the
+    logging process spent waiting for the loader. Step time covers loading, forward, backward and update, but not
+    logging, evaluation and checkpoints.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class LlavaTrainer(Trainer):
         keep_checkpoints: int | None = None,
         **options: Any,
     ) -> None:
-        """Set up.
+        """Create a trainer.
 
         Args:
-            stream: what is trained on.
-            eval_loader: what is evaluated on.
-            steps_per_epoch: optimizer steps in one pass over the data.
-            keep_checkpoints: the newest ones to keep; None keeps all.
-            options: for `Trainer`.
+            stream: training data.
+            eval_loader: evaluation data.
+            steps_per_epoch: optimizer steps in one pass over the training data.
+            keep_checkpoints: number of newest checkpoints to keep; None keeps all.
+            options: arguments of `Trainer`.
         """
-        # The dataset is only asked whether it is there: batches come from the loader.
+        # The Trainer only checks that there is a dataset; batches come from the loader.
         super().__init__(eval_dataset=None if eval_loader is None else eval_loader.dataset, **options)
         self._stream = stream
         self._eval_loader = eval_loader
@@ -61,26 +61,26 @@ class LlavaTrainer(Trainer):
         self._evaluated = torch.zeros(2, dtype=torch.float64)
 
     def get_train_dataloader(self) -> Any:
-        """The stream. It is not prepared by accelerate: each process's share is the loader's doing."""
+        """Return the stream, not prepared by accelerate, since the loader already shares rows among processes."""
         return self._stream
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """The loader that was given."""
+        """Return the evaluation loader."""
         return self._eval_loader
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[MicroBatch], num_batches: int, device: torch.device
     ) -> tuple[list[MicroBatch], Tensor]:
-        """The micro-batches of one step, and the labels that count in all of them over all processes."""
+        """Return the micro-batches of one step and the number of supervised labels in them over all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counts = torch.stack([batch["loss_mask"].sum() for batch in batches]).sum().to(device)
         return batches, self.accelerator.reduce(counts, reduction="sum")
 
     def training_step(self, *args: Any, **options: Any) -> Tensor:
-        """One forward and backward.
+        """Run one forward and backward pass.
 
         Raises:
-            LossError: the loss is infinite or no number. The weights are still those of the step before.
+            LossError: the loss is NaN or Inf; the weights have not been updated with it.
         """
         loss = super().training_step(*args, **options)
         if not torch.isfinite(loss):
@@ -93,14 +93,14 @@ class LlavaTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, None, None]:
-        """Add up the losses of one batch. The Trainer would take the mean of batch means, whatever their labels."""
+        """Add up the losses of one batch; the Trainer would average batch means regardless of their label counts."""
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = model(**self._prepare_inputs(inputs), num_items_in_batch=1).loss
         self._evaluated += torch.tensor([loss.item(), inputs["loss_mask"].sum().item()], dtype=torch.float64)
         return None, None, None
 
     def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
-        """As of the Trainer; `eval_loss` is the mean over all labels that count, `eval_tokens` their number."""
+        """Evaluate; `eval_loss` is the mean over all supervised labels, and `eval_tokens` is their number."""
         self._evaluated.zero_()
         output = super().evaluation_loop(*args, **options)
         total, tokens = _sum_over_processes(self._evaluated)
@@ -109,27 +109,27 @@ class LlavaTrainer(Trainer):
         return output._replace(metrics={f"eval_{name}": value for name, value in metrics.items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with `data_wait` beside the loss."""
+        """Log values, adding `data_wait` when the loss is logged."""
         if "loss" in logs:
             logs["data_wait"] = self._clock.waiting_share()
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """The usual estimate, 6 for each parameter and position; the Trainer looks for positions in `input_ids`."""
+        """Return the usual estimate of 6 operations per parameter and position; the Trainer expects `input_ids`."""
         return int(6 * self._parameters * inputs["text_input_ids"].numel())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Weights are there already: `from_pretrained` has read them, which knows the names in a saved folder.
+        """Load weights only with FSDP; otherwise `from_pretrained` has already loaded them.
 
-        The Trainer takes names of the file for names of parameters, which in LLaVA they are not, and would load
-        nothing, with a warning. Sharded ones (FSDP) are in a file of their own, with the names of parameters.
+        The Trainer expects parameter names in the file. In LLaVA folders the saved names differ, so it would load
+        nothing and only print a warning. FSDP checkpoints are separate files with parameter names.
         """
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 class _StepClock(TrainerCallback):
-    """Measures steps, and corrects the epoch, since the Trainer takes a whole run for one."""
+    """Measures step time, and corrects the epoch, since the Trainer treats a whole run as one epoch."""
 
     def __init__(self, stream: BatchStream | None, steps_per_epoch: int) -> None:
         self._stream = stream
@@ -146,7 +146,7 @@ class _StepClock(TrainerCallback):
         state.epoch = state.global_step / self._steps_per_epoch
 
     def waiting_share(self) -> float:
-        """The share of step time spent waiting since the last call."""
+        """Return the share of step time spent waiting since the last call."""
         waited = 0.0 if self._stream is None else self._stream.waited
         before, self._reported = self._reported, (waited, self._worked)
         waited, worked = waited - before[0], self._worked - before[1]
@@ -154,7 +154,7 @@ class _StepClock(TrainerCallback):
 
 
 class _CheckpointCompleter(TrainerCallback):
-    """Writes the place in the data beside a checkpoint, when all processes have written their parts."""
+    """Completes a checkpoint with the loader state after all processes have written their parts."""
 
     def __init__(self, stream: BatchStream, trainer: LlavaTrainer, keep: int | None) -> None:
         self._stream, self._trainer, self._keep = stream, trainer, keep

@@ -1,4 +1,4 @@
-"""The two folders of the LLaVA authors' own code: names of tensors and config keys.
+"""The folder layout of the LLaVA authors' code: tensor names and config keys of its two folders.
 
 `image_model/` is a CLIP vision model as `CLIPVisionModel.from_pretrained` reads it; `text_model_llava/` is what
 `llava.model.builder.load_pretrained_model` reads: a `LlavaLlamaForCausalLM` with the projector in it, whose config
@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 IMAGE_MODEL = "image_model"
-# The name has "llava" in it: the authors' code tells by the name of the folder which class to load.
+# The name must contain "llava": the authors' code chooses the class to load by the name of the folder.
 TEXT_MODEL = "text_model_llava"
-# Rows of the image token, which transformers has in its vocabulary and the authors' code has not.
+# Rows of the image token, which is in the vocabulary of transformers but not in that of the authors' code.
 IMAGE_TOKEN_ROWS = "image_token_rows.safetensors"
 
-# Names of parameters in transformers → names in the two folders; the first that fits.
+# Prefixes of parameter names in transformers → prefixes in the two folders; the first match applies.
 _TO_TEXT = (
     ("model.language_model.", "model."),
     ("model.multi_modal_projector.linear_1.", "model.mm_projector.0."),
@@ -33,10 +33,10 @@ _IMAGE = ("model.vision_tower.", "vision_model.")
 # Both spellings: transformers 4 has one more level in CLIPVisionModel.
 _INNER = "vision_model."
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-# Frozen weights of the image model, which the authors' own checkpoints may carry a second copy of.
+# The authors' checkpoints may contain a second copy of the frozen image model under this prefix.
 _SECOND_COPY = "model.vision_tower."
 
-# transformers 4.37, which the authors' code is made for: modeling_llama.py, configuration_llama.py.
+# As in transformers 4.37, which the authors' code requires: modeling_llama.py, configuration_llama.py.
 _THEIR_SCALINGS = ("linear", "dynamic")
 _LLAMA_KEYS = (
     "attention_bias",
@@ -60,23 +60,24 @@ _LLAMA_KEYS = (
 
 
 class LayoutError(ValueError):
-    """A folder is not what the name of the conversion says; the message is one sentence for the user."""
+    """A folder does not have the expected layout; the message is one sentence for the user."""
 
 
 def split_tensors(
     tensors: dict[str, Tensor], text_rows: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters by their name in `LlavaForConditionalGeneration` → those of the folders.
+    """Split the state dict of `LlavaForConditionalGeneration` into the tensors of the two folders.
 
     Args:
         tensors: the whole state dict.
-        text_rows: rows of the vocabulary in the authors' code.
+        text_rows: vocabulary size in the authors' code.
 
     Returns:
-        Those of `image_model/`, of `text_model_llava/`, and the rows beyond `text_rows`, by the name of their tensor.
+        the tensors of `image_model/`, those of `text_model_llava/`, and the vocabulary rows from `text_rows` on, by
+        tensor name.
 
     Raises:
-        LayoutError: a tensor has no place there.
+        LayoutError: a tensor has no counterpart.
     """
     image: dict[str, Tensor] = {}
     text: dict[str, Tensor] = {}
@@ -89,10 +90,12 @@ def split_tensors(
                 text[theirs + name.removeprefix(ours)] = tensor
                 break
         else:
-            raise LayoutError(f"tensor {name} has no place in the LLaVA authors' code; expected a LLaVA-1.5 model")
+            raise LayoutError(
+                f"tensor {name} has no counterpart in the LLaVA authors' code; expected a LLaVA-1.5 model"
+            )
     rest = {name: text[name][text_rows:].clone() for name in _VOCABULARY if len(text[name]) > text_rows}
     for name in _VOCABULARY:
-        text[name] = text[name][:text_rows].clone()  # two tensors, also where they are tied
+        text[name] = text[name][:text_rows].clone()  # clones, since tied weights must become two tensors
     return image, text, rest
 
 
@@ -102,11 +105,11 @@ def join_tensors(
     """The inverse of `split_tensors`.
 
     Args:
-        image, text, rest: of the two folders.
-        like: the state dict of the model to fill, whose names are used.
+        image, text, rest: tensors of the two folders.
+        like: state dict of the target model; only its names are used.
 
     Raises:
-        LayoutError: a tensor is missing or too many.
+        LayoutError: a tensor is missing or unexpected.
     """
     joined: dict[str, Tensor] = {}
     found = {_INNER + name.removeprefix(_INNER): tensor for name, tensor in image.items()}
@@ -119,32 +122,32 @@ def join_tensors(
             ours, prefix = next(pair for pair in _TO_TEXT if name.startswith(pair[0]))
             theirs = prefix + name.removeprefix(ours)
         if theirs not in source:
-            raise LayoutError(f"tensor {theirs} is missing; expected the whole of a LLaVA-1.5 model")
+            raise LayoutError(f"tensor {theirs} is missing; expected a complete LLaVA-1.5 model")
         tensor = source.pop(theirs)
         if source is given and theirs in rest:
             tensor = torch.cat([tensor, rest[theirs]])
         joined[name] = tensor
-    # Positions are no weights, but transformers 4 saved them.
+    # Buffers of positions are not weights, but transformers 4 saved them.
     left = sorted(name for name in {**found, **given} if not name.endswith(("position_ids", "rotary_emb.inv_freq")))
     if left:
-        raise LayoutError(f"tensor {left[0]} is none of a LLaVA-1.5 model")
+        raise LayoutError(f"tensor {left[0]} does not belong to a LLaVA-1.5 model")
     return joined
 
 
 def text_config(
     config: LlavaConfig, *, image_model: str, text_rows: int, image_aspect_ratio: str, dtype: str
 ) -> dict[str, Any]:
-    """`config.json` of `text_model_llava/`.
+    """Return the `config.json` of `text_model_llava/`.
 
     Args:
-        config: of the model.
-        image_model: folder or hub name of the image model, as the authors' code is to find it.
-        text_rows: rows of the vocabulary there.
+        config: config of the model.
+        image_model: folder or hub name of the image model, for the authors' code.
+        text_rows: vocabulary size in the authors' code.
         image_aspect_ratio: "square" or "pad".
-        dtype: of the weights, such as "float32".
+        dtype: dtype of the weights, such as "float32".
 
     Raises:
-        LayoutError: its positions are scaled as the authors' code cannot.
+        LayoutError: the authors' code does not support its RoPE scaling.
     """
     llama: Any = config.text_config
     vision: Any = config.vision_config
@@ -174,39 +177,39 @@ def text_config(
         "freeze_mm_mlp_adapter": False,
         "tokenizer_padding_side": "right",
         "tokenizer_model_max_length": 2048,
-        # Not read there; the way back needs them.
+        # Not read by the authors' code, but needed to convert back.
         "image_token_index": config.image_token_index,
     }
 
 
 def _their_scaling(rope: dict[str, Any]) -> dict[str, Any]:
-    """`rope_scaling` as transformers 4.37 checks it: exactly `type` and a `factor` that is a float.
+    """Return `rope_scaling` in the form that transformers 4.37 accepts: exactly `type` and a float `factor`.
 
     Raises:
-        LayoutError: it knows no such scaling.
+        LayoutError: transformers 4.37 does not support the scaling.
     """
     kind = rope.get("rope_type", "default")
     if kind == "default":
         return {}
     if kind not in _THEIR_SCALINGS:
         raise LayoutError(
-            f"the text model scales its positions by rope_type {kind!r}, which the LLaVA authors' code does not know; "
-            f"expected {' or '.join(_THEIR_SCALINGS)}"
+            f"the text model scales its positions by rope_type {kind!r}, which the LLaVA authors' code does not "
+            f"support; expected {' or '.join(_THEIR_SCALINGS)}"
         )
     return {"rope_scaling": {"type": kind, "factor": float(rope["factor"])}}
 
 
 def _our_scaling(scaling: dict[str, Any]) -> dict[str, Any]:
-    """The same with the key of transformers 5, which reads `type` nowhere but in a file of an older model."""
+    """Convert `rope_scaling` to the keys of transformers 5, which calls `type` `rope_type`."""
     others = {key: value for key, value in scaling.items() if key != "type"}
     return {"rope_type": scaling.get("type", "default"), **others}
 
 
 def check_text_config(text: dict[str, Any], where: object) -> None:
-    """Refuse the `config.json` of another model.
+    """Refuse the `config.json` of any other kind of model.
 
     Raises:
-        LayoutError: it is no LLaVA-1.5 model of the authors' code with a Llama in it.
+        LayoutError: it is not a Llama-based LLaVA-1.5 model of the authors' code.
     """
     for key, expected in (
         ("model_type", ("llava_llama", "llava")),
@@ -226,8 +229,8 @@ def hf_config(text: dict[str, Any], vision: CLIPVisionConfig, *, text_rows: int,
     Args:
         text: `config.json` of the text model.
         vision: config of the image model.
-        text_rows: rows of the vocabulary there.
-        all_rows: with those of the image token.
+        text_rows: vocabulary size in the authors' code.
+        all_rows: vocabulary size including the rows for the image token.
     """
     llama = {key: text[key] for key in _LLAMA_KEYS if text.get(key) is not None}
     rope = {"rope_theta": text.get("rope_theta", 10000.0), **_our_scaling(text.get("rope_scaling") or {})}
@@ -246,10 +249,10 @@ def hf_config(text: dict[str, Any], vision: CLIPVisionConfig, *, text_rows: int,
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a folder of the authors' code.
+    """Read a JSON object from a folder of the authors' code.
 
     Raises:
-        LayoutError: it is missing, or no JSON object.
+        LayoutError: it is missing or not a JSON object.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -265,5 +268,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write it for people to read."""
+    """Write a JSON document, indented and with sorted keys."""
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The tokenizer's files for the LLaVA authors' code, whose slow `LlamaTokenizer` reads `tokenizer.model`."""
+"""Prepare the tokenizer files for the LLaVA authors' code, whose slow `LlamaTokenizer` reads `tokenizer.model`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.processor import TOKENIZER_FILES
 from trainer.prompt_tokenizer import IMAGE_TOKEN
 
 _COPIED = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-# What transformers 5 notes there and transformers 4 does not know, and what a LlavaProcessor notes of its image token.
+# Keys of `tokenizer_config.json` that transformers 4 does not know, and those that a LlavaProcessor adds.
 _NOT_THEIRS = ("backend", "image_token", "processor_class", "extra_special_tokens", "model_specific_special_tokens")
 
 
@@ -21,12 +21,12 @@ def check_tokenizer(given: Path, folder: Path, text_rows: int) -> None:
     """Refuse a tokenizer that the authors' code cannot load, or that is not the model's.
 
     Args:
-        given: of `--tokenizer`.
-        folder: of the model; where it has no tokenizer, only the number of tokens is compared.
-        text_rows: rows of the vocabulary in the authors' code.
+        given: the folder of `--tokenizer`.
+        folder: folder of the model; if it has no tokenizer, only the number of tokens is compared.
+        text_rows: vocabulary size in the authors' code.
 
     Raises:
-        LayoutError: names what is wrong.
+        LayoutError: the tokenizer does not match; the message says why.
     """
     if not (given / "tokenizer.model").is_file():
         raise LayoutError(
@@ -36,23 +36,23 @@ def check_tokenizer(given: Path, folder: Path, text_rows: int) -> None:
     tokens = _tokens(given)
     if len(tokens) > text_rows:
         raise LayoutError(
-            f"--tokenizer {given}: has {len(tokens)} tokens, but the model has rows for {text_rows}; give that of the "
-            "text model"
+            f"--tokenizer {given}: has {len(tokens)} tokens, but the model has rows for {text_rows}; give the "
+            "tokenizer of the text model"
         )
     own = _tokens(folder) if any((folder / name).is_file() for name in TOKENIZER_FILES) else tokens
     for id_, (ours, theirs) in enumerate(zip(own[:text_rows], tokens, strict=False)):
         if ours != theirs:
             raise LayoutError(
-                f"--tokenizer {given}: id {id_} is {theirs!r}, but {ours!r} in the tokenizer of {folder}; give that of "
-                "the text model"
+                f"--tokenizer {given}: id {id_} is {theirs!r}, but {ours!r} in the tokenizer of {folder}; give the "
+                "tokenizer of the text model"
             )
 
 
 def copy_tokenizer(source: Path, target: Path, text_rows: int) -> str | None:
-    """Copy the files, without the image token: the authors' code would make a random row for it.
+    """Copy the files without the image token, for which the authors' code would create a random embedding row.
 
     Returns:
-        A warning when what is there is not enough for the authors' code.
+        a warning if the files are not sufficient for the authors' code, else None.
     """
     for name in _COPIED:
         if (source / name).exists():
@@ -78,13 +78,13 @@ def copy_tokenizer(source: Path, target: Path, text_rows: int) -> str | None:
     if (target / "tokenizer.model").exists():
         return None
     return (
-        f"{source} has no tokenizer.model, so the LLaVA authors' code cannot load the tokenizer; copy that of the text "
-        "model beside the weights, or convert again with --tokenizer FOLDER"
+        f"{source} has no tokenizer.model, so the LLaVA authors' code cannot load the tokenizer; copy the "
+        "tokenizer.model of the text model into the folder of the weights, or convert again with --tokenizer FOLDER"
     )
 
 
 def _tokens(folder: Path) -> list[str]:
-    """The token of each id, without the image token at the end."""
+    """Return the token of each id, without an image token at the end."""
     try:
         tokens = list(load_tokenizer(str(folder)).tokens)
     except ConfigError as error:

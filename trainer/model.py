@@ -1,4 +1,4 @@
-"""The wrapper: rows of the shards → logits or loss, on an ordinary `LlavaForConditionalGeneration`."""
+"""A wrapper of `LlavaForConditionalGeneration` that computes logits or the loss from batches of rows."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from trainer.segment_attention import is_flattened, segment_attention
 class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-call]
     """LLaVA that takes batches of `loaders` instead of prompts with image tokens.
 
-    Fixed batches have `has_image`; free ones (packed rows, several images) have `segment_ids` and what goes with them.
+    Fixed batches have `has_image`; free batches (packed rows, several images) have `segment_ids`, `position_ids` and
+    the positions of their images.
 
-    Modules, parameters and what `save_pretrained` writes are those of the parent class, so a saved folder is loaded
-    with `LlavaForConditionalGeneration.from_pretrained`, which also has `generate`.
+    Modules, parameters and saved files are those of the parent class, so a saved folder can be loaded with
+    `LlavaForConditionalGeneration.from_pretrained`, which also has `generate`.
 
     Attributes:
-        image_start_idx: of fixed rows, the position of the first image slot; there are as many slots as the vision
-            model makes patches. Free batches do not need it.
+        image_start_idx: position of the first image slot of fixed rows; the number of slots is the number of patches
+            of the vision model. Not used by free batches.
     """
 
-    # For the Hugging Face Trainer: `forward` divides by the number of labels it is told, so that the gradients of
+    # Tells the Hugging Face Trainer that `forward` divides by the given number of labels, so that the gradients of
     # micro-batches and processes add up to those of the whole batch.
     accepts_loss_kwargs = True
     image_start_idx: int | None = 0
@@ -47,30 +48,29 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         image_starts: Tensor | None = None,
         image_slots: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
-        """Logits, or with `labels` and `loss_mask` the loss.
+        """Compute the logits, or the loss if `labels` and `loss_mask` are given.
 
         Args:
             text_input_ids: (B, T) integers.
             key_padding_mask: (B, T), 1 where not to attend.
-            image_data: (B, 3, image_size, image_size) floats; what stands there for a row without image has no effect.
-                Of a free batch (N, 3, image_size, image_size): the images of all rows; N may be 0.
-            has_image: (B,) bool, of a fixed batch.
-            labels: (B, T) integers: the next token of each position. They are shifted already.
-            loss_mask: (B, T), 1 where the label counts.
-            num_items_in_batch: what the sum of the losses is divided by; None divides by the labels that count, here.
-            position_ids: (B, T) integers, of a free batch: from 0 in each sample.
-            segment_ids: (B, T) integers, of a free batch: 1, 2, … for each sample of a row, 0 for padding. Attention
-                stays inside a segment.
-            image_rows, image_starts, image_slots: (N,) integers, of a free batch: row, first position and number of
-                slots of each image.
+            image_data: floats; fixed batch: (B, 3, image_size, image_size), ignored for rows without an image; free
+                batch: (N, 3, image_size, image_size), the images of all rows, N may be 0.
+            has_image: (B,) bool; fixed batch only.
+            labels: (B, T) integers, the next token of each position (already shifted).
+            loss_mask: (B, T), 1 where the label is supervised.
+            num_items_in_batch: divisor of the sum of the losses; None divides by the number of supervised labels.
+            position_ids: (B, T) integers, from 0 in each sample; free batch only.
+            segment_ids: (B, T) integers, 1, 2, … for the samples of a row and 0 for padding; free batch only.
+                Attention is restricted to the same segment.
+            image_rows, image_starts, image_slots: (N,) integers, row, first position and number of slots of each
+                image; free batch only.
 
         Returns:
-            Without labels `logits` (B, T, vocabulary) in the dtype of the computation; with labels `loss`, a float32
-            scalar, and no logits: they are computed where a label counts only, in phase 1 a few dozen positions
-            of 2048.
+            without labels, `logits` (B, T, vocabulary) in the dtype of the computation; with labels, only `loss`, a
+            float32 scalar. Its logits are computed only at supervised positions, in phase 1 a few dozen of 2048.
 
         Raises:
-            ValueError: the arguments are those of neither kind of batch.
+            ValueError: the arguments match neither kind of batch.
         """
         if has_image is not None:
             hidden = self._hidden_states(text_input_ids, key_padding_mask, image_data, has_image)
@@ -94,28 +94,30 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         logits = self.lm_head(hidden[counts]).float()
         total = functional.cross_entropy(logits, labels[counts].long(), reduction="sum")
         items = counts.sum() if num_items_in_batch is None else num_items_in_batch
-        # A batch whose images all failed has no label; its loss is 0, not 0 / 0.
+        # A batch may have no supervised label, if all of its images failed: its loss is 0, not 0 / 0.
         loss = total / torch.as_tensor(items, device=total.device).clamp(min=1)
         return CausalLMOutputWithPast(loss=loss)
 
     def _hidden_states(
         self, text_input_ids: Tensor, key_padding_mask: Tensor, image_data: Tensor, has_image: Tensor
     ) -> Tensor:
-        """Last hidden states of the language model: (B, T, hidden size)."""
+        """Return the last hidden states of the language model, (B, T, hidden size)."""
         embeds = self.get_input_embeddings()(text_input_ids.long())
         features = self._image_features(image_data).to(embeds.dtype)
         start = self.image_start_idx
         if start is None:
-            raise ValueError("image_start_idx is None, which fixed rows need: set it to that of their data_params.json")
+            raise ValueError(
+                "image_start_idx is None, but fixed rows need it: set it to the value in their data_params.json"
+            )
         stop = start + features.shape[1]
-        # The tower runs on text-only rows too: a step in which a process has no image must still use the projector,
-        # or DDP waits for its gradients. `where` keeps what it makes of them out, and gives back gradients of 0.
+        # The vision tower runs on text-only rows too: DDP waits for gradients of the projector even in a step in which
+        # a process has no image. `where` discards these features, and their gradients are 0.
         slots = torch.where(has_image[:, None, None], features, embeds[:, start:stop])
         attended = key_padding_mask == 0
         return self.model.language_model(  # type: ignore[no-any-return]
             inputs_embeds=torch.cat([embeds[:, :start], slots, embeds[:, stop:]], dim=1),
             attention_mask=attended.long(),
-            # A running count of attended positions, so that a text-only row trains like its text alone.
+            # Positions count attended positions only, so that a text-only row is trained like its text without slots.
             position_ids=(attended.long().cumsum(dim=1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state
@@ -128,10 +130,10 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         image_starts: Tensor,
         image_slots: Tensor,
     ) -> Tensor:
-        """Embeddings of a free batch, with image features in their slots: (B, T, hidden size)."""
+        """Return the embeddings of a free batch with image features in their slots, (B, T, hidden size)."""
         embeds = self.get_input_embeddings()(text_input_ids.long())
         images = len(image_data)
-        # A batch without images must use the projector too, or DDP waits for its gradients: they are 0 then.
+        # DDP waits for gradients of the projector even in a batch without images; a dummy image makes them 0.
         pixels = image_data if images else image_data.new_zeros((1, *image_data.shape[1:]))
         features = self._image_features(pixels)[:images].to(embeds.dtype)
         slots = torch.arange(features.shape[1], device=embeds.device)
@@ -142,7 +144,7 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
     def _hidden_states_of_segments(
         self, embeds: Tensor, key_padding_mask: Tensor, position_ids: Tensor, segment_ids: Tensor
     ) -> Tensor:
-        """Last hidden states of the language model: (B, T, hidden size), each sample as if it were alone."""
+        """Return the last hidden states of the language model, (B, T, hidden size), with attention inside samples."""
         text_model: Any = self.model.language_model
         implementation: str = text_model.config._attn_implementation
         attention = segment_attention(implementation, segment_ids, key_padding_mask, embeds.dtype)
@@ -154,7 +156,7 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         return states.last_hidden_state.view(shape)  # type: ignore[no-any-return]
 
     def _image_features(self, image_data: Tensor) -> Tensor:
-        """Projected patch features, without the class token's: (B, patches, hidden size of the language model)."""
+        """Return projected patch features without the class token, (B, patches, hidden size of the language model)."""
         tower = self.model.vision_tower
         trained = any(parameter.requires_grad for parameter in tower.parameters())
         with contextlib.nullcontext() if trained else torch.no_grad():
@@ -163,12 +165,9 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """False: modules and parameters are those of transformers, and so are the names of tensors in files.
-
-        transformers keeps its translation of names from models that it takes for somebody's own.
-        """
+        """Return False, so that transformers maps the tensor names in files as for its own classes."""
         return False
 
 
-# What `save_pretrained` notes in config.json as the class to load.
+# The class name that `save_pretrained` records in config.json.
 LlavaForRows.__name__ = LlavaForConditionalGeneration.__name__

@@ -1,4 +1,4 @@
-"""What a params file may say: validated, frozen sections. `params_file` reads the file."""
+"""The validated, frozen sections of a params file; `params_file` reads the file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class _Section(BaseModel):
 
 
 class TrainInputParams(_Section):
-    """The rows that are trained on, and how they make batches.
+    """Section `train_input`: training data and batches; the other keys are arguments of `loaders.create_dataloader`.
 
     Attributes:
-        data_dir: a folder that `create_hdf5_dataset` wrote, or several; or instead
+        data_dir: one or several folders written by `create_hdf5_dataset`; either this or `mixture`.
         mixture: folder → weight, see `loaders.mixture.MixtureOrder`.
         img_data_dir: the folder that image paths are relative to, or one for each data dir.
-        image_size: refused where the data has another; None takes the data's.
-        batch_size: rows of one optimizer step, over all processes and micro-batches.
-        micro_batch_size: rows that one process takes at a time; None takes all of its share at once. The gradients of
-            its micro-batches are added up.
-        trim_to: cut each micro-batch to its longest row, rounded up to a multiple of this.
+        image_size: side of an image in pixels; must match the data; None uses that of the data.
+        batch_size: rows per optimizer step, over all processes and micro-batches.
+        micro_batch_size: rows per forward pass of one process; None uses its whole share. Gradients of micro-batches
+            are accumulated.
+        trim_to: trim each micro-batch to its longest row, rounded up to a multiple of this.
     """
 
     data_dir: Folders | None = None
@@ -66,7 +66,7 @@ class TrainInputParams(_Section):
 
 
 class EvalInputParams(_Section):
-    """The rows that are evaluated on; what is None is that of `train_input`."""
+    """Section `eval_input`: evaluation data; keys that are None default to those of `train_input`."""
 
     data_dir: Folders
     img_data_dir: Folders | None = None
@@ -80,13 +80,13 @@ class EvalInputParams(_Section):
 
 
 class _PartOfModel(_Section):
-    """Either a pretrained model, or the sizes of one with random weights."""
+    """Either a pretrained model, or the sizes of a model with random weights."""
 
     pretrained: Name | None = None
 
     @property
     def sizes(self) -> dict[str, int | float]:
-        """The sizes that were given, by their name in the transformers config."""
+        """The given sizes, by their names in the transformers config."""
         names = set(type(self).model_fields) - {"pretrained", "tokenizer", "model_type"}
         return {name: value for name, value in self.model_dump(include=names).items() if value is not None}
 
@@ -116,8 +116,8 @@ class TextModelParams(_PartOfModel):
     """A language model of transformers.
 
     Attributes:
-        tokenizer: the folder or hub name its tokenizer files come from, by default `pretrained`.
-        model_type: of random weights, as transformers names it (`qwen2`, `phi3`, `gemma`, `mistral`); None is `llama`.
+        tokenizer: folder or hub name of its tokenizer files; defaults to `pretrained`.
+        model_type: transformers model type for random weights (`qwen2`, `phi3`, `gemma`, `mistral`); None is `llama`.
     """
 
     tokenizer: Name | None = None
@@ -135,7 +135,9 @@ class TextModelParams(_PartOfModel):
     @model_validator(mode="after")
     def _has_one_kind(self) -> TextModelParams:
         if self.pretrained is not None and self.model_type is not None:
-            raise ValueError("model_type is for random weights, and pretrained says its own; remove model_type")
+            raise ValueError(
+                "model_type is only for random weights, since pretrained models have their own; remove model_type"
+            )
         return self
 
 
@@ -146,13 +148,13 @@ class ProjectorParams(_Section):
 
 
 class ModelParams(_Section):
-    """The model and what of it is trained.
+    """Section `model`: the model and its trainable parameters.
 
     Attributes:
-        image_start_idx: refused where the data has another; None takes the data's.
-        freeze: regexes; a parameter is frozen when `re.search` finds one of them in its name.
-        image_feature_select_layer_idx: index into the hidden states of the vision model, the embedding layer's first.
-        attention: implementation in transformers; "sdpa_by_sample" is ours, see `trainer.segment_attention`.
+        image_start_idx: position of the first image slot; must match the data; None uses that of the data.
+        freeze: regular expressions; a parameter is frozen if `re.search` finds one in its name.
+        image_feature_select_layer_idx: index into the hidden states of the vision model; 0 is the embedding layer.
+        attention: attention implementation of transformers, or "sdpa_by_sample", see `trainer.segment_attention`.
     """
 
     image_start_idx: Annotated[int, Field(ge=0)] | None = None
@@ -165,7 +167,7 @@ class ModelParams(_Section):
 
 
 class OptimizerParams(_Section):
-    """AdamW and its learning rate."""
+    """Section `optimizer`: AdamW and its learning rate schedule."""
 
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -178,16 +180,16 @@ class OptimizerParams(_Section):
 
 
 class RunParams(_Section):
-    """How long, how exact, and what is kept.
+    """Section `runconfig`: duration, precision, logging and checkpoints.
 
     Attributes:
         max_steps: optimizer steps; None runs `num_epochs`.
-        checkpoint_steps: write a checkpoint every so many steps, and at the end; None only at the end.
-        keep_checkpoints: keep the newest ones only; None keeps all.
-        eval_steps: evaluate on `eval_input` every so many steps; None never.
-        load_checkpoint_states: of `--checkpoint_path` take the weights alone ("model": a new run that starts from
-            them), or everything ("all": go on as if that run had not ended).
-        precision: of the arithmetic; weights are float32.
+        checkpoint_steps: steps between checkpoints; one is always written at the end, with None only there.
+        keep_checkpoints: number of newest checkpoints to keep; None keeps all.
+        eval_steps: steps between evaluations on `eval_input`; None never evaluates.
+        load_checkpoint_states: "model" loads only the weights of `--checkpoint_path` and starts a new run; "all" also
+            loads optimizer and loader state and continues that run.
+        precision: precision of the computation; weights are float32.
         training_arguments: more fields of `transformers.TrainingArguments`, such as `deepspeed` or `fsdp`.
     """
 

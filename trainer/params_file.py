@@ -20,7 +20,7 @@ def load_params(name: str, overrides: Iterable[str] = ()) -> Params:
         overrides: `section.key=value` strings, see `settings.read_settings`.
 
     Raises:
-        ParamsError: unreadable, not YAML, unknown or duplicate keys, wrong types or values.
+        ParamsError: the file is unreadable or not YAML, has unknown or duplicate keys, or wrong types or values.
     """
     try:
         path = find_file(name, "--params", "params_*.yaml")

@@ -1,4 +1,4 @@
-"""Folders and hub names → models and tokenizers of transformers, with every problem in one sentence."""
+"""Load models and tokenizers of transformers from folders or hub names, reporting errors in one sentence."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ T = TypeVar("T")
 
 
 def quiet_transformers() -> None:
-    """No progress bars, and no remarks below an error: for the commands, whose output is their own."""
+    """Disable progress bars and all messages below errors of transformers, for use in commands."""
     logging: Any = transformers.logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 
 def load_image_model(source: str, attention: str) -> CLIPVisionModel:
-    """A pretrained CLIP vision model in float32; `source` may be a whole CLIP."""
+    """Load a pretrained CLIP vision model in float32; `source` may be a whole CLIP model."""
     return load_whole(CLIPVisionModel, source, "model.image_model.pretrained", attn_implementation=attention)
 
 
 def load_text_model(source: str, attention: str) -> Any:
-    """A pretrained language model in float32, of any class that `AutoModelForCausalLM` builds."""
+    """Load a pretrained language model in float32, of any class that `AutoModelForCausalLM` supports."""
     kind: Any = AutoModelForCausalLM
     return load_whole(kind, source, "model.text_model.pretrained", attn_implementation=attention)
 
 
 def load_whole(kind: type[T], source: str, key: str, **options: Any) -> T:
-    """`from_pretrained` that takes no model with holes: transformers fills those with random numbers and goes on.
+    """Call `from_pretrained`, but refuse missing weights, which transformers would initialise randomly.
 
     Args:
         kind: a model class of transformers.
         source: folder or hub name.
         key: the params key or argument that named it, for messages.
-        options: for `from_pretrained`.
+        options: arguments of `from_pretrained`.
 
     Raises:
-        ParamsError: there is no such model, it is of another kind, or tensors are missing or of another shape.
+        ParamsError: the model does not exist, is of another kind, or tensors are missing or have another shape.
     """
     loader: Any = kind
 
@@ -57,23 +57,23 @@ def load_whole(kind: type[T], source: str, key: str, **options: Any) -> T:
     missing = sorted(found["missing_keys"]) + sorted(str(name) for name, *_ in found["mismatched_keys"])
     if missing:
         raise ParamsError(
-            f"{key} {source}: has no weights, or others than its config says, for {len(missing)} tensors of "
-            f"{kind.__name__}, the first {missing[0]}; give a whole model of that kind"
+            f"{key} {source}: {len(missing)} tensors of {kind.__name__} are missing or have another shape, the "
+            f"first is {missing[0]}; give a complete model of that kind"
         )
     return model
 
 
 def load_tokenizer(source: str, key: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name.
+    """Load the tokenizer of a folder or hub name.
 
     Raises:
-        ParamsError: there is none.
+        ParamsError: it cannot be loaded.
     """
     return _said_plainly(lambda: AutoTokenizer.from_pretrained(source), source, key)
 
 
 def load_image_settings(source: str, key: str) -> dict[str, Any]:
-    """The settings of the image processor that stands beside a model; none where there is none.
+    """Return the settings of a model's image processor; empty if it has none.
 
     Raises:
         ParamsError: the hub has no such model.
@@ -84,7 +84,7 @@ def load_image_settings(source: str, key: str) -> dict[str, Any]:
                 document = json.loads((Path(source) / name).read_bytes())
                 return dict(document if part is None else document.get(part) or {})
         return {}
-    # Here, since transformers remarks on a missing torchvision when it is imported, before it can be told not to.
+    # Imported here, since the import prints a message about a missing torchvision before it can be silenced.
     from transformers import CLIPImageProcessor
 
     return dict(_said_plainly(lambda: CLIPImageProcessor.from_pretrained(source), source, key).to_dict())
@@ -95,7 +95,7 @@ def _said_plainly(load: Callable[[], T], source: str, key: str) -> T:
         raise ParamsError(f"{key} {source}: there is no such folder; give a folder, or a name on the Hugging Face hub")
     try:
         return load()
-    except Exception as error:  # transformers raises whatever a file leads it to, up to AttributeError
+    except Exception as error:  # transformers raises many types for bad files, even AttributeError
         said = one_line(error)[:300].rstrip(". ")
         raise ParamsError(
             f"{key} {source}: cannot be loaded ({type(error).__name__}: {said}); give the folder of a model that "

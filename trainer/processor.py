@@ -1,4 +1,4 @@
-"""The tokenizer and the image processor that are saved beside the weights, for prompts with `<image>`."""
+"""Build the tokenizer and the image processor that are saved with the weights, for prompts with `<image>`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "
 def find_tokenizer(
     params: ModelParams, checkpoint: str | None, *, images_begin_texts: bool = True
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer to save, with the image token.
+    """Load the tokenizer to save, with the image token.
 
-    It is `model.text_model.tokenizer`, else that of the checkpoint, else that of the pretrained text model; None
-    where none of them is there. `images_begin_texts`: see `load_prompt_tokenizer`.
+    Uses `model.text_model.tokenizer`, else the tokenizer of the checkpoint, else that of the pretrained text model;
+    returns None if there is none of these. `images_begin_texts`: see `load_prompt_tokenizer`.
     """
     text = params.text_model
     if text.tokenizer is not None:
@@ -40,15 +40,15 @@ def find_tokenizer(
 
 
 def make_processor(tokenizer: PreTrainedTokenizerBase | None, images: Any, *, patch_size: int) -> Any:
-    """What turns a prompt and a picture into the model's inputs.
+    """Build the processor that turns a prompt and an image into model inputs.
 
     Args:
-        tokenizer: with the image token.
-        images: of `make_image_processor`.
-        patch_size: of the image model, in pixels.
+        tokenizer: tokenizer with the image token, or None.
+        images: image processor from `make_image_processor`.
+        patch_size: patch size of the image model in pixels.
 
     Returns:
-        A `LlavaProcessor`; without a tokenizer the image processor alone.
+        a `LlavaProcessor`; without a tokenizer, only the image processor.
     """
     if tokenizer is None:
         return images
@@ -60,20 +60,20 @@ def make_processor(tokenizer: PreTrainedTokenizerBase | None, images: Any, *, pa
         tokenizer=tokenizer,
         patch_size=patch_size,
         vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,  # the class token, which "default" takes off again
+        num_additional_image_tokens=1,  # the class token, which "default" removes again
         image_token=IMAGE_TOKEN,
     )
 
 
 def make_image_processor(settings: Mapping[str, Any], *, image_size: int, pad: bool) -> Any:
-    """CLIP's image processor, or LLaVA's where pictures are made square with bars first.
+    """Build CLIP's image processor, or LLaVA's, which pads images to squares first.
 
     Args:
-        settings: of the processor of the image model; what is not in it is CLIP's, as in `loaders`.
-        image_size: of the image model, in pixels.
-        pad: as the data was made (`image_aspect_ratio: pad`).
+        settings: settings of the image model's processor; missing ones default to CLIP's, as in `loaders`.
+        image_size: image size of the image model in pixels.
+        pad: whether images are padded (`image_aspect_ratio: pad` in training).
     """
-    # Here, since transformers remarks on a missing torchvision when they are imported, before it can be told not to.
+    # Imported here, since the import prints a message about a missing torchvision before it can be silenced.
     import transformers
 
     kept = {
@@ -82,6 +82,6 @@ def make_image_processor(settings: Mapping[str, Any], *, image_size: int, pad: b
         **{name: settings[name] for name in _IMAGE_SETTINGS if settings.get(name) is not None},
     }
     kind = "LlavaImageProcessor" if pad else "CLIPImageProcessor"
-    # On Pillow, as the pixels of training are: with torchvision, transformers 5 resizes otherwise.
+    # The Pillow variant, as in training: with torchvision, transformers 5 resizes differently.
     make = getattr(transformers, f"{kind}Pil", None) or getattr(transformers, kind)
     return make(**kept, **({"do_pad": True} if pad else {}))

@@ -1,9 +1,9 @@
-"""A tokenizer of transformers that gives a prompt the ids that rows have: what is saved beside a model.
+"""Build the tokenizer that is saved with a model: it gives a prompt the same ids as the rows in training.
 
 In rows of the SentencePiece family a text begins with `▁` at the start of the row and after the image, and nowhere
 else (`Encoder.encode` of `preprocess/tokenize/encoder.py`, which follows the LLaVA authors' `tokenizer_image_token`).
 transformers 5 builds every `LlamaTokenizer` so that only the start of the prompt has it. Its class `TokenizersBackend`
-(`PreTrainedTokenizerFast`) takes `tokenizer.json` as it stands, so the rule can be written there.
+(`PreTrainedTokenizerFast`) uses `tokenizer.json` unchanged, so the rule can be written there.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _KEPT = (
 
 
 def load_prompt_tokenizer(source: str, key: str, *, images_begin_texts: bool = True) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name, for prompts with `<image>`.
+    """Load the tokenizer of a folder or hub name, for prompts with `<image>`.
 
     Args:
         source: folder or hub name.
         key: the params key or argument that named it, for messages.
-        images_begin_texts: as in rows of the templates of LLaVA 1.5. Else `<image>` is an added token like others, and
-            BOS is the template's to write.
+        images_begin_texts: whether the text after an image is tokenized as a new text, as in the LLaVA 1.5 templates.
+            Otherwise `<image>` is an ordinary added token, and the template writes BOS.
 
     Returns:
-        With `<image>` as its last token, where it did not know it.
+        the tokenizer; `<image>` is added as its last token if it is not in the vocabulary.
 
     Raises:
-        ParamsError: there is none, or rows cannot be written with it.
+        ParamsError: it cannot be loaded, or rows cannot be written with it.
     """
     tokenizer = load_tokenizer(source, key)
     try:
@@ -57,7 +57,7 @@ def load_prompt_tokenizer(source: str, key: str, *, images_begin_texts: bool = T
     elif rows.dummy_prefix:
         tokenizer = _with_prefix_after_image(tokenizer, _merge_scores(folder))
     if images_begin_texts and rows.bos_id is not None and tokenizer("").input_ids != [rows.bos_id]:
-        # Every row begins with it, whatever the folder says of prompts.
+        # Every row begins with BOS, whatever the tokenizer config says about prompts.
         tokenizer.add_bos_token, tokenizer.add_eos_token = True, False
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
@@ -65,7 +65,7 @@ def load_prompt_tokenizer(source: str, key: str, *, images_begin_texts: bool = T
 
 
 def _as_it_stands(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedTokenizerBase:
-    """With the pipeline of `tokenizer.json`, which transformers 5 builds anew for some classes (Phi-3's, Mistral's)."""
+    """Use the pipeline of `tokenizer.json` unchanged; transformers 5 rebuilds it for some classes (Phi-3, Mistral)."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return tokenizer
@@ -76,16 +76,16 @@ def _as_it_stands(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTraine
 
 
 def image_token_id(tokenizer: PreTrainedTokenizerBase | None) -> int | None:
-    """The id of `<image>`, None without a tokenizer."""
+    """Return the id of `<image>`; None without a tokenizer."""
     return None if tokenizer is None else int(tokenizer.get_vocab()[IMAGE_TOKEN])
 
 
 def _with_prefix_after_image(tokenizer: PreTrainedTokenizerBase, scores: list[float] | None) -> PreTrainedTokenizerBase:
-    """`▁` at the start of the prompt and after `<image>`, not after other special tokens.
+    """Add `▁` at the start of the prompt and after `<image>`, but not after other special tokens.
 
-    `tokenizers` cuts a prompt at the tokens that are not `normalized`, gives each part to the normaliser, and then
-    looks for the other tokens in what comes out. So `<image>` begins a new text and `</s>` does not. The other tokens
-    go through the normaliser too, which must leave them as they are.
+    `tokenizers` splits a prompt at the tokens that are not `normalized`, normalises each part, and then searches the
+    result for the other tokens. So `<image>` starts a new text and `</s>` does not. The other tokens pass through the
+    normaliser too, which must not change them.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer")  # noqa: B009, the base class does not declare it
     spec: dict[str, Any] = json.loads(backend.to_str())
@@ -109,7 +109,7 @@ def _with_prefix_after_image(tokenizer: PreTrainedTokenizerBase, scores: list[fl
 
 
 def _merge_scores(folder: Path) -> list[float] | None:
-    """The score of each piece where transformers makes the merges out of a `tokenizer.model`."""
+    """Return the score of each piece if transformers derives the merges from `tokenizer.model`, else None."""
     if (folder / "tokenizer.json").is_file():
         return None
     import sentencepiece
@@ -119,9 +119,9 @@ def _merge_scores(folder: Path) -> list[float] | None:
 
 
 def _sort_merges(model: dict[str, Any], scores: list[float]) -> None:
-    """Put merges in the order of the pieces' scores, as in Llama-2's own `tokenizer.json`.
+    """Sort merges by the scores of the pieces, as in Llama-2's own `tokenizer.json`.
 
-    transformers 5 sorts by id, which in Llama-2 is another order for runs of blanks.
+    transformers 5 sorts by id, which in Llama-2 gives a different order for runs of blanks.
     """
     ids: dict[str, int] = model["vocab"]
 

@@ -1,4 +1,4 @@
-"""`python -m trainer.run`: command line, and what a run does in which order."""
+"""`python -m trainer.run`: the command line, and the steps of training and evaluation."""
 
 from __future__ import annotations
 
@@ -46,17 +46,16 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 _RESULTS = {"train": "train_results.json", "eval": "eval_results.json"}
 
 _EPILOG = """\
-Give any key of the params as section.key=value to override it:
+Override any params key with section.key=value:
   python -m trainer.run --params params_tiny_phase1.yaml --model_dir out train_input.batch_size=16
-Run the same command again after an interruption: it resumes from the last whole checkpoint, with the batch that was
-next.
+After an interruption, run the same command again: it resumes from the last complete checkpoint, at the next batch.
 
-Exit codes: 0 done; 1 the run failed (checkpoints stay); 2 params, arguments or inputs are wrong; 130 interrupted.
+Exit codes: 0 done; 1 the run failed (checkpoints are kept); 2 params, arguments or inputs are wrong; 130 interrupted.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     quiet_transformers()
     try:
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LossError, ShardError) as error:
         return _fail(FAILED, str(error))
     except ImageError as error:
-        # From a worker process it comes with that process's traceback in front of what it says.
+        # The message of an error from a worker process is preceded by the traceback of that process.
         return _fail(FAILED, str(error).strip().splitlines()[-1].removeprefix("loaders.image_transform.ImageError: "))
     except torch.OutOfMemoryError as error:
         return _fail(FAILED, f"{one_line(error)[:200]}; give a smaller train_input.micro_batch_size")
@@ -85,26 +84,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.run",
-        description="Train or evaluate a LLaVA model on the datasets that create_hdf5_dataset writes.",
+        description="Train or evaluate a LLaVA model on datasets written by create_hdf5_dataset.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--mode", choices=["train", "eval"], default="train", help="the default is train")
+    parser.add_argument("--mode", choices=["train", "eval"], default="train", help="train or evaluate (default train)")
     parser.add_argument(
-        "--params", required=True, metavar="FILE", help="a YAML file, or the name of one that ships with the package"
+        "--params", required=True, metavar="FILE", help="YAML file, or name of a params file shipped with the package"
     )
-    parser.add_argument("--model_dir", required=True, metavar="DIR", help="where checkpoints and the trained model go")
+    parser.add_argument(
+        "--model_dir", required=True, metavar="DIR", help="output folder of checkpoints and the trained model"
+    )
     parser.add_argument(
         "--checkpoint_path",
         metavar="DIR",
-        help="a LLaVA folder to start from, or to evaluate; by default that is what is in --model_dir",
+        help="LLaVA model folder to start from or to evaluate (default: the latest checkpoint or model in --model_dir)",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override a key of the params")
     return parser
 
 
 def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
-    """Train to the end, from the last whole checkpoint in the folder if there is one.
+    """Train to the end, resuming from the last complete checkpoint in the folder if there is one.
 
     Raises:
         ParamsError, DataDirError: params, arguments or inputs are wrong.
@@ -154,7 +155,7 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
     if not _is_finished(model_dir, arguments.max_steps, resume):
         if done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-        else:  # killed after the last checkpoint
+        else:  # the run was killed after its last checkpoint
             trainer.state = TrainerState.load_from_json(str(Path(str(resume)) / "trainer_state.json"))
         trainer.save_model(str(model_dir))
         trainer.save_state()
@@ -166,7 +167,7 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
 
 
 def evaluate(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
-    """Print loss and perplexity over all supervised labels of a dataset, and note them in the model folder.
+    """Print loss and perplexity over all supervised labels of a dataset, and save them in the model folder.
 
     Raises:
         ParamsError, DataDirError: params, arguments or inputs are wrong.
@@ -197,7 +198,7 @@ def evaluate(params: Params, model_dir: Path, checkpoint_path: str | None) -> No
 
 
 def _checkpoint_to_resume(params: Params, model_dir: Path, checkpoint_path: str | None) -> Path | None:
-    """The checkpoint that training resumes from, with optimizer and place in the data; None for a new run."""
+    """Return the checkpoint whose weights, optimizer and loader state are resumed; None for a new run."""
     newest = _newest_whole(model_dir)
     if newest is not None:
         refuse_other_params(model_dir, params)
@@ -209,15 +210,15 @@ def _checkpoint_to_resume(params: Params, model_dir: Path, checkpoint_path: str 
         return None
     if not is_checkpoint(Path(checkpoint_path)):
         raise ParamsError(
-            f"--checkpoint_path {checkpoint_path}: is no whole checkpoint of a run, which "
-            "runconfig.load_checkpoint_states all needs; give a folder named checkpoint-N, or load the model alone"
+            f"--checkpoint_path {checkpoint_path}: is not a complete checkpoint of a run, which "
+            "runconfig.load_checkpoint_states all needs; give a folder named checkpoint-N, or set it to model"
         )
     _check_weights(checkpoint_path, weights_alone=False)
     return Path(checkpoint_path)
 
 
 def _trained_model(model_dir: Path) -> str:
-    """What a run left in its folder: the trained model, else the last whole checkpoint."""
+    """Return the folder of the trained model of a run, or of its last complete checkpoint."""
     if not has_finished(model_dir):
         newest = _newest_whole(model_dir)
         if newest is not None:
@@ -236,7 +237,7 @@ def _newest_whole(model_dir: Path) -> Path | None:
 
 
 def _check_weights(folder: str, *, weights_alone: bool = True) -> None:
-    """Refuse weights, or a whole checkpoint, that are not as a run wrote them."""
+    """Refuse damaged weights or, unless `weights_alone`, a checkpoint with any damaged file."""
     try:
         check(Path(folder), weights_alone=weights_alone)
     except DamagedError as error:
@@ -244,7 +245,7 @@ def _check_weights(folder: str, *, weights_alone: bool = True) -> None:
 
 
 def _is_finished(model_dir: Path, steps: int, resume: Path | None) -> bool:
-    """Whether nothing is left to do. A damaged model is saved again from the checkpoint that is resumed."""
+    """Return whether the final model is saved already; a damaged one is saved again from the resumed checkpoint."""
     try:
         return is_finished(model_dir, steps)
     except DamagedError as error:
@@ -258,7 +259,7 @@ def _is_finished(model_dir: Path, steps: int, resume: Path | None) -> bool:
 
 
 def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaForRows, object]:
-    """The model, of a checkpoint or a new one, and what is saved beside it."""
+    """Load the model of a checkpoint or build a new one; also return the processor that is saved with it."""
     set_seed(params.runconfig.seed)
     tokenizer = find_tokenizer(params.model, weights, images_begin_texts=shape.images_begin_texts)
     if weights is not None:
@@ -277,7 +278,7 @@ def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaFo
 
 
 def _place_images(model: LlavaForRows, shape: RowShape) -> None:
-    """Tell the model where the images of fixed rows stand that it is evaluated on."""
+    """Set the image position of the model for evaluation on fixed rows, and refuse one that differs from training."""
     found, wanted = model.image_start_idx, shape.image_start_idx
     if found is None:
         model.image_start_idx = wanted
@@ -304,7 +305,7 @@ def _describe(
 
 
 def _warn(message: str) -> None:
-    """To stderr, by the first process only."""
+    """Print a warning to stderr, in the first process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"trainer.run: warning: {message}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""`segment_ids` of a batch → what keeps attention inside a sample, for each implementation of transformers."""
+"""Restrict attention to the samples of packed rows, for each attention implementation of transformers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-# torch's own attention without a mask: time and memory go with the samples' lengths, on any device.
+# PyTorch attention per sample without a mask: time and memory depend on the samples' lengths only; works on any device.
 BY_SAMPLE = "sdpa_by_sample"
 
 
 def segment_attention(implementation: str, segment_ids: Tensor, key_padding_mask: Tensor, dtype: torch.dtype) -> Any:
-    """Keyword arguments of a text model's forward that confine each position to its own sample.
+    """Return keyword arguments for a text model's forward that restrict attention to the same sample.
 
-    transformers recognises packed rows from `position_ids` alone only in a batch of one row without a mask; so they
-    are told here. With variable lengths the batch must be flattened to one row, see `is_flattened`.
+    transformers detects packed rows from `position_ids` only in a batch of one row without a mask, so the samples are
+    passed explicitly. For variable-length attention, the batch must be flattened to one row, see `is_flattened`.
 
     Args:
-        implementation: "sdpa", "eager", `BY_SAMPLE`, or any of FlashAttention.
+        implementation: "sdpa", "eager", `BY_SAMPLE`, or a FlashAttention implementation.
         segment_ids: (B, T) integers: 1, 2, … for each sample of a row, 0 for padding.
         key_padding_mask: (B, T), 1 where not to attend.
-        dtype: of the hidden states.
+        dtype: dtype of the hidden states.
 
     Returns:
         `attention_mask`; with FlashAttention also `cu_seq_lens_q`, `max_length_q` and the same of k
@@ -35,7 +35,7 @@ def segment_attention(implementation: str, segment_ids: Tensor, key_padding_mask
         return {"attention_mask": block_mask(segment_ids, key_padding_mask, _computed_in(dtype, segment_ids.device))}
     bounds, longest = sequence_bounds(segment_ids)
     if implementation == BY_SAMPLE:
-        # A mask of four axes is taken as it is; without one, transformers would make one of (B * T)².
+        # transformers uses a 4-dimensional mask unchanged; without one, it would build a mask of (B * T)² elements.
         unused = torch.empty((1, 1, 0, 0), dtype=dtype, device=segment_ids.device)
         return {"attention_mask": unused, "sample_lengths": bounds.diff().tolist()}
     lengths = {f"cu_seq_lens_{side}": bounds for side in "qk"} | {f"max_length_{side}": longest for side in "qk"}
@@ -43,17 +43,17 @@ def segment_attention(implementation: str, segment_ids: Tensor, key_padding_mask
 
 
 def is_flattened(implementation: str) -> bool:
-    """Whether an implementation takes the samples of a batch one behind the other, in one row of B * T positions."""
+    """Return whether an implementation needs the batch flattened to one row of B * T positions."""
     return implementation == BY_SAMPLE or "flash" in implementation
 
 
 def block_mask(segment_ids: Tensor, key_padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The additive mask of causal attention inside each segment: (B, 1, T, T), 0 or the dtype's lowest number.
+    """Return the additive mask of causal attention inside each segment, (B, 1, T, T), 0 or the dtype's minimum.
 
-    Additive, because `eager` adds whatever mask it is given: of a boolean one it would make +1 and +0.
+    It is additive, because `eager` adds any mask: a boolean one would be added as 1 and 0.
 
-    Every position attends to itself, so that no line of the mask is empty, which softmax would spread over all
-    positions: padding, and the slots of an image that failed, which nothing else attends to.
+    Every position attends to itself, so that no row of the mask is completely masked; softmax would then spread over
+    all positions. This concerns padding and the slots of images that could not be loaded.
     """
     length = segment_ids.shape[1]
     allowed = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (key_padding_mask == 0)[:, None, :]
@@ -64,12 +64,12 @@ def block_mask(segment_ids: Tensor, key_padding_mask: Tensor, dtype: torch.dtype
 
 
 def sequence_bounds(segment_ids: Tensor) -> tuple[Tensor, int]:
-    """Where each sample begins and ends in the flattened batch, and the longest.
+    """Return the bounds of the samples in the flattened batch, and the longest length.
 
-    The padding of a row counts as a sample of its own, so that the flattened batch keeps its B * T positions.
+    The padding of a row counts as one more sample, so that the bounds cover all B * T positions.
 
     Returns:
-        (samples + 1,) int32, from 0 to B * T; and a number of positions.
+        (samples + 1,) int32 from 0 to B * T, and the length of the longest sample in positions.
     """
     begins = torch.ones_like(segment_ids, dtype=torch.bool)
     begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
@@ -79,17 +79,17 @@ def sequence_bounds(segment_ids: Tensor) -> tuple[Tensor, int]:
 
 
 def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Autocast would turn a float32 mask into its own dtype again in every layer."""
+    """Return the dtype of the computation, so that autocast does not convert the mask again in every layer."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 
 
 def _attend_by_sample(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """`sdpa` of each sample of a flattened batch by itself; of any other batch, `sdpa`.
+    """Apply `sdpa` to each sample of a flattened batch separately; to any other batch, as a whole.
 
-    Takes and gives what the attention functions of transformers do: (1, heads, positions, size of a head), and
-    (1, positions, heads, size of a head).
+    Shapes are those of transformers' attention functions: input (1, heads, positions, head size), output
+    (1, positions, heads, head size).
     """
     lengths: list[int] | None = options.pop("sample_lengths", None)
     if lengths is None:

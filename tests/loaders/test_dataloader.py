@@ -335,11 +335,11 @@ def test_a_pickled_dataset_carries_no_open_files() -> None:
     [
         ({"data_dir": None}, "give either data_dir or mixture"),
         ({"mixture": []}, "give either data_dir or mixture"),
-        ({"data_dir": None, "mixture": []}, "no dir is given"),
+        ({"data_dir": None, "mixture": []}, "no folder is given"),
         ({"data_dir": None, "mixture": {"out": 1.0}}, r"mixture is a mapping, expected \[\(folder, weight\)"),
         ({"data_dir": None, "mixture": ["out"]}, r"mixture has the entry 'out', expected \(folder, weight\)"),
         ({"data_dir": None, "mixture": [("out", "1")]}, r"mixture has the entry \('out', '1'\)"),
-        ({"data_dir": []}, "no dir is given"),
+        ({"data_dir": []}, "no folder is given"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 1000}, "do not fill one global batch of 1000"),
         ({"batch_size": 200, "rank": 0, "world_size": 2}, r"batch_size 200 x world_size 2"),

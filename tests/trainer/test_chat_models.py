@@ -171,5 +171,5 @@ def test_the_saved_processor_gives_the_ids_of_every_golden(style: str, tmp_path:
 def test_model_type_is_for_random_weights() -> None:
     params = values()
     params["model"]["text_model"] = {"pretrained": "x", "model_type": "qwen2"}
-    with pytest.raises(ValueError, match="model_type is for random weights"):
+    with pytest.raises(ValueError, match="model_type is only for random weights"):
         Params.model_validate(params)

@@ -56,7 +56,7 @@ def copied(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [(remove, "is missing"), (cut, "were written"), (flip_a_bit, "has not the content that was written")],
+    [(remove, "is missing"), (cut, "were written"), (flip_a_bit, "does not match its checksum")],
 )
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json"]
@@ -84,7 +84,7 @@ def test_damage_to_the_list_itself_is_found(copied: tuple[Path, Path]) -> None:
     flip_a_bit(model_dir / "checkpoint-4" / "loader_state.json")
     newest, damages = newest_whole(model_dir)
     assert newest == model_dir / "checkpoint-2"
-    assert "loader_state.json has not the content that was written" in damages[0]
+    assert "loader_state.json does not match its checksum" in damages[0]
 
 
 def test_a_run_resumes_from_the_newest_whole_checkpoint_and_ends_with_the_same_weights(
@@ -96,7 +96,7 @@ def test_a_run_resumes_from_the_newest_whole_checkpoint_and_ends_with_the_same_w
     flip_a_bit(model_dir / "checkpoint-4" / "optimizer.pt")
     assert run(params, model_dir, "runconfig.checkpoint_steps=3", "runconfig.keep_checkpoints=1") == 0
     said = capsys.readouterr()
-    assert "checkpoint-4/optimizer.pt has not the content that was written; " in said.err
+    assert "checkpoint-4/optimizer.pt does not match its checksum; " in said.err
     assert "checkpoint-2 is used instead" in said.err
     assert "2 of 4 done" in said.out
     assert [path.name for path in finished_saving(model_dir)] == ["checkpoint-4"]
@@ -117,7 +117,7 @@ def test_without_a_whole_checkpoint_the_run_is_refused(
     for _ in range(2):
         assert run(params, model_dir) == 2
         said = capsys.readouterr().err
-        assert "has no checkpoint that is whole: " in said
+        assert "has no undamaged checkpoint: " in said
         assert "checkpoint-4/rng_state.pth has" in said
         assert "checkpoint-2/model.safetensors is missing" in said
         assert said.count("\n") == 1
@@ -168,12 +168,12 @@ def test_damaged_weights_are_neither_evaluated_nor_trained_on(
         folder = model_dir if arguments[-1] == "eval" else tmp_path / "new"
         assert run(params, folder, *arguments) == 2
         said = capsys.readouterr().err
-        assert "model.safetensors has not the content that was written; restore the file" in said
+        assert "model.safetensors does not match its checksum; restore the file" in said
     assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_no_run_has_written_is_not_refused(tmp_path: Path) -> None:
     check(tmp_path)
     (tmp_path / "finished.json").write_text("{}")
-    with pytest.raises(DamagedError, match=r"finished\.json has not the content"):
+    with pytest.raises(DamagedError, match=r"finished\.json does not match its checksum"):
         check(tmp_path)

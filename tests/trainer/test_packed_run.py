@@ -181,7 +181,7 @@ def test_evaluating_while_training_on_fixed_rows_with_slots_elsewhere_is_refused
     ("changes", "message"),
     [
         ({"train_input__group_by_modality": True}, "are packed: each holds samples with and without images"),
-        ({"model__image_start_idx": 35}, "say themselves where each image stands"),
+        ({"model__image_start_idx": 35}, "so they have no fixed image position"),
     ],
 )
 def test_what_packed_rows_cannot_have_is_refused_in_one_sentence(

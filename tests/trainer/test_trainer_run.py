@@ -252,10 +252,10 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_1(tmp_path: Path, caps
         (["train_input.micro_batch_size=3"], "train_input.micro_batch_size is 3, which does not divide the 4 rows"),
         (["train_input.data_dir=/no/such"], "/no/such: no such folder"),
         (["train_input.img_data_dir=/no/such"], "img_data_dir /no/such: no such folder"),
-        (["model.freeze=['vison']"], "'vison' is found in no parameter's name"),
+        (["model.freeze=['vison']"], "'vison' matches no parameter name"),
         (["--checkpoint_path", "/no/such"], "--checkpoint_path /no/such: there is no such folder"),
         (["--mode", "eval"], "holds no model to evaluate; give --checkpoint_path"),
-        (["runconfig.training_arguments={max_steps: 4}"], "max_steps: is set by runconfig.max_steps; take it out here"),
+        (["runconfig.training_arguments={max_steps: 4}"], "max_steps: is set by runconfig.max_steps; remove it here"),
         (["runconfig.training_arguments={deepseed: a}"], "training_arguments.deepseed (did you mean deepspeed?)"),
     ],
 )
