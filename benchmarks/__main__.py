@@ -40,20 +40,25 @@ def main() -> int:
     parser.add_argument(
         "--tokenizer",
         type=Path,
+        metavar="DIR",
         default=ROOT / "configs" / "quickstart" / "tokenizer",
-        help="a folder with a tokenizer.json of the Llama layout; the default is the small one that is embedded",
+        help="folder with a tokenizer.json of the Llama family (default: the small embedded tokenizer)",
     )
     parser.add_argument(
         "--chat",
         action="append",
         default=[],
         metavar="STYLE=DIR",
-        help="for the part tokens: a template and the folder of its tokenizer (may be given several times)",
+        help="for the part tokens: a template and the folder of its tokenizer; can be repeated",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each contestant, whose median counts")
-    parser.add_argument("--only", choices=PARTS, action="append", help="only this part (may be given several times)")
-    parser.add_argument("--quick", action="store_true", help="a few ratios against the bounds of bounds.json")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="runs per contestant; the median counts (default 3)"
+    )
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="run only this part (default all); can be repeated"
+    )
+    parser.add_argument("--quick", action="store_true", help="check a few ratios against the bounds in bounds.json")
     options = parser.parse_args()
     if not (options.tokenizer / "tokenizer.json").is_file():
         parser.error(f"--tokenizer {options.tokenizer}: there is no tokenizer.json in it")

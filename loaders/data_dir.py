@@ -121,7 +121,7 @@ def require_alike(dirs: Sequence[DataDir]) -> None:
             free, fixed = (first, other) if first.image_start_idx is None else (other, first)
             raise DataDirError(
                 f"{free.root}: its rows are packed or hold several images, but those of {fixed.root} have one image "
-                "at a fixed position; all rows of a loader must match: rewrite one dataset with the same processor.packing"
+                "at a fixed position; rows of one loader must match: rewrite one with the same processor.packing"
             )
         for name in (
             "max_sequence_length",

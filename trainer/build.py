@@ -212,8 +212,8 @@ def _refuse_other_attention(text: Any, shape: RowShape) -> None:
     if "sliding_attention" in kinds and window is not None and window < shape.max_sequence_length:
         raise ParamsError(
             f"the text model attends to at most {window} positions, but packed rows have "
-            f"{shape.max_sequence_length} and their attention has no such limit; give model.attention flash_attention_2, "
-            f"or write the dataset with a processor.max_sequence_length of at most {window}"
+            f"{shape.max_sequence_length} and no such limit; give model.attention flash_attention_2, or write "
+            f"the dataset with a processor.max_sequence_length of at most {window}"
         )
 
 
