@@ -78,7 +78,7 @@ def test_parameters_edited_by_hand(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [("3.0", "upgrade"), ("1.0", "write the dataset again"), (None, "not made")]
+    ("version", "advice"), [("3.0", "upgrade"), ("1.0", "write the dataset again"), (None, "not written")]
 )
 def test_another_major_version(copied: Path, version: str | None, advice: str) -> None:
     change_params(copied, schema_version=version)
