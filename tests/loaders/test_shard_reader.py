@@ -132,7 +132,16 @@ def chunk_place(shard: Path, name: str, number: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["text_input_ids", "labels", "loss_mask", "key_padding_mask", "images/path"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "labels",
+        *(
+            pytest.param(name, marks=pytest.mark.faults)
+            for name in ("text_input_ids", "loss_mask", "key_padding_mask", "images/path")
+        ),
+    ],
+)
 def test_a_flipped_bit_anywhere_in_a_chunk_is_noticed(copied: Path, name: str) -> None:
     """What HDF5 would notice by the Adler-32 of the stream; the reader goes past HDF5 and must notice too.
 

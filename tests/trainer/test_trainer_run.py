@@ -170,6 +170,7 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_only_saves_its_model(
     assert len(logged(tmp_path / "model", "loss")) == 4
 
 
+@pytest.mark.faults
 def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,6 +304,7 @@ def test_an_image_that_is_gone_stops_the_run_with_its_line_and_code_1(
     assert "of records.jsonl, line" in said
 
 
+@pytest.mark.long
 def test_gradient_checkpointing_trains_the_same(trained: tuple[Path, Path], tmp_path: Path) -> None:
     _, model_dir = trained
     assert run(write_params(tmp_path, runconfig__gradient_checkpointing=True), tmp_path / "model") == 0
