@@ -95,8 +95,8 @@ def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
     if cut:
         names = ", ".join(str(job.inputs[0]) for job in cut[:3]) + (", …" if len(cut) > 3 else "")
         raise InputError(
-            f"{len(cut)} of {len(jobs)} files cannot be read to the end ({names}; see the rejects): download the "
-            "incomplete files again and rerun"
+            f"{len(cut)} of {len(jobs)} files cannot be read to the end ({names}): see the rejects, download "
+            "the incomplete files again, and rerun"
         )
     if total.read and not total.written:
         raise InputError(

@@ -1,5 +1,5 @@
-"""Converters: one source dataset each, to canonical JSONL conversations.
+"""Converters from source datasets to canonical JSONL conversations.
 
-A dataset is one module with a small function from source record to canonical record, and one line in `registry.py`;
-`job.py` owns reading, writing, counting and rejects for all of them. See docs/add_a_dataset.md.
+Each dataset is one module with a function from source record to canonical record, and one entry in `registry.py`;
+`core/job.py` implements writing, counting and rejects for all of them. See docs/add_a_dataset.md.
 """

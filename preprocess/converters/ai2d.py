@@ -4,11 +4,10 @@ Reads <question_dir>/<image>.png.json as AI2D publishes them:
   {"imageName": "2185.png", "questions": {<question>: {"abcLabel": bool, "answerTexts": [..], "correctAnswer": 0,
   "questionId": "2185.png-0"}}}
 Writes ai2d.jsonl: a record per question, files in the order of their names, questions in the order of the file.
-The options are listed with letters and the answer is the letter, also where the options are themselves letters of the
+The options are listed with letters and the answer is the letter, even if the options are themselves letters in the
 diagram (abcLabel). Images are expected under ai2d/images/ in the parent image folder.
 
-AI2D's test questions stand among the others: take the files of the ids in ai2d_test_ids.csv out of the folder first
-if you are going to evaluate on them.
+The folder includes AI2D's test questions: to evaluate on them, first remove the files of the ids in ai2d_test_ids.csv.
 """
 
 # Format: https://allenai.org/data/diagrams; Kembhavi et al., "A Diagram Is Worth A Dozen Images", arXiv:1603.07396.
@@ -40,7 +39,7 @@ from preprocess.rejects import Rejected
 
 
 def convert(source: SourceRecord) -> Example:
-    """One question: `value` is (name of the image, question, what the file says of it)."""
+    """Convert one question; `value` is (name of the image, question, its entry in the file)."""
     image_name, question, entry = source.value
     entry = an_object(entry)
     options = entry.get("answerTexts")
@@ -51,7 +50,7 @@ def convert(source: SourceRecord) -> Example:
         raise Rejected(SourceReason.NO_ANSWER, f"correctAnswer is {correct!r}, expected the number of an option")
     if not 0 <= correct < len(options):
         raise Rejected(
-            SourceReason.LABEL_PAST_OPTIONS, f"correctAnswer is {correct}, and there are {len(options)} options"
+            SourceReason.LABEL_PAST_OPTIONS, f"correctAnswer is {correct}, but there are only {len(options)} options"
         )
     human = multiple_choice(
         text(question, "the question", SourceReason.NO_QUESTION),
@@ -66,7 +65,7 @@ def convert(source: SourceRecord) -> Example:
 
 
 def questions(files: list[Path]) -> Iterator[SourceRecord]:
-    """The questions of all files; a file that is no such JSON is one reject."""
+    """The questions of all files; a file in another format is one reject."""
     for path in files:
         try:
             document: Any = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
@@ -75,7 +74,7 @@ def questions(files: list[Path]) -> Iterator[SourceRecord]:
             continue
         entries = document.get("questions") if isinstance(document, dict) else None
         if not isinstance(entries, dict):
-            rejected = Rejected(SourceReason.NOT_AN_OBJECT, 'there is no object "questions" in the file')
+            rejected = Rejected(SourceReason.NOT_AN_OBJECT, 'the file has no object "questions"')
             yield SourceRecord(path.name, "file", 0, rejected)
             continue
         for number, (question, entry) in enumerate(entries.items()):

@@ -2,10 +2,10 @@
 
 Reads a JSONL file:
   {"id", "image": "images/2211.02201_2.jpg", "options": ["A) ...", ...], "question", "label": "B", "rationale"}
-Writes <name of the file>.jsonl. A language model wrote the options and the labels, in many ways: options with or
-without letters, as a list or as one string; labels as a letter, a letter with text, a whole option, in brackets. They
-come out as options with letters and one letter as the answer. Where there is no label, the rationale is the answer
-to the same question. Rejected: no label and no rationale; a label past the options; a label that is none of them.
+Writes <name of the file>.jsonl. A language model wrote the options and labels in various formats: options with or
+without letters, as a list or as one string; labels as a letter, a letter with text, a whole option, or in brackets.
+They are normalised to options with letters and one letter as the answer. If there is no label, the rationale is the
+answer to the same question. Rejected: no label and no rationale; a label beyond the last option or not among them.
 Images are expected under ArxivQA/images/.
 """
 
@@ -52,7 +52,7 @@ def convert(source: SourceRecord) -> Example:
             raise Rejected(SourceReason.LABEL_NOT_AN_OPTION, f"label is {label!r}, expected text")
         options = read_options(entry.get("options"))
         if not options:
-            raise Rejected(SourceReason.NO_OPTIONS, "there is a label and no option")
+            raise Rejected(SourceReason.NO_OPTIONS, "the record has a label but no options")
         human = multiple_choice(question, options)
         answer = LETTERS[find_option(label, options)]
     # A file of this set may be named without its folder.

@@ -1,4 +1,4 @@
-"""The options and the label of an ArxivQA record, which a language model wrote in many ways."""
+"""Parse the options and the label of an ArxivQA record, which a language model wrote in various formats."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_options(value: object) -> list[str]:
         match if match and match[1].upper() == letter else None
         for match, letter in zip(lettered, LETTERS, strict=False)
     ]
-    # One such letter may be the text itself ("C. elegans" as third option); two are a habit.
+    # A single such letter may be part of the text ("C. elegans" as third option); two are enumeration letters.
     if sum(match is not None for match in in_place) >= min(2, len(texts)):
         texts = [
             match[2].strip() if match else option
@@ -73,7 +73,7 @@ def find_option(label: str, options: Sequence[str]) -> int:
         meant = _with_text(lettered[2], options)
         if meant is not None and meant != named:
             raise Rejected(
-                SourceReason.LABEL_NOT_AN_OPTION, f"letter and text of {shorten(label)} mean different options"
+                SourceReason.LABEL_NOT_AN_OPTION, f"letter and text of {shorten(label)} refer to different options"
             )
         if not _LETTER.fullmatch(lettered[2].strip()):
             return named
@@ -87,7 +87,9 @@ def find_option(label: str, options: Sequence[str]) -> int:
 def _at(letter: str, options: Sequence[str]) -> int:
     index = LETTERS.index(letter.upper())
     if index >= len(options):
-        raise Rejected(SourceReason.LABEL_PAST_OPTIONS, f"the label is {letter}, and there are {len(options)} options")
+        raise Rejected(
+            SourceReason.LABEL_PAST_OPTIONS, f"the label is {letter}, but there are only {len(options)} options"
+        )
     return index
 
 

@@ -1,20 +1,19 @@
-"""Captions: images with a caption each (COCO, CC3M and the like) as conversations for phase 1.
+"""Captions: images with one caption each (COCO, CC3M and others), as conversations for phase 1.
 
 Reads --input in one of three formats:
   coco   COCO's captions_*.json: {"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]}
-  tsv    caption<TAB>image, no header, as CC3M publishes it. The second column is the path of the image, or its URL;
-         with a URL the image is called after the number of its row, as --image_name says. The default is where
-         img2dataset puts it (output_format=files, 10,000 images a folder), and 'GCC_train_{row:09d}.jpg' is how the
-         LLaVA authors call the images of CC3M.
+  tsv    caption<TAB>image, no header, as published for CC3M. The second column is the path of the image, or its URL;
+         with a URL, --image_name gives the path from the row number. The default is the layout of img2dataset
+         (output_format=files, 10,000 images per folder); the LLaVA authors use 'GCC_train_{row:09d}.jpg' for CC3M.
   jsonl  {"image", "caption", "id"?} in each line
 Writes <name of the file>.jsonl. The caption is the answer to one of LLaVA's eleven instructions for a brief
-description; the instruction, and whether the image stands before or after it, are picked by --seed and the id of the
+description. The instruction, and whether the image comes before or after it, are chosen by --seed and the id of the
 record. Rejected: no caption, no image, a path that leaves the prefix.
 """
 
-# Formats: https://cocodataset.org/#format-data, https://ai.google.com/research/ConceptualCaptions/download. That the
-# image stands before or after the instruction, with a newline between: Liu et al., "Visual Instruction Tuning",
-# arXiv:2304.08485, and its data LLaVA-Pretrain.
+# Formats: https://cocodataset.org/#format-data, https://ai.google.com/research/ConceptualCaptions/download. The
+# position of the image before or after the instruction, separated by a newline, follows Liu et al., "Visual Instruction
+# Tuning", arXiv:2304.08485, and its data LLaVA-Pretrain.
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ from preprocess.converters.core.sources import SourceRecord, elements, file, jso
 from preprocess.image_files import is_inside
 from preprocess.rejects import Rejected
 
-# img2dataset puts 10,000 samples into a folder and calls both by their number.
+# img2dataset puts 10,000 samples into a folder and numbers folders and samples.
 IMG2DATASET_NAME = "{shard:05d}/{row:09d}.jpg"
 ROWS_PER_SHARD = 10_000
 
@@ -115,7 +114,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_jsonl_dir(parser)
     parser.add_argument(
         "--image_name",
-        help="tsv with URLs: how the image of a row is called, with {row} from 0 and {shard} = row // 10000 "
+        help="tsv with URLs: the path of the image of a row, with {row} from 0 and {shard} = row // 10000 "
         f"(default: {IMG2DATASET_NAME})",
     )
     add_seed(parser)
@@ -124,7 +123,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _plan(arguments: argparse.Namespace) -> list[Job]:
     path = file(arguments.input, "--input")
     if arguments.image_name is not None and arguments.format != "tsv":
-        raise InputError(f"--image_name is for --format tsv, and the format is {arguments.format}; leave it out")
+        raise InputError(f"--image_name requires --format tsv, but the format is {arguments.format}; remove it")
     shared = {"prefix": image_prefix(arguments.image_prefix), "seed": arguments.seed}
     image_name = _checked_image_name(arguments.image_name or IMG2DATASET_NAME)
     readers: dict[str, tuple[Callable[[Path], Iterator[SourceRecord]], Callable[[SourceRecord], Example]]] = {

@@ -1,6 +1,6 @@
 """The two DocVQA datasets: questions about scanned documents (SP-DocVQA) and about infographics (InfographicsVQA).
 
-Both publish a file per split, in two editions, with a list of right answers for each question.
+Both publish one file per split, in two editions, with a list of correct answers for each question.
 """
 
 # Format: https://rrc.cvc.uab.es/?ch=17 (tasks 1 and 3); Mathew et al., "DocVQA", arXiv:2007.00398, and
@@ -33,21 +33,21 @@ WITH_QUESTION_TYPES = "_withQT"
 
 _SP_DESCRIPTION = """SP-DocVQA: questions about scanned documents, with short answers (DocVQA, task 1: single page).
 
-Reads <dataset_folder>/{train,val,test}_v1.0[_withQT].json, whichever are there:
+Reads <dataset_folder>/{train,val,test}_v1.0[_withQT].json, if present:
   {"data": [{"questionId", "question", "image": "documents/xfbc0228_2.png", "answers": ["March 2, 1951"], ...}]}
-or the list under "data" by itself. Of two editions of a split the one with question types is read.
-Writes <split>/<split>.jsonl, one folder per split. The first answer is the answer; the test split is
-published without answers, and its records are all rejected. Of the path of an image the last part counts, since the
-folder differs from download to download: images are expected under DocVQA/sp_docvqa/images/.
+or only the list under "data". Of two editions of a split, the one with question types is read.
+Writes <split>/<split>.jsonl, one folder per split. The first answer is used; the test split is published without
+answers, so its records are all rejected. Only the file name of an image path is used, since the folders differ
+between downloads: images are expected under DocVQA/sp_docvqa/images/.
 """
 
 _INFOGRAPHICS_DESCRIPTION = """InfographicsVQA: questions about infographics, with short answers (DocVQA, task 3).
 
-Reads <dataset_folder>/infographicsVQA_{train,val,test}_v1.0[_withQT].json, whichever are there:
+Reads <dataset_folder>/infographicsVQA_{train,val,test}_v1.0[_withQT].json, if present:
   {"data": [{"questionId", "question", "image_local_name": "37313.jpeg", "answers": ["pinterest"], ...}]}
-or the list under "data" by itself. Of two editions of a split the one with question types is read.
-Writes <split>/<split>.jsonl, one folder per split. The first answer is the answer; the test split is
-published without answers, and its records are all rejected. Images are expected under DocVQA/Infographicsvqa/images/.
+or only the list under "data". Of two editions of a split, the one with question types is read.
+Writes <split>/<split>.jsonl, one folder per split. The first answer is used; the test split is published without
+answers, so its records are all rejected. Images are expected under DocVQA/Infographicsvqa/images/.
 """
 
 
@@ -95,7 +95,7 @@ def _plan(
         for other in sorted(output.parent.glob("*.jsonl")):
             if pattern.fullmatch(f"{other.stem}.json"):  # version 0.1 named outputs by the edition
                 raise InputError(
-                    f"{other} holds the same questions as the {output.name} to be written, and would be read as well; "
+                    f"{other} has the same questions as the new {output.name} and would be read in addition to it; "
                     "remove it, or give another output folder"
                 )
         left_out = ", ".join(other.name for other in paths if other != path)

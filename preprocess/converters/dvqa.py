@@ -1,6 +1,6 @@
 """DVQA: questions about bar charts, with short answers; 2.3 million for training, streamed.
 
-Reads <dataset_folder>/{train,val_easy,val_hard}_qa.json, whichever are there:
+Reads <dataset_folder>/{train,val_easy,val_hard}_qa.json, if present:
   [{"question", "question_id", "answer", "image": "bar_train_00000001.png", ...}]
 Writes <split>/<split>_qa.jsonl, one folder per split. Images are expected under DVQA/images/.
 """

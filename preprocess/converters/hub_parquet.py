@@ -1,17 +1,17 @@
-"""Parquet files with images inside, as most datasets on the Hub are published.
+"""Parquet files that contain images, as most datasets on the Hub do.
 
-Reads the files of --input in one of these layouts, which is recognised from the names of the columns:
+Reads the files of --input in one of these layouts, which is detected from the column names:
   finevision  images, texts: [{"user", "assistant"}], and ratings of the turns
   cauldron    images, texts: [{"user", "assistant"}]
   llava       id, image (may be null), conversations: [{"from", "value"}]
-  messages    messages: [{"role", "content"}], content a text or parts {"type", "text", "index"}; images
+  messages    messages: [{"role", "content"}], content a string or parts {"type", "text", "index"}; images
   caption     id, image, caption
-An image is {"bytes", "path"} or bare bytes; image or images, one or a list. Where a layout has no <image> in its texts,
-the images stand before the first text of the user.
-Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with the bytes they came with:
-the same picture is one file. One image is "image": path, several are "image": [path, ...]. The id is the name of the
-file with the id of the row, or with its number from 0. Rejected: an image without bytes or that does not decode,
-another number of <image> than of images, a turn that is no text, ratings below --min_rating, a file that is not whole.
+An image is {"bytes", "path"} or raw bytes; image or images, one or a list. If the texts of a layout have no <image>,
+the images are put before the first text of the user.
+Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with their original bytes, once
+per content. One image is "image": path, several are "image": [path, ...]. The id is the name of the file with the id of
+the row, or with its number from 0. Rejected: an image without bytes or that cannot be decoded, different numbers of
+<image> and images, a turn that is not a string, ratings below --min_rating, an incomplete file.
 Needs pyarrow: pip install 'llava-hdf5[parquet]'
 """
 
@@ -44,14 +44,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--columns",
         nargs="+",
         metavar="ROLE=NAME",
-        help=f"what the columns are called, where not as in the layout; roles: {', '.join(ROLES)}",
+        help=f"column names that differ from the layout; roles: {', '.join(ROLES)}",
     )
     parser.add_argument(
         "--min_rating",
         nargs="+",
         metavar="COLUMN=N",
-        help="with finevision: leave out turns that a column such as relevance_ratings rates below N, or rows that one "
-        "such as relevance_min does",
+        help="with finevision: drop turns rated below N in a column such as relevance_ratings, or rows rated below N "
+        "in a column such as relevance_min",
     )
 
 
@@ -61,7 +61,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
         if role not in ROLES:
             raise InputError(f"--columns names the role {role!r}, expected one of {', '.join(ROLES)}")
     if TEXT in given and arguments.layout == AUTO:
-        raise InputError(f"--columns {TEXT}={given[TEXT]} needs --layout, which says what is in that column")
+        raise InputError(f"--columns {TEXT}={given[TEXT]} requires --layout, which defines the contents of that column")
     min_ratings = _min_ratings(arguments)
     return [_job(arguments, place, given, min_ratings) for place in conversion.places(arguments, ".parquet")]
 
@@ -82,7 +82,7 @@ def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], 
         )
     layout = recognised(available, arguments.layout, given, str(place.path))
     if min_ratings and not layout.rated:
-        raise InputError(f"{place.path} is of the layout {layout.name}; --min_rating is for finevision, leave it out")
+        raise InputError(f"{place.path} has the layout {layout.name}, but --min_rating requires finevision; remove it")
     columns = layout.find(available, given)
     used = [*columns.values(), *min_ratings]
     if missing := [name for name in min_ratings if name not in available]:

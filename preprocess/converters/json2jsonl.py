@@ -1,11 +1,11 @@
-"""Turns JSON files into JSONL: one line for each element of the array at the top of a file.
+"""Converts JSON files to JSONL: one line for each element of the top-level array of a file.
 
-Reads every .json file in --input_dir and the folders below it, in the order of their paths; hidden files and folders
-are left out. Writes the same folders with .jsonl files to <input_dir>_to_jsonl, or to --output_dir.
-Each record keeps what it says exactly: numbers as written, text and escapes as written, the order of keys, keys that
-stand twice. Only line breaks and the blanks around them are taken out. Every record is checked to be valid JSON.
-A file may begin with a UTF-8 byte order mark. An object at the top, a file that ends early, NaN or Infinity, a comma
-too many or anything else that is not JSON ends the command with the file and the byte; that file has no output then.
+Reads every .json file in --input_dir and its sub-folders, in path order; hidden files and folders are skipped.
+Writes .jsonl files in the same folder structure to <input_dir>_to_jsonl, or to --output_dir.
+Records are not reformatted: numbers, texts, escapes, the order of keys and duplicate keys are kept. Only line breaks
+and the whitespace around them are removed. Every record is checked to be valid JSON.
+A file may begin with a UTF-8 byte order mark. A top-level object, a truncated file, NaN or Infinity, an extra comma or
+any other invalid JSON ends the command with the file and the byte; no output is written for that file.
 Files are read in blocks, not memory-mapped: memory grows with the largest record, not with the file.
 """
 
@@ -26,8 +26,7 @@ from preprocess.converters.core.sources import folder, nothing_found
 def one_line(record: bytes) -> bytes:
     """A valid JSON text in one line.
 
-    A line break inside a string is written as an escape, so every raw one is between tokens, and so are the blanks
-    beside it.
+    Line breaks in strings are escaped, so every raw line break, with the whitespace around it, is between tokens.
     """
     if b"\n" in record or b"\r" in record:
         return b"".join(map(bytes.strip, record.splitlines()))
@@ -42,7 +41,7 @@ def fill(path: Path, sink: Sink) -> None:
 
 
 def json_files(root: Path) -> list[Path]:
-    """Every .json file in a folder and below, sorted by path; links to folders are followed, each folder once."""
+    """Every .json file below a folder, sorted by path; links to folders are followed, each folder is read once."""
     found: list[Path] = []
     visited: set[str] = set()
     for parent, folders, files in os.walk(root, followlinks=True):
@@ -71,7 +70,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
     paths = json_files(root)
     if not paths:
         already = "; its .jsonl files need no conversion" if any(root.rglob("*.jsonl")) else ""
-        raise InputError(f"{nothing_found('--input_dir', root, '.json files in it or below')}{already}")
+        raise InputError(f"{nothing_found('--input_dir', root, '.json files')}{already}")
     for path in paths:
         try:
             str(path.relative_to(root)).encode()

@@ -1,4 +1,4 @@
-"""The source datasets there are, in the order the help lists them."""
+"""All source datasets, in the order of the help."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""WebDataset: tar files in which the members of one name belong together: its images, and its text.
+"""WebDataset: tar files in which members with the same key form a sample of images and text.
 
-Reads the .tar files of --input, one after the other and without unpacking them:
+Reads the .tar files of --input in order, without unpacking them:
   <key>.jpg, .jpeg, .png, .webp, … and <key>.json or <key>.txt, next to each other; the key ends at the first dot of the
   name, so <key>.0.jpg and <key>.1.jpg are two images of one sample, in the order of the archive
 The JSON has "conversations", "messages", "texts" or "caption", as 'preprocess_dataset parquet -h' says, and "id"; its
-"image" and other keys are not used. A .txt is the caption, also beside a JSON with none of these.
-Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with the bytes they came with:
-the same picture is one file. One image is "image": path, several are "image": [path, ...]. The id is the name of the
-file with the "id" of the JSON, or with the key. Rejected: what parquet rejects, a sample without text, a member of more
-than 128 MiB, what follows where an archive is cut or damaged.
+"image" and other keys are not used. A .txt is the caption, even with a JSON that has none of these keys.
+Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with their original bytes,
+once per content. One image is "image": path, several are "image": [path, ...]. The id is the name of the file with the
+"id" of the JSON, or with the key. Rejected: as for parquet; a sample without text, a member of more than 128 MiB, all
+samples after damage in an archive.
 """
 
 # Format: https://github.com/webdataset/webdataset, "The WebDataset Format". img2dataset writes .jpg, .txt and a .json
@@ -45,7 +45,7 @@ _TEXTS = sorted({name for layout in LAYOUTS for name in layout.columns[TEXT]})
 
 @dataclass
 class _Sample:
-    """The members of one key, as far as they are read."""
+    """The members of one key that were read so far."""
 
     key: str
     images: list[bytes] = field(default_factory=list)
@@ -53,7 +53,7 @@ class _Sample:
     refused: Rejected | None = None
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, extensions: str) -> None:
-        """Take a member, if it is of a kind that counts."""
+        """Add a member, if it is an image or a text."""
         is_image = f".{extensions.rpartition('.')[2]}" in _IMAGE_SUFFIXES
         if not member.isreg() or not (is_image or extensions in ("json", "txt")):
             return
@@ -69,7 +69,7 @@ class _Sample:
             self.texts[extensions] = data
 
     def record(self) -> dict[str, Any] | Rejected:
-        """What the text says, with the key and the images."""
+        """The parsed text, with the key and the images."""
         try:
             if self.refused is not None:
                 raise self.refused
@@ -84,10 +84,10 @@ class _Sample:
 
 
 def samples(path: Path, name: str) -> Iterator[SourceRecord]:
-    """The samples of an archive: the values are objects with "key", "images", and what the text says.
+    """The samples of an archive: the values are objects with "key", "images", and the keys of the text.
 
-    Of one that is no tar file, or is cut or damaged, the last is a reject: the sample in which the damage is, or behind
-    which the next member should stand, and all that follow.
+    If the file is not a tar file, or is truncated or damaged, the last sample is a reject: the one that contains the
+    damage, or precedes it. It stands for all samples after it.
     """
     for number, sample in enumerate(_samples(path)):
         yield SourceRecord(name, f"sample {sample.key}", number, sample.record())
@@ -98,7 +98,9 @@ def convert(source: SourceRecord, *, id_prefix: str, image_prefix: str) -> Dialo
     record = an_object(source.value)
     layout = fitting(tuple(record), {})
     if layout is None:
-        raise Rejected(SourceReason.NO_TURNS, f"the sample has no .txt, and no .json with one of {', '.join(_TEXTS)}")
+        raise Rejected(
+            SourceReason.NO_TURNS, f"the sample has neither a .txt nor a .json with one of {', '.join(_TEXTS)}"
+        )
     columns = layout.find(tuple(record), {}) | {ID: "id" if record.get("id") not in (None, "") else "key"}
     reading = Reading(layout=layout, columns=columns, id_prefix=id_prefix, image_prefix=image_prefix)
     return reading.convert(source)
@@ -121,24 +123,26 @@ def _samples(path: Path) -> Iterator[_Sample]:
                 archive.members = []  # type: ignore[attr-defined] # it keeps all of them, for looking up names
             _require_end(archive)
     except tarfile.TarError as error:
-        # More members of the sample may have stood behind the damage, so it does not count as whole.
+        # The damaged part may have contained more members of the sample, so the sample counts as incomplete.
         sample = sample or _Sample("at the beginning")
-        detail = f"from this sample on the file cannot be read as a tar file: {error}; is the download complete?"
+        detail = (
+            f"the file cannot be read as a tar file from this sample on ({error}); check that the download is complete"
+        )
         sample.refused = Rejected(SourceReason.UNREADABLE_FILE, detail)
     if sample is not None:
         yield sample
 
 
 def _require_end(archive: tarfile.TarFile) -> None:
-    """Refuse an archive without its end mark, a block of zeros: tarfile takes whatever is no member for the end.
+    """Check that an archive has its end mark, a block of zeros, since tarfile accepts any other end silently.
 
     Raises:
-        tarfile.ReadError: it is cut or damaged where the last member ends.
+        tarfile.ReadError: the archive is truncated or damaged after its last member.
     """
     file: BinaryIO = archive.fileobj  # type: ignore[assignment]
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"neither a member nor the end stands at byte {archive.offset:,}")
+        raise tarfile.ReadError(f"byte {archive.offset:,} is neither the start of a member nor the end of the archive")
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -168,5 +168,5 @@ def test_the_output_never_replaces_the_input(preprocess, tmp_path):
     for more in ([], ["--overwrite"]):
         result = preprocess("arxivqa", "--input_file", source, "--output_jsonl_dir", tmp_path, *more, into=tmp_path)
         assert result.code == 2
-        assert "is an input and would be the output too" in result.err
+        assert "is both an input and the output" in result.err
     assert json.loads(source.read_text()) == record()

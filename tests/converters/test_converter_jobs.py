@@ -98,9 +98,9 @@ def spoil_receipt(path):
     [
         (touch, "train_qa.json has been changed or copied since"),
         (grow, r"train_qa.json had [\d,]+ bytes and has [\d,]+ now"),
-        (add_to_output, r"train_qa.jsonl has [\d,]+ bytes, and [\d,]+ were written"),
-        (lose_receipt, "train_qa.jsonl exists without a receipt"),
-        (spoil_receipt, "train_qa.jsonl exists without a receipt"),
+        (add_to_output, r"train_qa.jsonl has [\d,]+ bytes, expected [\d,]+ as written"),
+        (lose_receipt, "train_qa.jsonl exists but has no receipt"),
+        (spoil_receipt, "train_qa.jsonl exists but has no receipt"),
     ],
 )
 def test_an_output_made_from_something_else_is_refused_until_overwrite(dvqa, change, message):
@@ -110,7 +110,7 @@ def test_an_output_made_from_something_else_is_refused_until_overwrite(dvqa, cha
     refused = dvqa()
     assert refused.code == 2
     assert re.search(message, refused.err)
-    assert "--overwrite to write it again" in refused.err
+    assert "--overwrite to replace it" in refused.err
     assert contents(dvqa.out) == before
     assert dvqa("--overwrite").code == 0
     assert dvqa().out.count("finished earlier") == 2

@@ -27,7 +27,7 @@ def test_what_the_table_tells_to_type_only_lacks_the_data(command, tmp_path, mon
     name, *arguments = shlex.split(command)
     code = main(arguments) if name == "preprocess_dataset" else convert_json2jsonl_main(arguments)
     assert code == 2
-    assert "there is nothing at that path" in capsys.readouterr().err
+    assert "which does not exist" in capsys.readouterr().err
 
 
 def test_every_command_has_its_row():

@@ -66,7 +66,7 @@ def test_an_output_of_version_0_1_is_not_left_to_be_read_as_well(preprocess, tmp
     (folder / "mine.jsonl").write_text("{}\n", encoding="utf-8")
     result = run(preprocess, "sp_docvqa", tmp_path)
     assert result.code == 2
-    assert "val_v1.0_withQT.jsonl holds the same questions as the val.jsonl to be written" in result.err
+    assert "val_v1.0_withQT.jsonl has the same questions as the new val.jsonl" in result.err
     (folder / "val_v1.0_withQT.jsonl").unlink()
     assert run(preprocess, "sp_docvqa", tmp_path).code == 0
 

@@ -350,7 +350,7 @@ def test_half_a_file_is_a_reject_the_others_are_converted_and_the_whole_file_is_
         assert [record["id"] for record in result.records] == ["a/x", "c/x"]
         (reject,) = result.rejects
         assert (reject["file"], reject["reason"]) == ("b.parquet", "unreadable_file")
-        assert "is the download complete?" in reject["detail"]
+        assert "check that the download is complete" in reject["detail"]
         assert "3 files: 3 read = 2 written + 1 rejected" in result.out
     again = run()
     assert (again.code, again.out.count("finished earlier")) == (2, 3)
@@ -366,10 +366,16 @@ def test_arguments_that_do_not_fit_the_file_say_so(run, tmp_path, image_bytes):
     path.parent.mkdir()
     parquet.write_table(pyarrow.Table.from_pylist([row]), path)
     for more, message in [
-        ((), "has the columns bild, text, which is none of the layouts finevision, cauldron, llava, messages, caption"),
-        (("--layout", "caption"), "has no column 'images' or 'image', which the layout caption needs, only bild, text"),
+        (
+            (),
+            "has the columns bild, text, which match none of the layouts finevision, cauldron, llava, messages, caption",
+        ),
+        (
+            ("--layout", "caption"),
+            "has no column 'images' or 'image', which the layout caption requires, only bild, text",
+        ),
         (("--layout", "caption", "--columns", "image=x"), "has no column 'x', as --columns says, only bild, text"),
-        (("--columns", "text=text"), "--columns text=text needs --layout"),
+        (("--columns", "text=text"), "--columns text=text requires --layout"),
         (("--columns", "bild"), "--columns is 'bild', expected role=name"),
         (("--columns", "picture=bild"), "--columns names the role 'picture', expected one of id, image, text"),
         (("--columns", "image=bild", "image=x"), "--columns gives image twice"),
@@ -379,7 +385,7 @@ def test_arguments_that_do_not_fit_the_file_say_so(run, tmp_path, image_bytes):
         assert result.code == 2, more
         assert message in result.err
     named = ("--layout", "caption", "--columns", "image=bild", "text=text")
-    assert "--min_rating is for finevision" in run(*named, "--min_rating", "a=3").err
+    assert "--min_rating requires finevision" in run(*named, "--min_rating", "a=3").err
     assert len(run(*named).records) == 1
     write(path, [rated([], [pair("q", "a")])], SCHEMAS["finevision"])
     assert "has no column 'quality' for --min_rating" in run("--min_rating", "quality=3", "--overwrite").err
@@ -511,5 +517,5 @@ def test_a_real_file_with_bare_bytes_is_read_by_naming_its_columns(run, tmp_path
         assert [(tmp_path / "images" / path).read_bytes() for path in paths] == row["image_bytes"]
         assert values(record)[1] == ("gpt", row["text"].strip())
     refused = run(source=SHARED / "raw/parquet/img2dataset_sample_image.parquet")
-    assert "has the columns url, txt, sha256hash, which is none of the layouts" in refused.err
+    assert "has the columns url, txt, sha256hash, which match none of the layouts" in refused.err
     assert json.loads((tmp_path / "jsonl" / f"{path.stem}.jsonl.receipt").read_text())["counts"]["images"] == 3

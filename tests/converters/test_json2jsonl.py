@@ -123,9 +123,9 @@ def test_two_inputs_for_one_output_are_refused(convert, tmp_path, write_json):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "there is nothing at that path; expected a folder"),
-        (lambda folder: folder.write_text("[]"), "there is a file at that path; expected a folder"),
-        (lambda folder: folder.mkdir(), "which has no .json files in it or below"),
+        (lambda folder: None, "which does not exist; expected a folder"),
+        (lambda folder: folder.write_text("[]"), "which is a file; expected a folder"),
+        (lambda folder: folder.mkdir(), "which has no .json files"),
         (lambda folder: (folder.mkdir(), (folder / "a.jsonl").touch()), "its .jsonl files need no conversion"),
     ],
 )

@@ -107,8 +107,8 @@ def test_what_python_refuses_is_refused_and_what_it_takes_is_taken(tmp_path, mon
         (b'[{"a": 1}, {"a": 2}', 19, "the file ends inside element 1, which begins at byte 10"),
         (b'[{"a": "b', 9, "the file ends inside element 0"),
         (b'[{"a": 1},', 10, "the file ends inside element 1"),
-        (b"[1, 2, ]", 7, r"found ']', expected a value: one comma too many"),
-        (b"[1, , 2]", 4, "found ',', expected a value: one comma too many"),
+        (b"[1, 2, ]", 7, r"found ']', expected a value after the comma"),
+        (b"[1, , 2]", 4, "found ',', expected a value after the comma"),
         (b'[{"a": 1,}]', 9, "expecting property name"),
         (b'[{"a": 1}, {"a": NaN}]', 17, "NaN is not JSON"),
         (b'["NaN", -Infinity]', 8, "-Infinity is not JSON"),
@@ -118,8 +118,8 @@ def test_what_python_refuses_is_refused_and_what_it_takes_is_taken(tmp_path, mon
         (b'[{"a": 1]]', 8, "expecting ',' delimiter"),
         (b"[1, 2}", 5, "found '}', expected ',' or ']'"),
         (b"[01]", 2, "extra data"),
-        (b"[1] 2", 4, "found '2' behind the end of the array"),
-        (b"[1]\x00", 3, "found byte 0x00 behind"),
+        (b"[1] 2", 4, "found '2' after the end of the array"),
+        (b"[1]\x00", 3, "found byte 0x00 after"),
     ],
 )
 def test_an_error_names_the_byte_and_what_was_found(tmp_path, content, byte, message):

@@ -147,7 +147,7 @@ def test_an_image_cut_short_is_replaced_and_one_of_other_content_is_not(run, tmp
     target.write_bytes(b"mine")
     result = synthdog(run)
     assert result.code == 2
-    assert "exists with other content" in result.err
+    assert "exists with different contents" in result.err
     assert target.read_bytes() == b"mine"
     assert synthdog(run, "--overwrite").code == 0
     assert target.read_bytes() == image_bytes("red")

@@ -134,7 +134,7 @@ def test_of_an_archive_cut_anywhere_the_samples_that_are_whole_are_kept_and_the_
         (reject,) = result.rejects
         assert reject["reason"] == "unreadable_file"
         assert reject["position"] == f"sample {number if begun else 'at the beginning'}"
-        assert "is the download complete?" in reject["detail"]
+        assert "check that the download is complete" in reject["detail"]
     path.write_bytes(whole[: end + 512])  # one of the two blocks of zeros
     result = run()
     assert (result.code, len(result.records), result.rejects) == (0, 10, [])

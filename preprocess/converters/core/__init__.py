@@ -1,1 +1,1 @@
-"""What all converters share: reading sources, jobs, receipts, rejects, outputs that are whole or absent."""
+"""Shared code of all converters: reading sources, jobs, receipts, rejects, atomic output."""

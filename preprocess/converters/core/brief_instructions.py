@@ -1,4 +1,4 @@
-"""The eleven instructions for a brief description, and a choice that depends on the record alone."""
+"""LLaVA's eleven instructions for a brief description, and a choice that depends only on the record."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BRIEF_DESCRIPTION = (
 
 
 def choose(choices: Sequence[Choice], *, seed: int, record_id: str, purpose: str) -> Choice:
-    """Pick one, evenly over record ids, from seed and id alone.
+    """Choose one element uniformly, depending only on seed and record id.
 
-    The same record gets the same choice in every run, on every machine and wherever it stands in the file. `purpose`
-    keeps two choices about one record independent of each other.
+    A record gets the same choice in every run, on every machine and at any position in the file. `purpose` makes
+    several choices for one record independent of each other.
     """
     digest = blake2b(f"{seed}\0{purpose}\0{record_id}".encode(), digest_size=8).digest()
     return choices[int.from_bytes(digest, "big") % len(choices)]

@@ -1,4 +1,4 @@
-"""The canonical record, and the fields it is made of.
+"""The canonical record and its fields.
 
 The wording of the questions follows LLaVA-1.5's instruction mix (Liu et al., "Improved Baselines with Visual
 Instruction Tuning", https://arxiv.org/abs/2310.03744, section "Response format prompting"): options one a line with a
@@ -26,14 +26,14 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that comes inside the source record: where to write it, relative to the image folder, and its bytes."""
+    """An image contained in the source record: its output path, relative to the image folder, and its bytes."""
 
     path: str
     data: bytes
 
 
 class Record(Protocol):
-    """What a source record becomes: a line of JSON, and the images to write for it."""
+    """The output for a source record: a line of JSON, and the images to write."""
 
     @property
     def image_files(self) -> tuple[ImageFile, ...]:
@@ -41,7 +41,7 @@ class Record(Protocol):
 
     @property
     def turns_left_out(self) -> int:
-        """How many turns of the source record the line does not have, because the user asked for that."""
+        """The number of turns of the source record that were dropped at the user's request."""
 
     def line(self) -> bytes:
         """The record as one line of JSON, UTF-8, with its line end."""
@@ -49,7 +49,7 @@ class Record(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """One round about one image. `image` is relative to the one parent folder of all images."""
+    """One round about one image. `image` is relative to the parent folder of all images."""
 
     id: str
     image: str
@@ -77,13 +77,13 @@ def short_answer(question: str) -> str:
 
 
 def with_options(question: str, options: Sequence[str]) -> str:
-    """The human turn of a question with its options below, without a word on how to answer.
+    """The human turn of a question followed by its options, without answering instructions.
 
     Raises:
         Rejected: NO_OPTIONS, when there are more options than letters.
     """
     if len(options) > len(LETTERS):
-        raise Rejected(SourceReason.NO_OPTIONS, f"{len(options)} options are more than there are letters")
+        raise Rejected(SourceReason.NO_OPTIONS, f"there are {len(options)} options, expected at most {len(LETTERS)}")
     listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     return f"{IMAGE_TOKEN}\n{question}\n{listed}"
 
@@ -94,15 +94,15 @@ def multiple_choice(question: str, options: Sequence[str]) -> str:
 
 
 def text(value: object, name: str, missing: SourceReason) -> str:
-    """A text for a turn, without blanks around it.
+    """A text for a turn, without surrounding whitespace.
 
     Args:
-        value: as the source gives it; a whole number counts as its digits.
-        name: of the field, for the detail of the reject.
-        missing: the reason to reject for when there is no text.
+        value: the value in the source; an integer is converted to a string.
+        name: name of the field, for the detail of the reject.
+        missing: the reject reason if there is no text.
 
     Raises:
-        Rejected: `missing`, or IMAGE_TOKEN_IN_TEXT: a second `<image>` would be a second image to every trainer.
+        Rejected: `missing`, or IMAGE_TOKEN_IN_TEXT, since trainers would treat a second `<image>` as another image.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -117,10 +117,10 @@ def text(value: object, name: str, missing: SourceReason) -> str:
 
 
 def identifier(value: object, name: str) -> str:
-    """The owner's id of a record, as text.
+    """The id of a record in the source, as a string.
 
     Raises:
-        Rejected: NO_ID when it is neither text nor a whole number.
+        Rejected: NO_ID if it is neither a string nor an integer.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -130,7 +130,7 @@ def identifier(value: object, name: str) -> str:
 
 
 def first_answer(answers: object) -> str:
-    """The first answer with text in it, of a list of answers that all count as right (DocVQA, InfographicsVQA).
+    """The first non-empty answer of a list of correct answers (DocVQA, InfographicsVQA).
 
     Raises:
         Rejected: NO_ANSWER; the test splits are published without answers.
@@ -140,7 +140,7 @@ def first_answer(answers: object) -> str:
     for answer in answers:
         if isinstance(answer, int) or (isinstance(answer, str) and answer.strip()):
             return text(answer, "answer", SourceReason.NO_ANSWER)
-    raise Rejected(SourceReason.NO_ANSWER, f"none of {len(answers)} answers has text")
+    raise Rejected(SourceReason.NO_ANSWER, f"all {len(answers)} answers are empty")
 
 
 def an_object(value: object) -> Mapping[str, Any]:
@@ -155,7 +155,7 @@ def an_object(value: object) -> Mapping[str, Any]:
 
 
 def image_path(value: object, name: str) -> str:
-    """A path of an image inside its folder, as the source gives it, with `.` and doubled slashes taken out.
+    """The path of an image inside its folder, without `.` and doubled slashes.
 
     Raises:
         Rejected: NO_IMAGE, or IMAGE_OUTSIDE_PREFIX (absolute, `..`, a NUL).
@@ -164,13 +164,14 @@ def image_path(value: object, name: str) -> str:
         raise Rejected(SourceReason.NO_IMAGE, f"{name} is {_kind(value)}, expected a path")
     if not is_inside(value):
         raise Rejected(
-            SourceReason.IMAGE_OUTSIDE_PREFIX, f"{name} is {shorten(value, 200)}, no path inside the image folder"
+            SourceReason.IMAGE_OUTSIDE_PREFIX,
+            f"{name} is {shorten(value, 200)}, expected a path inside the image folder",
         )
     return "/".join(part for part in value.split("/") if part not in ("", "."))
 
 
 def base_name(value: object, name: str) -> str:
-    """The last part of the path of an image: the folders differ from download to download.
+    """The file name of an image path, since the folders differ between downloads.
 
     Raises:
         Rejected: NO_IMAGE, or IMAGE_OUTSIDE_PREFIX.
@@ -179,10 +180,10 @@ def base_name(value: object, name: str) -> str:
 
 
 def image_prefix(value: str) -> str:
-    """The `--image_prefix` of a command, without a slash at its end.
+    """The `--image_prefix` of a command, without a trailing slash.
 
     Raises:
-        InputError: absolute, empty or leaving the parent folder.
+        InputError: the prefix is absolute, empty or leaves the parent folder.
     """
     if not is_inside(value.rstrip("/") or value):
         raise InputError(
@@ -193,7 +194,7 @@ def image_prefix(value: str) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {type(None): "missing", bool: "a truth value", int: "a number", float: "a number", list: "a list"}
+    names = {type(None): "missing", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
     if isinstance(value, str):
         return shorten(value)
     return names.get(type(value), "an object")

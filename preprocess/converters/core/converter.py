@@ -1,4 +1,4 @@
-"""What the command line has to know of a source dataset."""
+"""The description of a source dataset for the command line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class Converter:
 
     Args:
         name: of the command.
-        version: raised whenever the same input gives other output, so that an older output is not taken for finished.
+        version: incremented when the same input gives different output, so that an older output is not taken for
+            finished.
         help: one line for the list of commands.
-        description: what is read and what is written, for the command's own help.
+        description: the input and output of the command, for its help.
         example: the arguments of a typical call.
         add_arguments: declares the command's arguments.
-        plan: arguments → the outputs to write; raises InputError for arguments or inputs that cannot be.
+        plan: arguments → the outputs to write; raises InputError for invalid arguments or inputs.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Converter:
 def filling(
     read: Callable[[], Iterator[SourceRecord]], convert: Callable[[SourceRecord], Record]
 ) -> Callable[[Sink], None]:
-    """The `fill` of a job that makes one record of each source record."""
+    """The `fill` function of a job that converts each source record to one record."""
     return partial(_fill, read, convert)
 
 
@@ -67,7 +68,10 @@ def add_output_jsonl_dir(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Declare `--seed`."""
     parser.add_argument(
-        "--seed", type=int, default=0, help="picks the instruction, together with the id of the record (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the choice of the instruction, together with the record id (default: 0)",
     )
 
 

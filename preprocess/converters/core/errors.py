@@ -1,19 +1,18 @@
-"""The exceptions a user sees: wrong arguments or inputs, and work that others did not let finish."""
+"""The exceptions shown to users: invalid arguments or inputs, and work that could not be finished."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
-    """Arguments or inputs that cannot be converted; the text is one sentence for the person at the keyboard.
+    """Invalid arguments or inputs; the message is one sentence for the user.
 
-    It says what was found (with file and byte or line), what was expected and what to do. The command line prints it
+    It states what was found (with file and byte or line), what was expected and what to do. The command line prints it
     without a traceback and exits with 2.
     """
 
 
 class UnfinishedError(Exception):
-    """Arguments and inputs are right, but a server did not do its part; what is finished stays.
+    """Arguments and inputs are valid, but a server failed; finished output is kept.
 
-    The text is a sentence without an end. The command line prints it, says that the same command goes on, and exits
-    with 1.
+    The command line prints the message, appends that rerunning the command resumes it, and exits with 1.
     """

@@ -1,4 +1,4 @@
-"""Images that come inside the source records, written out with the bytes they came with."""
+"""Write images contained in source records to files, with their original bytes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class ImageStore:
     """Writes the images of one job. Two records may share an image; two images may not share a name.
 
     Args:
-        folder: that their paths are relative to.
-        overwrite: whether to replace a file of other content.
-        writer: names the job, in the names of unfinished files: looking for them in a folder of a million images
-            would take longer than to write one.
+        folder: the folder that image paths are relative to.
+        overwrite: whether to replace a file with different contents.
+        writer: identifies the job in the names of partial files, since searching for them in a folder of a million
+            images would take longer than writing an image.
     """
 
     def __init__(self, folder: Path, *, overwrite: bool, writer: str) -> None:
@@ -53,19 +53,19 @@ class ImageStore:
         return len(self._digests)
 
     def flush(self) -> None:
-        """See to it that every image stored outlives a power cut.
+        """Flush all stored images to the disk, so that they survive a power failure.
 
-        All at once: waiting for the disk after each of them took twice as long as everything else.
+        All at once, since flushing after each image took twice as long as everything else.
         """
         if self._digests:
             os.sync()
 
     def store(self, images: Sequence[ImageFile]) -> None:
-        """Write the images of one record: all, or none if one cannot be. One that is there already is left alone.
+        """Write the images of one record, or none if one is invalid. An identical existing file is kept.
 
         Raises:
             Rejected: IMAGE_DOES_NOT_DECODE, IMAGE_NAME_TAKEN (by another image of this job).
-            InputError: a file with other content stands there, and it is not to be overwritten.
+            InputError: a file with different contents exists, and `overwrite` is false.
         """
         new: dict[str, bytes] = {}
         for image in images:
@@ -76,7 +76,7 @@ class ImageStore:
                 new[image.path] = digest
             elif known != digest:
                 raise Rejected(
-                    SourceReason.IMAGE_NAME_TAKEN, f"another image is already called {shorten(image.path, 200)}"
+                    SourceReason.IMAGE_NAME_TAKEN, f"another image already has the path {shorten(image.path, 200)}"
                 )
         for image in images:
             if image.path in new:
@@ -88,22 +88,22 @@ class ImageStore:
         existing = target.read_bytes() if target.is_file() else b""
         if existing == image.data:
             return
-        # The beginning of the image is what a power cut left of it.
+        # A file with only the beginning of the image was left by a power failure.
         if not (image.data.startswith(existing) or self._overwrite):
             raise InputError(
-                f"{target} exists with other content; use another --output_image_dir, or --overwrite to replace it"
+                f"{target} exists with different contents; use another --output_image_dir, or --overwrite to replace it"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, [image.data], partial_path(target, self._writer), sync=False)
 
 
 def named_by_content(data: bytes) -> ImageFile:
-    """An image under the name its bytes give it, `ab/cd/abcd….jpg`: their sha256, and the suffix of their format.
+    """An image named by its contents, `ab/cd/abcd….jpg`: the sha256 of the bytes, and the suffix of the format.
 
-    The same picture is one file, whatever it was called and however often it comes.
+    Images with the same bytes share one file.
 
     Raises:
-        Rejected: IMAGE_DOES_NOT_DECODE, when it is no image.
+        Rejected: IMAGE_DOES_NOT_DECODE, if the data is not an image.
     """
     try:
         with identified_image(BytesIO(data)) as opened:
@@ -115,10 +115,10 @@ def named_by_content(data: bytes) -> ImageFile:
 
 
 def check_decodes(data: bytes) -> None:
-    """Decode a whole image as training will, to RGB.
+    """Check that an image can be decoded to RGB, as training does.
 
     Raises:
-        Rejected: IMAGE_DOES_NOT_DECODE, with what Pillow said.
+        Rejected: IMAGE_DOES_NOT_DECODE, with Pillow's error.
     """
     try:
         decode_rgb(BytesIO(data))

@@ -1,4 +1,4 @@
-"""One output file from its inputs: what every converter shares. Writing, counting, rejects, and what is finished."""
+"""A job writes one output file from its inputs: writing, counting, rejects and receipts for all converters."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _BUFFER = 1 << 18
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One output and everything that decides its bytes.
+    """One output and everything that determines its bytes.
 
     Args:
-        output: the JSONL file to write; its rejects and its receipt stand beside it.
-        inputs: every file that is read, in the order it is read.
-        input_root: the folder the inputs are named from in rejects and receipt.
-        settings: the arguments that change the output, with the name and version of the converter.
-        fill: reads the inputs and puts records and rejects into the sink.
-        image_dir: where images inside the records are written.
-        note: something the user should know about the choice of inputs.
+        output: the JSONL file to write; its rejects and its receipt are written to the same folder.
+        inputs: every input file, in reading order.
+        input_root: the folder that input names in rejects and receipt are relative to.
+        settings: the arguments that affect the output, with the name and version of the converter.
+        fill: reads the inputs and writes records and rejects to the sink.
+        image_dir: the output folder of images contained in records.
+        note: a note for the user about the choice of inputs.
     """
 
     output: Path
@@ -46,21 +46,21 @@ class Job:
 
     @property
     def rejects(self) -> Path:
-        """`name.rejects.jsonl` beside `name.jsonl`."""
+        """`name.rejects.jsonl` for `name.jsonl`."""
         return self.output.with_name(f"{self.output.name.removesuffix('.jsonl')}.rejects.jsonl")
 
     @property
     def receipt(self) -> Path:
-        """`name.jsonl.receipt` beside `name.jsonl`."""
+        """`name.jsonl.receipt` for `name.jsonl`."""
         return self.output.with_name(f"{self.output.name}.receipt")
 
     def origin(self) -> Origin:
-        """What the output would be made from now."""
+        """The current settings and inputs of the job."""
         return Origin.of(self.settings, self.inputs, self.input_root)
 
 
 class Sink:
-    """Takes records and rejects, and counts them."""
+    """Writes and counts records and rejects."""
 
     def __init__(self, output: FileIO, rejects: FileIO, images: ImageStore | None) -> None:
         self._output = output
@@ -73,7 +73,7 @@ class Sink:
         self.rejected: dict[str, int] = {}
 
     def convert(self, sources: Iterator[SourceRecord], convert: Callable[[SourceRecord], Record]) -> None:
-        """Put each source record in, as what `convert` makes of it or as the reject that it raises."""
+        """Convert each source record and write the result, or the reject that `convert` raises."""
         for source in sources:
             try:
                 if isinstance(source.value, Rejected):
@@ -88,7 +88,7 @@ class Sink:
                 self.turns_left_out += record.turns_left_out
 
     def write(self, lines: bytes, records: int) -> None:
-        """Write lines that are ready, each with its line end."""
+        """Write complete lines, each with its line end."""
         self._pending.append(lines)
         self._pending_size += len(lines)
         self.written += records
@@ -96,14 +96,14 @@ class Sink:
             self.flush()
 
     def reject(self, source: SourceRecord, rejected: Rejected) -> None:
-        """List a record that was dropped, and why."""
+        """Write a reject with its reason."""
         reason = rejected.reason.value
         entry = {"file": source.file, "position": source.position, "reason": reason, "detail": rejected.detail}
         write_all(self._rejects, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def flush(self) -> None:
-        """Hand over to the operating system what is still held here."""
+        """Pass buffered data to the operating system."""
         if self._pending:
             write_all(self._output, b"".join(self._pending))
         self._pending, self._pending_size = [], 0
@@ -122,37 +122,37 @@ class Sink:
 
 
 def check(job: Job, *, overwrite: bool) -> Counts | None:
-    """See whether a job is done.
+    """Check whether a job is finished.
 
     Returns:
-        Its counts if its output is there, whole and made from these inputs with these arguments; None if it is to run.
+        Its counts if the output is complete and was made from these inputs with these arguments; None if it must run.
 
     Raises:
-        InputError: something else stands where the output goes, or the output would replace an input.
+        InputError: another file exists at the output path, or the output would replace an input.
     """
     if job.output.resolve() in {path.resolve() for path in job.inputs}:
-        raise InputError(f"{job.output} is an input and would be the output too; use another output folder")
+        raise InputError(f"{job.output} is both an input and the output; use another output folder")
     if overwrite or not job.output.exists():
         return None
-    again = "use another output folder, or --overwrite to write it again"
+    again = "use another output folder, or --overwrite to replace it"
     receipt = Receipt.read(job.receipt)
     if receipt is None:
-        raise InputError(f"{job.output} exists without a receipt that says what it was made from; {again}")
+        raise InputError(f"{job.output} exists but has no receipt; {again}")
     origin = job.origin()
     if not receipt.counts.all_files_whole and receipt.origin.inputs != origin.inputs:
-        return None  # of half a download, which is complete now
+        return None  # the input was incomplete and has changed
     if difference := receipt.origin.difference(origin):
-        raise InputError(f"{job.output} was made from something else: {difference}; {again}")
+        raise InputError(f"{job.output} was made from other inputs or arguments: {difference}; {again}")
     size = job.output.stat().st_size
     if size != receipt.output_size:
-        raise InputError(f"{job.output} has {size:,} bytes, and {receipt.output_size:,} were written; {again}")
+        raise InputError(f"{job.output} has {size:,} bytes, expected {receipt.output_size:,} as written; {again}")
     if receipt.rejects_size and not job.rejects.exists():
         return None
     return receipt.counts
 
 
 def run(job: Job, *, overwrite: bool) -> Counts:
-    """Write one output. Killed at any instant, it leaves no output, and the next run starts it again.
+    """Write one output. If killed at any moment, it leaves no output, and the next run starts again.
 
     Raises:
         InputError: an input cannot be converted, or the output folder cannot be written to.
@@ -168,8 +168,8 @@ def run(job: Job, *, overwrite: bool) -> Counts:
             counts = sink.finish()
             output_size, rejects_size = file.tell(), rejects_file.tell()
         if difference := origin.difference(job.origin()):
-            raise InputError(f"an input changed while it was read: {difference}; run the command again")
-        # An older output goes first: beside the new receipt it would look finished.
+            raise InputError(f"an input changed while it was read: {difference}; rerun the command")
+        # Remove an older output first, since with the new receipt it would look finished.
         job.output.unlink(missing_ok=True)
         if rejects_size:
             os.replace(rejects, job.rejects)
@@ -198,7 +198,7 @@ def _make_folders(job: Job) -> None:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         for path in (job.output, job.rejects, job.receipt):
             remove_partials(path)
-        # A read-only folder shows now, and not after an hour of reading.
+        # Detect a read-only folder before reading the inputs, which may take an hour.
         probe = partial_path(job.output)
         probe.touch(exist_ok=False)
         probe.unlink()

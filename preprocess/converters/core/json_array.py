@@ -1,4 +1,4 @@
-"""Streams the elements of a JSON array from a file, each parsed and each as the bytes it was written with.
+"""Stream the elements of a JSON array from a file, both parsed and as their original bytes.
 
 Memory is a few blocks plus the largest element, whatever the size of the file; nothing is memory-mapped.
 """
@@ -21,12 +21,12 @@ from preprocess.converters.core.json_scan import element_ends
 from preprocess.converters.core.reasons import SourceReason
 from preprocess.rejects import Rejected
 
-# Bytes read at a time: a block and what is made of it stay in the cache of a core.
+# Bytes read at a time: a block and its parsed elements fit into the cache of a core.
 BLOCK = 1 << 17
-# From this size on, an element that has not ended is checked for a fault before more is read: one missing quote must
-# not pull the rest of a file into memory.
+# Above this size, an incomplete element is checked for a fault before more is read, since a missing quote must not load
+# the rest of a file into memory.
 SUSPICIOUS = 1 << 24
-# A file whose records start with different keys is not guessed at for long.
+# Splitting by guessing is given up after this number of failures, as for records that start with different keys.
 WRONG_GUESSES = 3
 _BLANKS = b" \t\r\n"
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -36,9 +36,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True)
 class Batch:
-    """Some neighbouring elements: `raw` without blanks around it, and `values` as parsed, if they are kept.
+    """Adjacent elements: `raw` without surrounding whitespace, and the parsed `values`, if they are kept.
 
-    The value of an element that UTF-8 cannot hold (half a surrogate pair, as an escape) is a `Rejected`.
+    The value of an element with a lone surrogate, which UTF-8 cannot represent, is a `Rejected`.
     """
 
     first: int
@@ -52,11 +52,11 @@ def read_array(path: Path, *, key: str | None = None, bare: bool = True, keep_va
     Args:
         path: a JSON file, UTF-8; a byte order mark at its start is skipped.
         key: look for the array under this key of a top-level object.
-        bare: whether the array may stand at the top of the file by itself.
-        keep_values: without, elements are parsed all the same, but each is forgotten at once: half as fast again.
+        bare: whether the array may be the top-level value.
+        keep_values: if false, elements are parsed for validation only, which is 1.5 times as fast.
 
     Raises:
-        InputError: anything that is not such a file, naming the byte.
+        InputError: the file is not in this format; the message names the byte.
     """
     with open(path, "rb", buffering=0) as file:
         reader = _Reader(file, path, keep_values)
@@ -73,7 +73,7 @@ def read_array(path: Path, *, key: str | None = None, bare: bool = True, keep_va
 
 
 class _Reader:
-    """A window on the file; `_text` always begins at the next thing to read, which is byte `_start` of the file."""
+    """A window on the file; `_text` always begins at the next unread byte, which is byte `_start` of the file."""
 
     def __init__(self, file: FileIO, path: Path, keep_values: bool) -> None:
         self._file = file
@@ -81,7 +81,7 @@ class _Reader:
         self._most_values = None if keep_values else 0
         self._text = b""
         self._start = 0
-        # How records are written one after another here, once seen: what is between them and how the next begins.
+        # The text between two records and the beginning of the next, once seen.
         self._separator: tuple[bytes, bytes] | None = None
         self._wrong_guesses = 0
 
@@ -96,7 +96,7 @@ class _Reader:
             self._drop(3)
 
     def peek(self) -> bytes:
-        """The next byte that is no blank; empty at the end of the file."""
+        """The next byte that is not whitespace; empty at the end of the file."""
         while True:
             stripped = self._text.lstrip(_BLANKS)
             self._drop(len(self._text) - len(stripped))
@@ -105,10 +105,10 @@ class _Reader:
 
     def expect_end(self) -> None:
         if found := self.peek():
-            self.fail(0, f"found {_shown(found)} behind the end of the array, expected the end of the file")
+            self.fail(0, f"found {_shown(found)} after the end of the array, expected the end of the file")
 
     def member(self, key: str) -> Iterator[Batch]:
-        """The elements of the array under `key` of the object that begins here; what stands behind it is not read."""
+        """The elements of the array under `key` of the object that begins here; the rest of the file is not read."""
         seen: list[str] = []
         self._drop(1)
         while (first := self.peek()) == b'"':
@@ -128,7 +128,7 @@ class _Reader:
         self.fail(0, f"found {_shown(first)} and no key {key!r}, only {', '.join(map(repr, seen[:8])) or 'none'}")
 
     def elements(self, closing: bytes) -> Iterator[Batch]:
-        """The elements of the container that begins here, up to and with its closing bracket."""
+        """The elements of the container that begins here; its closing bracket is read too."""
         self._drop(1)
         if self.peek() == closing:
             self._drop(1)
@@ -146,10 +146,10 @@ class _Reader:
                 return
 
     def _guess(self, first: int) -> Batch | None:
-        """Split where the text between the first two records stands again.
+        """Split at repetitions of the text between the first two records.
 
-        Exact all the same: a piece that parses as one JSON value ends where the value ends, so a wrong split shows, and
-        then nothing is taken. Three times faster than counting brackets.
+        The result is still exact: a wrong split gives a piece that does not parse as one JSON value, and then the guess
+        is discarded. Three times faster than counting brackets.
         """
         if self._separator is None or self._wrong_guesses >= WRONG_GUESSES:
             return None
@@ -169,11 +169,11 @@ class _Reader:
         return Batch(first, raw, list(values))
 
     def _scan(self, first: int, closing: bytes) -> tuple[Batch, bool]:
-        """Split by counting quotes and brackets; reads on until at least one element is complete."""
+        """Split by counting quotes and brackets; read until at least one element is complete."""
         commas, end = element_ends(self._text)
         while not commas and end < 0:
             if len(self._text) >= SUSPICIOUS:
-                # A literal or an escape may be cut in two at the very end.
+                # The end of the block may split a literal or an escape.
                 self._check_unfinished(len(self._text) - 16)
             if not self._more():
                 self._check_unfinished(len(self._text.rstrip(_BLANKS)))
@@ -196,14 +196,14 @@ class _Reader:
         except orjson.JSONDecodeError as error:
             if not piece.strip(_BLANKS):
                 after = start + len(piece)
-                self.fail(after, f"found {_shown(self._text[after : after + 1])}, expected a value: one comma too many")
+                self.fail(after, f"found {_shown(self._text[after : after + 1])}, expected a value after the comma")
             fault = find_fault(piece)
             if fault is None:
-                return Rejected(SourceReason.LONE_SURROGATE, f"{error.msg}; no UTF-8 can hold it")
+                return Rejected(SourceReason.LONE_SURROGATE, f"{error.msg}, which UTF-8 cannot represent")
             self.fail(start + fault.byte, fault.message)
 
     def _check_unfinished(self, before: int) -> None:
-        """Fail if what was read of an element is broken before that byte, and not just unfinished."""
+        """Fail if the part of an element before that byte is invalid, and not just incomplete."""
         fault = find_fault(self._text)
         if fault is not None and not fault.is_open_string and fault.byte < before:
             self.fail(fault.byte, fault.message)
@@ -237,7 +237,7 @@ class _Reader:
         return match[0]
 
     def _more(self) -> bool:
-        # As much again as is waiting: an element of any size is scanned twice at most.
+        # Double the buffer, so that an element of any size is scanned at most twice.
         read = self._file.read(max(BLOCK, len(self._text)))
         self._text += read or b""
         return bool(read)

@@ -1,4 +1,4 @@
-"""Where a piece of JSON is broken, in bytes. Slow and strict: used only once something failed to parse."""
+"""Find the byte position of a JSON error. Slow and strict; used only after parsing has failed."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, and at which byte of the text looked at."""
+    """The error message and its byte position in the text."""
 
     byte: int
     message: str
-    # The text may simply go on: a string that is not closed yet.
+    # The text may only be incomplete, as in a string that is not closed yet.
     is_open_string: bool = False
 
 
 class _NotANumber(ValueError):
-    """`NaN` or an infinity: Python writes them, JSON has no such thing."""
+    """`NaN` or an infinity, which Python writes but JSON does not allow."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise _NotANumber(name)
 
 
-# Numbers stay text, so that neither their size nor their digits matter.
+# Numbers are not converted, so that their size and digits do not matter.
 _STRICT = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 _STRING_OR_CONSTANT = re.compile(rb'"(?:[^"\\]|\\.)*"|-?Infinity|NaN', re.DOTALL)
 
 
 def find_fault(text: bytes) -> Fault | None:
-    """Say why `text` is not exactly one JSON value by RFC 8259, or None if it is one.
+    """The reason why `text` is not exactly one JSON value by RFC 8259, or None if it is one.
 
-    A lone half of a surrogate pair, written as an escape, is valid by that standard, though no UTF-8 can hold it.
+    An escaped lone surrogate is valid by that standard, although UTF-8 cannot represent it.
     """
     try:
         decoded = text.decode("utf-8")

@@ -1,4 +1,4 @@
-"""Where the elements of a JSON array end, found over whole blocks of bytes with NumPy."""
+"""Find the ends of the elements of a JSON array in blocks of bytes with NumPy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def element_ends(text: bytes) -> tuple[list[int], int]:
     """Find the ends of complete elements.
 
     Args:
-        text: bytes from just behind an opening bracket, or behind one of its commas, up to anywhere.
+        text: bytes that begin right after an opening bracket, or after one of its commas.
 
     Returns:
         The positions of the commas between elements, and the position of the bracket that closes the container, or -1
-        where it does not stand in `text`. Nothing behind that bracket is looked at. Only quotes and brackets are
-        counted: the caller parses what lies between, which shows whether it was JSON.
+        if `text` does not contain it. Text after that bracket is ignored. Only quotes and brackets are counted; the
+        caller must parse the elements to validate them.
     """
     codes = np.frombuffer(text, np.uint8)
-    # With bit 5 set, the six codes [ \ ] { | } fall on three neighbours: one comparison instead of five.
+    # With bit 5 set, the six codes [ \ ] { | } become three adjacent ones: one comparison instead of five.
     marked = ((codes | 0x20) - 0x7B) <= 2
     marked |= codes == _QUOTE
     marked |= codes == _COMMA
@@ -42,7 +42,7 @@ def element_ends(text: bytes) -> tuple[list[int], int]:
 
 
 def _escaped(places: NDArray[np.intp], code: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Indices into `places` of what stands right behind a backslash that is not itself escaped."""
+    """Indices into `places` of the characters right after a backslash that is not itself escaped."""
     slashes = np.flatnonzero(code == _BACKSLASH)
     if not len(slashes):
         return slashes

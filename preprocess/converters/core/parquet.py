@@ -1,4 +1,4 @@
-"""Rows of Parquet files, a few at a time. The only module that imports pyarrow, and only when it is used."""
+"""Stream rows of Parquet files. The only module that imports pyarrow, and only on use."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from preprocess.converters.core.reasons import SourceReason
 from preprocess.converters.core.sources import SourceRecord, folder, nothing_found
 from preprocess.rejects import Rejected
 
-# Rows made into Python objects at a time; each may hold many images.
+# Rows converted to Python objects at a time; each may hold many images.
 ROWS = 8
 
 
 def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | Rejected]]:
-    """The rows of a file with their number from 0, each with the named columns or as the reject it is.
+    """The rows of a file with their number from 0, each with the named columns or as a reject.
 
-    A page of each column is held at a time, not a row group. Where a row group is damaged, its remaining rows are
-    rejects, and the next row group is read. A file that is no Parquet, or only the beginning of one, is a single
-    reject: what rows it has stands at its end.
+    One page of each column is held in memory, not a row group. If a row group is damaged, its remaining rows are
+    rejects, and reading continues with the next row group. A file that is not Parquet, or is truncated, is a single
+    reject, since the index of its rows is at its end.
 
     Raises:
         InputError: pyarrow is missing, or a column is missing.
@@ -60,7 +60,7 @@ def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[st
 
 
 def columns(path: Path) -> list[str] | None:
-    """The names of the columns of a file, in its order; None where `rows` gives nothing but a reject.
+    """The column names of a file, in order; None if `rows` yields only a reject.
 
     Raises:
         InputError: pyarrow is missing.
@@ -71,12 +71,12 @@ def columns(path: Path) -> list[str] | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file, or the reject that it is."""
+    """The file, or a reject if it is not readable."""
     parquet, arrow_error = _pyarrow()
     try:
         file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
     except (arrow_error, OSError) as error:
-        detail = f"the file cannot be read as Parquet: {_damage(error)}; is the download complete?"
+        detail = f"the file cannot be read as Parquet ({_damage(error)}); check that the download is complete"
         yield Rejected(SourceReason.UNREADABLE_FILE, detail)
         return
     with file:
@@ -96,14 +96,14 @@ def _row(one: Any) -> dict[str, Any] | Rejected:
 
 
 def _damage(error: Exception) -> str:
-    """What pyarrow says of a damaged file, in one line. Its OSError has no number; one with a number is the disk's."""
+    """The error of pyarrow for a damaged file, in one line. An OSError with an errno comes from the disk instead."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     return " ".join(str(error).split())[:300]
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, numbered: str, image_prefix: str) -> None:
-    """Declare the arguments of a command that reads Parquet files and writes their images out."""
+    """Declare the arguments of a command that reads Parquet files and extracts their images."""
     parser.add_argument("--input_dir", type=Path, required=True, help="folder with the Parquet files")
     add_output_jsonl_dir(parser)
     parser.add_argument("--output_image_dir", type=Path, required=True, help="folder for the images; made if missing")
@@ -129,8 +129,8 @@ def job(
     read: Callable[[], Iterator[SourceRecord]],
     convert: Callable[[SourceRecord], Record],
 ) -> Job:
-    """The job for one file: a JSONL file called like it, and its images."""
-    # As seen from the JSONL, so that both can be moved together and still count as finished.
+    """The job for one file: a JSONL file of the same name, and its images."""
+    # Relative to the JSONL, so that both can be moved together and still count as finished.
     images = os.path.relpath(arguments.output_image_dir, arguments.output_jsonl_dir)
     return Job(
         output=arguments.output_jsonl_dir / f"{path.stem}.jsonl",
@@ -143,7 +143,7 @@ def job(
 
 
 def prefix(arguments: argparse.Namespace) -> str:
-    """The `--image_prefix`, checked; and that pyarrow is there, before anything is begun."""
+    """The validated `--image_prefix`. Also checks that pyarrow is installed, before any work starts."""
     _pyarrow()
     return image_prefix(arguments.image_prefix)
 
@@ -152,7 +152,7 @@ def files_in_range(arguments: argparse.Namespace, pattern: re.Pattern[str], expe
     """The files of `--input_dir` in `--parquet_range`, by name; the first group of `pattern` is the number.
 
     Raises:
-        InputError: there are none, or the range is none.
+        InputError: there are no files, or the range is invalid.
     """
     root = folder(arguments.input_dir, "--input_dir")
     paths = sorted(root.glob("*.parquet"), key=lambda path: path.name)
@@ -163,7 +163,7 @@ def files_in_range(arguments: argparse.Namespace, pattern: re.Pattern[str], expe
         return [path for _, path in numbered]
     low, high = arguments.parquet_range
     if not 0 <= low < high:
-        raise InputError(f"--parquet_range is {low} {high}, expected A B with 0 <= A < B; B itself is not taken")
+        raise InputError(f"--parquet_range is {low} {high}, expected A B with 0 <= A < B, where B is exclusive")
     chosen = [path for number, path in numbered if low <= number < high]
     if not chosen:
         numbers = sorted({number for number, _ in numbered})

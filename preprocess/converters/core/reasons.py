@@ -1,4 +1,4 @@
-"""The closed list of reasons for which a source record becomes no conversation."""
+"""The closed list of reasons for which a source record is rejected."""
 
 from __future__ import annotations
 

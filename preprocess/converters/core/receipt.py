@@ -1,4 +1,4 @@
-"""The receipt beside a finished output: from which inputs and with which arguments it was made, and what is in it."""
+"""The receipt of a finished output: its inputs, arguments and counts."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Origin:
-    """What decides the bytes of an output: the settings, and every input by its path, size and time of change.
+    """The origin of an output: the settings, and every input by its path, size and modification time.
 
-    The time tells a corrected file of the same length from the one that was read, without reading it again.
+    The time detects a changed file of the same length without reading it again.
     """
 
     settings: Mapping[str, str | int]
@@ -54,21 +54,21 @@ class Origin:
 
     @classmethod
     def of(cls, settings: Mapping[str, str | int], inputs: Sequence[Path], root: Path) -> Origin:
-        """Look at the inputs as they are now; their paths are kept relative to `root`."""
+        """The origin for the current state of the inputs; their paths are stored relative to `root`."""
         stats = [(path.relative_to(root).as_posix(), path.stat()) for path in inputs]
         return cls(dict(settings), {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats})
 
     def difference(self, now: Origin) -> str | None:
-        """In words, the first thing that differs; None if nothing does."""
+        """A description of the first difference; None if there is none."""
         for name in sorted({*self.settings, *now.settings}):
             before, after = self.settings.get(name), now.settings.get(name)
             if before != after:
                 return f"{name} was {before!r} and is {after!r} now"
         for name in sorted({*self.inputs, *now.inputs}):
             if name not in now.inputs:
-                return f"{name} was an input and is none now"
+                return f"{name} is no longer an input"
             if name not in self.inputs:
-                return f"{name} is an input now and was none"
+                return f"{name} is a new input"
             (size, changed), (new_size, new_changed) = self.inputs[name], now.inputs[name]
             if size != new_size:
                 return f"{name} had {size:,} bytes and has {new_size:,} now"
@@ -79,7 +79,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Written last but one: the output is renamed into place after it, so that an output with its receipt is whole."""
+    """Written before the output is renamed into place, so that an output with a receipt is complete."""
 
     origin: Origin
     counts: Counts
@@ -88,7 +88,7 @@ class Receipt:
     rejects_size: int
 
     def to_bytes(self) -> bytes:
-        """As JSON that a person can read."""
+        """As indented JSON."""
         document = {
             "format": FORMAT,
             "settings": dict(self.origin.settings),
@@ -107,7 +107,7 @@ class Receipt:
 
     @classmethod
     def read(cls, path: Path) -> Receipt | None:
-        """The receipt at `path`; None where there is none, or none that this version can read."""
+        """The receipt at `path`; None if it does not exist or this version cannot read it."""
         try:
             document: dict[str, Any] = orjson.loads(path.read_bytes())
             if document["format"] != FORMAT:

@@ -1,4 +1,4 @@
-"""Source records out of the files of a dataset, each with the place it came from."""
+"""Read source records from the files of a dataset, each with its position."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One record as the owner published it.
+    """One record as published.
 
     `file` is relative to the folder the command was given. `position` reads `line 7` (from 1), `element 7` or `row 7`
     (from 0, as JSON and Parquet index them). `value` is the record, or the reject saying why it could not be read.
@@ -35,7 +35,7 @@ def elements(path: Path, *, key: str | None = None, bare: bool = True) -> Iterat
     """The elements of a JSON array, streamed; see `read_array` for `key` and `bare`.
 
     Raises:
-        InputError: the file is not such JSON, with the byte.
+        InputError: the file is not such JSON; the message names the byte.
     """
     for batch in read_array(path, key=key, bare=bare):
         for number, value in enumerate(batch.values, batch.first):
@@ -43,7 +43,7 @@ def elements(path: Path, *, key: str | None = None, bare: bool = True) -> Iterat
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file with text in them, numbered from 1, without line end and byte order mark."""
+    """The non-empty lines of a file, numbered from 1, without line end and byte order mark."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1:
@@ -54,13 +54,13 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def json_lines(path: Path) -> Iterator[SourceRecord]:
-    """The records of a JSONL file; a line that is not JSON is a reject, not the end."""
+    """The records of a JSONL file; an invalid line is a reject, and reading continues."""
     for number, line in lines(path):
         yield SourceRecord(path.name, f"line {number}", number, _parsed(line))
 
 
 def tab_separated(path: Path) -> Iterator[SourceRecord]:
-    """The rows of a TSV file without header, each a list of its columns; quotes mean nothing in them."""
+    """The rows of a TSV file without header, each a list of its columns; quotes have no special meaning."""
     for number, line in lines(path):
         try:
             value: object = line.decode("utf-8").split("\t")
@@ -88,8 +88,8 @@ def folder(path: Path, argument: str) -> Path:
         InputError: naming the argument.
     """
     if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
-        raise InputError(f"{argument} is {path}, and there is {found} at that path; expected a folder")
+        found = "is a file" if path.exists() else "does not exist"
+        raise InputError(f"{argument} is {path}, which {found}; expected a folder")
     return path
 
 
@@ -100,16 +100,16 @@ def file(path: Path, argument: str) -> Path:
         InputError: naming the argument.
     """
     if not path.is_file():
-        found = "a folder" if path.exists() else "nothing"
-        raise InputError(f"{argument} is {path}, and there is {found} at that path; expected a file")
+        found = "is a folder" if path.exists() else "does not exist"
+        raise InputError(f"{argument} is {path}, which {found}; expected a file")
     return path
 
 
 def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path, Path]]:
-    """The files that were given, and those with `suffix` of the folders that were, at any depth, in order.
+    """The given files, and the files with `suffix` in the given folders, at any depth, in order.
 
     Returns:
-        (the folder it is named from, the file) of each.
+        for each file, (the folder that its name is relative to, its path).
 
     Raises:
         InputError: naming the argument, where there are none.
@@ -127,7 +127,7 @@ def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path,
 
 
 def nothing_found(argument: str, path: Path, expected: str, *instead: str) -> InputError:
-    """The error for a folder without the files of its dataset, which names a sub-folder the user may have meant."""
+    """The error for a folder without the expected files; it suggests a sub-folder that may be meant."""
     meant = [str(path / name) for name in instead if (path / name).is_dir()]
     hint = f"; did you mean {meant[0]}?" if meant else ""
     return InputError(f"{argument} is {path}, which has no {expected}{hint}")

@@ -1,1 +1,1 @@
-"""What the converters of published Parquet and tar files share: layouts, dialogues, one row → one conversation."""
+"""Shared code of the converters for published Parquet and tar files: layouts, dialogues, conversion of rows."""

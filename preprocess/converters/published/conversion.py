@@ -1,4 +1,4 @@
-"""What the commands for published datasets share: their arguments, their outputs, and one row → one conversation."""
+"""Shared code of the commands for published datasets: arguments, outputs, and conversion of rows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from preprocess.rejects import Rejected
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the rows of one file are read.
+    """The settings for converting the rows of one file.
 
     Args:
-        layout: what the columns mean.
-        columns: the column of each role that has one.
-        id_prefix: stands before the id of a row, or before its number where it has none.
+        layout: the meaning of the columns.
+        columns: role → column, for the roles that have one.
+        id_prefix: prefix of record ids, which are followed by the id of the row, or its number.
         image_prefix: see `Dialogue.prefix`.
-        min_ratings: by column, the least rating a turn must have.
+        min_ratings: column → minimum rating of a turn.
     """
 
     layout: Layout
@@ -43,7 +43,7 @@ class Reading:
         """One row.
 
         Raises:
-            Rejected: it is not a conversation, its images are not there, or its rating is too low.
+            Rejected: the row is not a conversation, lacks images, or its rating is too low.
         """
         row = an_object(source.value)
         value, left_out = row.get(self.columns[TEXT]), 0
@@ -62,10 +62,10 @@ class Reading:
 
 
 def images_of(value: object) -> tuple[ImageFile, ...]:
-    """The images of a row: one or a list, each {"bytes", "path"} or bare bytes; none where there is nothing.
+    """The images of a row: one or a list, each {"bytes", "path"} or raw bytes; empty if there are none.
 
     Raises:
-        Rejected: NO_IMAGE, when one has no bytes; IMAGE_DOES_NOT_DECODE, when it is none.
+        Rejected: NO_IMAGE, if one has no bytes; IMAGE_DOES_NOT_DECODE, if one is not an image.
     """
     if value is None:
         return ()
@@ -80,12 +80,12 @@ def images_of(value: object) -> tuple[ImageFile, ...]:
 
 
 def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) -> tuple[object, int]:
-    """The turns that are rated well enough, and how many are not.
+    """The turns with sufficient ratings, and the number of dropped turns.
 
-    A column rates either each turn of the list or the row as a whole. What has no rating stays.
+    A column rates either each turn of the list or the whole row. Turns without a rating are kept.
 
     Raises:
-        Rejected: BELOW_MIN_RATING, when nothing is left; WRONG_COLUMNS, when a column holds no ratings.
+        Rejected: BELOW_MIN_RATING, if no turn is left; WRONG_COLUMNS, if a column does not hold ratings.
     """
     low: set[int] = set()
     for column, minimum in least.items():
@@ -106,7 +106,7 @@ def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) 
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, suffix: str) -> None:
-    """Declare what both commands take."""
+    """Declare the arguments of both commands."""
     parser.add_argument(
         "--input",
         type=Path,
@@ -124,12 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, suffix: str) -> None:
 
 
 def prefix(arguments: argparse.Namespace) -> str:
-    """The `--image_prefix` as it stands before the path of an image."""
+    """The `--image_prefix` in the form that precedes image paths."""
     return "" if arguments.image_prefix is None else f"{image_prefix(arguments.image_prefix)}/"
 
 
 class Place(NamedTuple):
-    """An input file, the folder it is named from, and the output it becomes."""
+    """An input file, the folder that its name is relative to, and its output."""
 
     root: Path
     path: Path
@@ -137,12 +137,12 @@ class Place(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the file, from `root`."""
+        """The path of the file relative to `root`."""
         return self.path.relative_to(self.root).as_posix()
 
     @property
     def id_prefix(self) -> str:
-        """The name without its suffix: what the ids of its rows begin with."""
+        """The name without its suffix, used as prefix of record ids."""
         return self.path.relative_to(self.root).with_suffix("").as_posix()
 
 
@@ -156,7 +156,9 @@ def places(arguments: argparse.Namespace, suffix: str) -> list[Place]:
     for root, path in files(arguments.input, "--input", suffix):
         output = arguments.output_jsonl_dir / path.relative_to(root).with_suffix(".jsonl")
         if output in found:
-            raise InputError(f"{found[output].path} and {path} would both be written to {output}; convert them apart")
+            raise InputError(
+                f"{found[output].path} and {path} would both be written to {output}; use separate output folders"
+            )
         found[output] = Place(root, path, output)
     return list(found.values())
 
@@ -171,8 +173,8 @@ def job(
     note: str = "",
     **settings: str,
 ) -> Job:
-    """The job for one file: a JSONL file called like it, and its images."""
-    # As seen from the JSONL, so that both can be moved together and still count as finished.
+    """The job for one file: a JSONL file of the same name, and its images."""
+    # Relative to the JSONL, so that both can be moved together and still count as finished.
     images = os.path.relpath(arguments.output_image_dir, arguments.output_jsonl_dir)
     return Job(
         output=place.output,
@@ -186,15 +188,15 @@ def job(
 
 
 def unread(source: SourceRecord) -> Dialogue:
-    """In place of `Reading.convert` for a file of which no row can be read: there is nothing but a reject."""
+    """Replaces `Reading.convert` for an unreadable file, which yields only a reject."""
     raise TypeError(f"{source.file}: {source.position} is {type(source.value).__name__}, expected a reject")
 
 
 def pairs(values: list[str] | None, argument: str, form: str) -> dict[str, str]:
-    """The `name=value` arguments that were given.
+    """Parse `name=value` arguments.
 
     Raises:
-        InputError: not of that form, or a name twice.
+        InputError: an argument has another form, or a name is given twice.
     """
     found: dict[str, str] = {}
     for value in values or ():
@@ -208,5 +210,5 @@ def pairs(values: list[str] | None, argument: str, form: str) -> dict[str, str]:
 
 
 def listed(settings: Mapping[str, object]) -> str:
-    """`name=value, …`, always in the same order."""
+    """`name=value, …`, sorted by name."""
     return ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))

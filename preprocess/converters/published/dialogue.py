@@ -1,4 +1,4 @@
-"""A conversation of any number of turns about any number of images: what datasets of instructions hold."""
+"""A conversation with any number of turns and images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HUMAN, GPT, SYSTEM = "human", "gpt", "system"
 
 
 class Turn(NamedTuple):
-    """What one side says; `role` is HUMAN, GPT or SYSTEM."""
+    """One turn; `role` is HUMAN, GPT or SYSTEM."""
 
     role: str
     text: str
@@ -24,10 +24,11 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue:
-    """A record with its images, each standing for one image token in the order of the turns.
+    """A record with one image per image token, in order.
 
-    `prefix` is the path of the image folder as seen from the parent folder of all images, with a slash at its end, or
-    nothing. The same image may be there twice.
+    `prefix` is the path of the image folder relative to the parent folder of all images, with a trailing slash, or
+    empty.
+    The same image may occur more than once.
     """
 
     id: str
@@ -37,7 +38,7 @@ class Dialogue:
     turns_left_out: int = 0
 
     def line(self) -> bytes:
-        """The record as one line of JSON: `image` is one path, a list of several, or not there."""
+        """The record as one line of JSON: `image` is one path, a list of several, or absent."""
         record: dict[str, object] = {"id": self.id}
         paths = [f"{self.prefix}{image.path}" for image in self.image_files]
         if paths:
@@ -50,13 +51,13 @@ def with_image_tokens(turns: Sequence[Turn], images: int, *, at_head: bool) -> l
     """The turns with an image token for each image.
 
     Args:
-        turns: as the source has them.
-        images: how many there are. One image may have several tokens: templates of LLaVA 1.5 make one of them.
-        at_head: where no turn has a token, put them all before the first text of the user.
+        turns: the turns in the source.
+        images: the number of images. One image may have several tokens, which templates of LLaVA 1.5 merge.
+        at_head: if no turn has a token, put all tokens before the first text of the user.
 
     Raises:
-        Rejected: IMAGE_TOKEN_IN_TEXT (not in a turn of the user), NO_IMAGE or IMAGE_TOKENS (another number of tokens
-            than of images).
+        Rejected: IMAGE_TOKEN_IN_TEXT (not in a turn of the user), NO_IMAGE or IMAGE_TOKENS (different numbers of tokens
+            and images).
     """
     for number, turn in enumerate(turns, 1):
         if turn.role != HUMAN and IMAGE_TOKEN in turn.text:

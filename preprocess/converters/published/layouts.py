@@ -1,6 +1,6 @@
-"""The layouts in which instruction data is published on the Hub: which columns they have, and how a row is read."""
+"""The layouts of instruction data on the Hub: their columns and how to read a row."""
 
-# Where they are from (all on https://huggingface.co/datasets):
+# Sources (all on https://huggingface.co/datasets):
 #   finevision    HuggingFaceM4/FineVision, its parts in several orders of columns and fields
 #   cauldron      HuggingFaceM4/the_cauldron
 #   llava         lmms-lab/LLaVA-OneVision-Data, LLaVA-ReCap-*
@@ -29,15 +29,15 @@ Read = Callable[[object, Images], tuple[list[Turn], Images]]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One way to publish conversations.
+    """One layout of published conversations.
 
     Args:
-        name: as `--layout` takes it.
-        columns: by role, what the column is called; of several names the first that is there counts.
-        needed: the roles without which it is another layout.
+        name: the name for `--layout`.
+        columns: role → possible column names; the first that exists is used.
+        needed: the roles that the layout requires.
         read: the value of the text column, and the images of the row → turns, and images in the order of their tokens.
-        tokens_at_head: images without a token in the text belong before it.
-        rated: `*_ratings` and `*_min` columns rate the turns, and set it apart from another of the same columns.
+        tokens_at_head: images without a token in the text are put before it.
+        rated: `*_ratings` and `*_min` columns rate the turns and distinguish it from a layout with the same columns.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Layout:
     rated: bool = False
 
     def find(self, available: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-        """The column of each role that has one, of those that are there or as the user says."""
+        """The column of each role that has one; `given` overrides the names of the layout."""
         found = {}
         for role, names in self.columns.items():
             name = given.get(role) or next((name for name in names if name in available), None)
@@ -57,7 +57,7 @@ class Layout:
         return found
 
     def fits(self, available: Sequence[str], given: Mapping[str, str]) -> bool:
-        """Whether a file with these columns is of this layout."""
+        """Whether a file with these columns has this layout."""
         return set(self.needed) <= set(self.find(available, given)) and (
             not self.rated or any(name.endswith("_ratings") for name in available)
         )
@@ -82,7 +82,7 @@ def _conversations(value: object, images: Images) -> tuple[list[Turn], Images]:
 
 
 def _messages(value: object, images: Images) -> tuple[list[Turn], Images]:
-    """[{"role", "content"}, …]; content is a text or parts, {"type": "text", "text"} and {"type": "image", "index"}."""
+    """[{"role", "content"}, …]; content is a string or parts, {"type": "text", "text"}, {"type": "image", "index"}."""
     turns: list[Turn] = []
     places: list[int] = []
     for number, message in _objects(value, "messages"):
@@ -106,7 +106,7 @@ def _messages(value: object, images: Images) -> tuple[list[Turn], Images]:
 
 
 def _part(part: Mapping[str, Any], number: int, images: int, places: list[int]) -> str:
-    """The text of a part; the image of one that is an image is appended to `places`."""
+    """The text of a part; the index of an image part is appended to `places`."""
     kind = part.get("type")
     if kind == "text":
         return _string(part.get("text"), f"text of a part of turn {number}")
@@ -126,14 +126,14 @@ def _part(part: Mapping[str, Any], number: int, images: int, places: list[int]) 
 
 
 def _joined(text: str, part: str) -> str:
-    """Text after text as it stands; between an image and a text a line break, unless a blank is there."""
+    """Concatenate texts; insert a line break between an image and a text, unless there is whitespace."""
     at_image = text.endswith(IMAGE_TOKEN) or part == IMAGE_TOKEN
     apart = not text or not part or text[-1].isspace() or part[0].isspace()
     return f"{text}\n{part}" if at_image and not apart else text + part
 
 
 def _caption(value: object, images: Images) -> tuple[list[Turn], Images]:
-    """A caption answers the image alone: no question is made up."""
+    """A round with only the image as question and the caption as answer."""
     if not isinstance(value, str) or not value.strip():
         raise Rejected(SourceReason.NO_CAPTION, "the caption is missing or empty")
     if not images:
@@ -184,7 +184,7 @@ NAMES = tuple(layout.name for layout in LAYOUTS)
 
 
 def fitting(available: Sequence[str], given: Mapping[str, str]) -> Layout | None:
-    """The first layout that a row with these columns has; `given` are columns by role, as the user says."""
+    """The first layout that fits these columns; `given` are the user's columns by role."""
     return next((layout for layout in LAYOUTS if layout.fits(available, given)), None)
 
 
@@ -194,11 +194,11 @@ def recognised(available: Sequence[str], wanted: str, given: Mapping[str, str], 
     Args:
         available: the names of its columns.
         wanted: the name of a layout, or AUTO.
-        given: columns by role, as the user says.
+        given: the user's columns by role.
         where: names the file in the error.
 
     Raises:
-        InputError: it is none of them, or lacks a column.
+        InputError: no layout fits, or a column is missing.
     """
     has = f"only {', '.join(available)}"
     for name in given.values():
@@ -207,21 +207,21 @@ def recognised(available: Sequence[str], wanted: str, given: Mapping[str, str], 
     layout = fitting(available, given) if wanted == AUTO else next(each for each in LAYOUTS if each.name == wanted)
     if layout is None:
         raise InputError(
-            f"{where} has the columns {', '.join(available)}, which is none of the layouts {', '.join(NAMES)}; "
-            "give the one that comes closest with --layout, and what its columns are called with --columns role=name"
+            f"{where} has the columns {', '.join(available)}, which match none of the layouts {', '.join(NAMES)}; "
+            "give the closest one with --layout, and the names of its columns with --columns role=name"
         )
     for role in layout.needed:
         if role not in layout.find(available, given):
             names = " or ".join(map(repr, layout.columns[role]))
             raise InputError(
-                f"{where} has no column {names}, which the layout {layout.name} needs, {has}; "
-                f"say which column it is with --columns {role}=name"
+                f"{where} has no column {names}, which the layout {layout.name} requires, {has}; "
+                f"give its name with --columns {role}=name"
             )
     return layout
 
 
 def _objects(value: object, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a list that has some, numbered from 1."""
+    """The objects of a list, numbered from 1."""
     if not isinstance(value, list) or not value:
         found = "empty" if value == [] else f"{type(value).__name__}" if value is not None else "missing"
         raise Rejected(SourceReason.NO_TURNS, f"{name} is {found}, expected a list")
