@@ -372,7 +372,7 @@ def test_arguments_that_do_not_fit_the_file_say_so(run, tmp_path, image_bytes):
         ),
         (
             ("--layout", "caption"),
-            "has no column 'images' or 'image', which the layout caption requires, only bild, text",
+            "has no column 'images' or 'image', which the layout caption requires, only bild",
         ),
         (("--layout", "caption", "--columns", "image=x"), "has no column 'x', as --columns says, only bild, text"),
         (("--columns", "text=text"), "--columns text=text requires --layout"),
