@@ -368,7 +368,7 @@ def test_arguments_that_do_not_fit_the_file_say_so(run, tmp_path, image_bytes):
     for more, message in [
         (
             (),
-            "has the columns bild, text, which match none of the layouts finevision, cauldron, llava, messages, caption",
+            "has the columns bild, text, which match none of the layouts finevision, cauldron, llava, messages",
         ),
         (
             ("--layout", "caption"),
