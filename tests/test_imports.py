@@ -42,6 +42,7 @@ STAGES = [
     "preprocess.templates.jinja.check",
     "preprocess.templates.jinja.renderer",
     "preprocess.templates",
+    "preprocess.tokenize.joined",
     "preprocess.tokenize.encoder",
     "preprocess.tokenize.word_table",
     "preprocess.tokenize.batches",

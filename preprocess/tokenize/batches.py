@@ -164,6 +164,10 @@ class _EncoderWords(NamedTuple):
     items: _Items
     failed: dict[int, Exception]
 
+    def new_words(self, raw: set[bytes]) -> dict[bytes, bytes]:
+        encoded = self.encoder.encode_new_words(map(bytes.decode, raw))
+        return {word.encode(): ids for word, ids in encoded.items()}
+
     def word(self, kind: int, raw: bytes) -> bytes:
         if kind == CONSTANT:
             return self.constants[int(raw)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from preprocess.tokenize.backends import JsonModelBackend
@@ -34,8 +35,8 @@ class ByteLevelBackend(JsonModelBackend):
         if self._quick is not None and is_stable(piece):
             ids: list[int] = self._quick.encode_ordinary(piece)
             return ids
-        self._asked += 1
-        if self._asked == _MANY and self._pattern is not None:
+        asked, self._asked = self._asked, self._asked + max(1, piece.count(" "))
+        if asked < _MANY <= self._asked and self._pattern is not None:
             self._quick = quick_encoding(self._tokenizer, self._pattern)
         ids = self._tokenizer.encode(piece, add_special_tokens=False).ids
         return ids
@@ -52,13 +53,13 @@ def quick_encoding(tokenizer: Any, pattern: str) -> Any:
     """A `tiktoken.Encoding` with the ids of a `tokenizers.Tokenizer`; None where they differ on its vocabulary."""
     import tiktoken
 
-    alphabet = byte_alphabet()
+    # What is no byte's character becomes one that Latin-1 lacks.
+    to_latin = dict.fromkeys(range(256), "\u0100") | {ord(char): chr(byte) for char, byte in byte_alphabet().items()}
     vocabulary: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=False)
-    ranks = {
-        bytes(map(alphabet.__getitem__, piece)): id_
-        for piece, id_ in vocabulary.items()
-        if all(char in alphabet for char in piece)
-    }
+    ranks = {}
+    for piece, id_ in vocabulary.items():
+        with suppress(UnicodeEncodeError):
+            ranks[piece.translate(to_latin).encode("latin-1")] = id_
     if not all(bytes((byte,)) in ranks for byte in range(256)):
         return None
     encoding = tiktoken.Encoding("", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
@@ -73,10 +74,18 @@ def is_stable(text: str) -> bool:
     """Whether all versions of Unicode since 3.2 (2002) classify the characters alike, and NFC leaves the text alone."""
     if text.isascii():
         return True
-    return all(map(_is_stable_character, text)) and unicodedata.is_normalized("NFC", text)
+    if not _stable.issuperset(text):
+        unknown = set(text) - _stable
+        if not all(map(_is_stable_character, unknown)):
+            return False
+        _stable.update(unknown)
+    return unicodedata.is_normalized("NFC", text)
 
 
-@lru_cache(maxsize=1 << 16)
+# Characters that were found so: at most the 235,000 of Unicode 3.2.
+_stable: set[str] = set()
+
+
 def _is_stable_character(char: str) -> bool:
     category = unicodedata.category(char)
     # Long s and the Kelvin sign are s and k to a pattern that ignores case.

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from preprocess.tokenize.byte_level import is_stable
+
 BLANK = "▁"
 _PUNCTUATION = frozenset(".,?!:;)\"'")
 _AFTER_A_WORD = re.compile("[A-Za-z0-9]([.,?!:;)\"'])")
@@ -46,6 +48,9 @@ class Cuts(Protocol):
 
     def within_word(self, word: str) -> list[str]:
         """A word without blanks in parts."""
+
+    def joinable(self, words: Sequence[str]) -> Sequence[str]:
+        """Those of some words without blanks that may be encoded as one text, a blank before each."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,9 @@ class SentencePieceCuts:
         if self.newline_is_isolated:
             return _ISOLATED_NEWLINE.findall(word)
         return _BEHIND_NEWLINES.split(word) if self.newline_ends_pieces else [word]
+
+    def joinable(self, words: Sequence[str]) -> Sequence[str]:
+        return [word for word in words if word and BLANK not in word]
 
 
 _BLANKS_AND_WORD = re.compile(" *[^ ]+| +")
@@ -130,6 +138,10 @@ class PatternCuts:
 
     def within_word(self, word: str) -> list[str]:
         return (_BEFORE_PUNCTUATION_OR_BEHIND_NEWLINE if self.newlines else _BEFORE_PUNCTUATION).split(word)
+
+    def joinable(self, words: Sequence[str]) -> Sequence[str]:
+        fit = [word for word in words if word and not word[-1].isspace()]
+        return fit if is_stable(" ".join(fit)) else list(filter(is_stable, fit))
 
 
 # Python's white space is Unicode's and some control characters, which then are cut at less often than they could be.

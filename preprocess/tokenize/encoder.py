@@ -17,11 +17,12 @@ from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample
 from preprocess.segments import Fixed, Mark, Segment, Special, Text
 from preprocess.tokenize.cuts import BLANK, Cuts
+from preprocess.tokenize.joined import JoinedWords
 from preprocess.tokenize.tokenizer import Tokenizer
 
 # Longer pieces are rarely met twice, and a bounded cache must not fill up with them.
 _LONGEST_CACHED = 64
-_MOST_CACHED = 32_000
+_MOST_CACHED = 16_000  # in each of two generations
 # The library needs some fifty bytes a character for one piece; no written language goes this far without a blank.
 _LONGEST_PIECE = 1 << 20
 _ITEM = array("i").itemsize
@@ -39,6 +40,7 @@ class Encoder:
             self._bare = _PieceTable(tokenizer, self._cuts, prefix="")
             self._after_blank = _PieceTable(tokenizer, self._cuts, prefix=self._cuts.blank)
             self._bare.inner = self._after_blank.inner = self._bare
+            self._joined = JoinedWords(tokenizer, self._cuts)
         self._bos = b"" if tokenizer.bos_id is None else _to_bytes([tokenizer.bos_id])
         self._eos = _to_bytes([tokenizer.eos_id])
         self._constants: dict[Constant, bytes] = {Mark.BOS: self._bos, Mark.EOS: self._eos}
@@ -127,6 +129,14 @@ class Encoder:
         """Ids, as int32, of what has no blank in it; `after_blank` puts one in front."""
         return (self._after_blank if after_blank else self._bare)[word]
 
+    def encode_new_words(self, words: Iterable[str]) -> dict[str, bytes]:
+        """Ids, as `encode_word` gives them, of those words after a blank that are new and can be encoded together."""
+        known = self._after_blank
+        encoded = self._joined.encode([word for word in words if len(word) <= _LONGEST_CACHED and not known.has(word)])
+        for word, ids in encoded.items():
+            known.keep(word, ids)
+        return encoded
+
     def encode_text(self, text: str, starts_text: bool) -> bytes:
         """Ids, as int32, of one text whose neighbours no token can span."""
         cuts = self._cuts
@@ -178,7 +188,10 @@ class Encoder:
 
 
 class _PieceTable(dict[str, bytes]):
-    """Piece → its ids as bytes; a missing one is encoded by the library. Bounded."""
+    """Piece → its ids as bytes; a missing one is encoded by the library.
+
+    Bounded: when there are many, those that were not met since the last time are forgotten.
+    """
 
     def __init__(self, tokenizer: Tokenizer, cuts: Cuts, prefix: str) -> None:
         super().__init__()
@@ -186,10 +199,26 @@ class _PieceTable(dict[str, bytes]):
         self._cuts, self._ends_words = cuts, cuts.ends_words
         self._prefix = prefix
         self.inner: _PieceTable = self
+        self._older: dict[str, bytes] = {}
+
+    def has(self, piece: str) -> bool:
+        """Whether it is known."""
+        return piece in self or piece in self._older
+
+    def keep(self, piece: str, encoded: bytes) -> None:
+        """Know the ids of a piece."""
+        if len(self) >= _MOST_CACHED:
+            self._older = dict(self)
+            self.clear()
+        self[piece] = encoded
 
     def __missing__(self, piece: str) -> bytes:
         if len(piece) > _LONGEST_PIECE:
             raise Rejected(Reason.TOO_LONG, f"{len(piece):,} characters without a blank, expected {_LONGEST_PIECE:,}")
+        known = self._older.get(piece)
+        if known is not None:
+            self.keep(piece, known)
+            return known
         parts = self._cuts.within_word(piece)
         if len(parts) > 1:
             # Parts are met far more often than the whole.
@@ -200,9 +229,7 @@ class _PieceTable(dict[str, bytes]):
         else:
             encoded = _to_bytes(self._encode(self._prefix + self._cuts.spell(piece)))
         if len(piece) <= _LONGEST_CACHED:
-            if len(self) >= _MOST_CACHED:
-                self.clear()
-            self[piece] = encoded
+            self.keep(piece, encoded)
         return encoded
 
 

@@ -25,6 +25,9 @@ _Words = npt.NDArray[np.uint64]
 class WordSource(Protocol):
     """Where the table gets ids, as bytes of int32, that it does not have."""
 
+    def new_words(self, raw: set[bytes]) -> dict[bytes, bytes]:
+        """Ids of those words after a blank that are better encoded together than one by one."""
+
     def word(self, kind: int, raw: bytes) -> bytes:
         """Ids of one word."""
 
@@ -62,6 +65,12 @@ class WordList(NamedTuple):
         """The bytes of a word."""
         start = int(self.starts[word])
         return self.data[start : start + int(self.lengths[word])]
+
+    def raws(self, words: _Ints) -> list[bytes]:
+        """The bytes of several."""
+        starts = self.starts[words]
+        ends = starts + self.lengths[words]
+        return [self.data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def item_of(self, word: int) -> int:
         """The item that a word is of."""
@@ -155,13 +164,14 @@ class WordTable:
         for_now: list[tuple[int, bytes]] = []
         slots = np.where(self._is_free(first[missing]), first[missing], second[missing])
         slots = np.where(self._is_free(slots), slots, 0)
-        for word, kind, slot in zip(missing.tolist(), words.kinds[missing].tolist(), slots.tolist(), strict=True):
-            raw = words.raw(word)
+        kinds, raws = words.kinds[missing].tolist(), words.raws(missing)
+        new = source.new_words({raw for raw, kind in zip(raws, kinds, strict=True) if kind == AFTER_BLANK})
+        for word, kind, raw, slot in zip(missing.tolist(), kinds, raws, slots.tolist(), strict=True):
             if kind != CONSTANT and self._holds_blank(raw):
                 whole.add(words.item_of(word))
                 continue
             try:
-                ids = source.word(kind, raw)
+                ids = (new.get(raw) if kind == AFTER_BLANK else None) or source.word(kind, raw)
             except Exception as error:
                 source.fail(words.item_of(word), error)
                 continue

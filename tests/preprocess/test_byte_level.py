@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocess.segments import Mark, Segment, Text
-from preprocess.tokenize import byte_level
+from preprocess.tokenize import byte_level, joined, word_table
+from preprocess.tokenize import encoder as encoder_module
 from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.byte_level import ByteLevelBackend, byte_alphabet, is_stable
 from preprocess.tokenize.cuts import PatternCuts, pattern_cuts
@@ -283,3 +284,27 @@ def test_known_pipelines_are_cut() -> None:
 )
 def test_other_pipelines_are_left_to_the_library(changes: dict[str, Any]) -> None:
     assert pattern_cuts(_pipeline(**changes)) is None
+
+
+def test_many_new_words_have_the_ids_of_the_library_while_caches_overflow_and_tiktoken_takes_over(
+    folder: str, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(byte_level, "_MANY", 300)
+    monkeypatch.setattr(encoder_module, "_MOST_CACHED", 40)
+    monkeypatch.setattr(word_table, "_MOST_WORDS", 60)
+    monkeypatch.setattr(joined, "_AT_A_TIME", 7)
+    loaded = load_tokenizer(folder)
+    assert isinstance(loaded.backend, ByteLevelBackend)
+    batches = BatchEncoder(Encoder(loaded))
+    rng = random.Random(0)
+    scripts = ["abcdefgh", "абвгд", "αβγδ", "你好世界", "가나다라", "é.,!'", "e\u0301\u212a🫨", "\u3000\n▁"]
+    for round_ in range(12):
+        texts = [
+            " ".join("".join(rng.choices(rng.choice(scripts), k=rng.randint(1, 9))) for _ in range(30))
+            for _ in range(4)
+        ]
+        found, failed = batches.encode([[Mark.IMAGE, Text(f"the red circle {text}", False)] for text in texts])
+        assert failed == {}
+        expected = [library.encode(f"the red circle {text}", add_special_tokens=False).ids for text in texts]
+        assert [found.part(i, i + 1).ids.tolist() for i in range(len(texts))] == expected, round_
+    assert loaded.backend._quick is not None
