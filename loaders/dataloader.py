@@ -19,10 +19,11 @@ from loaders.data_dir import DataDirError
 from loaders.dataset import Folders, LlavaH5Dataset, OnImageError
 from loaders.global_batches import ConsecutiveBatches, GlobalBatches
 from loaders.grouping import ModalityBatches
+from loaders.image_transform import ImageError
 from loaders.mixture import MixtureOrder
 from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
 from loaders.samples import Sample
-from loaders.shard_reader import BLOCK_ROWS
+from loaders.shard_reader import BLOCK_ROWS, ShardError
 from preprocess.square_images import AspectRatio
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class LlavaDataLoader(DataLoader[Sample]):
 
     def _hand_out(self, batches: Iterator[Any], iteration: int) -> Iterator[Batch]:
         failed_before = self.failed_images
-        for batch in batches:
+        for batch in _in_one_sentence(batches):
             # An old iterator that is used after a new iteration has started must not change the position.
             if iteration == self._iterations:
                 self._handed += 1
@@ -261,6 +262,18 @@ def create_dataloader(
         pin_memory=pin_memory,
         multiprocessing_context=multiprocessing_context,
     )
+
+
+def _in_one_sentence(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches, and errors as they were raised: torch puts the traceback of a worker process in front of them."""
+    try:
+        yield from batches
+    except (ImageError, ShardError) as error:
+        if not str(error).startswith("Caught "):
+            raise
+        kind = type(error)
+        said = str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
+        raise kind(said) from None
 
 
 def _folders_and_weights(mixture: Sequence[tuple[str | Path, float]]) -> tuple[list[str | Path], list[float]]:

@@ -67,11 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action(params, Path(options.model_dir).expanduser(), checkpoint)
     except (ParamsError, DataDirError) as error:
         return _fail(WRONG_INPUT, str(error))
-    except (LossError, ShardError) as error:
+    except (LossError, ShardError, ImageError) as error:
         return _fail(FAILED, str(error))
-    except ImageError as error:
-        # The message of an error from a worker process is preceded by the traceback of that process.
-        return _fail(FAILED, str(error).strip().splitlines()[-1].removeprefix("loaders.image_transform.ImageError: "))
     except torch.OutOfMemoryError as error:
         return _fail(FAILED, f"{one_line(error)[:200]}; give a smaller train_input.micro_batch_size")
     except (OSError, SafetensorError) as error:
