@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,10 @@ class LlavaDataLoader(DataLoader[Sample]):
                     f"the state has {key} {state.get(key)!r}, this loader {ours!r}: the state does not match; "
                     "recreate the loader with the same settings, or start without the state"
                 )
+        for key in ("epoch", "batch"):
+            number = state.get(key)
+            if not isinstance(number, int) or number < 0:
+                raise ValueError(f"the state has {key} {number!r}, expected 0 or more; start without the state")
         self.batch_sampler.set_epoch(state["epoch"])
         self._handed, self._resumes = state["batch"], True
 
@@ -190,13 +195,14 @@ def create_dataloader(
     rank, world_size = _place(rank, world_size)
     if (data_dir is None) == (mixture is None):
         raise ValueError("give either data_dir or mixture=[(folder, weight), …]")
-    for name, value, least in (
+    given: list[tuple[str, Any, int]] = [
         ("batch_size", batch_size, 1),
         ("shuffle_window", shuffle_window, 1),
         ("num_workers", num_workers, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} is {value}, expected at least {least}")
+    ]
+    for name, value, least in given:
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
     folders: Folders = data_dir or []
     weights = None
     if mixture is not None:

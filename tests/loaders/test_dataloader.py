@@ -341,6 +341,7 @@ def test_a_pickled_dataset_carries_no_open_files() -> None:
         ({"data_dir": None, "mixture": [("out", "1")]}, r"mixture has the entry \('out', '1'\)"),
         ({"data_dir": []}, "no folder is given"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": "4"}, "batch_size is '4', expected a whole number of at least 1"),
         ({"batch_size": 1000}, "do not fill one global batch of 1000"),
         ({"batch_size": 200, "rank": 0, "world_size": 2}, r"batch_size 200 x world_size 2"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of world_size 2"),
@@ -379,3 +380,10 @@ def test_torchrun_without_a_process_group_is_refused(monkeypatch: pytest.MonkeyP
 def test_a_state_that_is_no_mapping_is_refused_with_what_was_expected(state: Any) -> None:
     with pytest.raises(ValueError, match=r"expected what state_dict\(\) returned"):
         make().load_state_dict(state)
+
+
+@pytest.mark.parametrize(("key", "number"), [("epoch", -1), ("epoch", "1"), ("batch", -1), ("batch", None)])
+def test_a_state_with_an_impossible_place_is_refused(key: str, number: Any) -> None:
+    loader = make()
+    with pytest.raises(ValueError, match=f"the state has {key} {number!r}, expected 0 or more"):
+        loader.load_state_dict({**loader.state_dict(), key: number})
