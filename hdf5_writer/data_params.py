@@ -232,6 +232,11 @@ def read_data_params(layout: OutputLayout) -> DataParams:
     path = layout.data_params
     try:
         document = unseal(path)
+        if isinstance(export := document.get("format"), str):
+            raise DataParamsError(
+                f"{path}: is of an export in the format {_shown(export)}, which only its own trainer reads; give the "
+                "folder that create_hdf5_dataset wrote and that was exported"
+            )
         check_version(document.get("schema_version"), path)
         return DataParams.model_validate(document)
     except FileNotFoundError:

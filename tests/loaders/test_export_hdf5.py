@@ -20,7 +20,7 @@ from PIL import Image
 from tools.written import IMAGES, PICTURES, write_folder
 
 from loaders import LlavaH5Dataset, modelzoo
-from loaders.data_dir import read_data_dir
+from loaders.data_dir import DataDirError, read_data_dir
 from loaders.export_hdf5 import ExportError, export, main
 from loaders.image_transform import ImageTransform
 from preprocess.square_images import pad_to_square
@@ -146,6 +146,8 @@ def test_the_command_prints_a_section_for_a_params_file(
         "size": section["image_data_size"][1],
         "interpolation": "bicubic",
     }
+    with pytest.raises(DataDirError, match=r"out/data_params\.json: is of an export in the format 'modelzoo'"):
+        read_data_dir(tmp_path / "out")
     document = json.loads((tmp_path / "out" / "data_params.json").read_text())
     assert document["image_start_idx"] == rows_of(fixed).data_dirs[0].image_start_idx
     assert sum(file["examples"] for file in document["files"]) == document["examples"] == 150
