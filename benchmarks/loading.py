@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.loading_data import STORED, expected, write_dataset
 from benchmarks.loading_epochs import LIMIT, OURS
-from benchmarks.loading_peers import BATCH, PEERS
+from benchmarks.loading_peers import BATCH, PEERS, Peer
 from benchmarks.measure import ROOT, Contestant, Measured, Section, in_turn, size
 from benchmarks.pixel_peers import PIXEL_PEERS
 
@@ -47,7 +47,7 @@ def run(folder: Path, repeats: int, quick: bool, note: Note) -> list[Section]:
     if not quick:
         sections.append(image_peers_section(images, photos, note))
         store([(name, images) for name in PIXEL_PEERS], note)
-        sections.append(stored_section(images, photos, repeats, note))
+    sections.append(stored_section(images, photos, () if quick else (PEERS, PIXEL_PEERS), repeats, note))
     return sections
 
 
@@ -122,8 +122,8 @@ def image_peers_section(folder: Path, photos: int, note: Note) -> Section:
     return Section("Loading `square` images: the other loaders, one process, one run", measured, ours, {})
 
 
-def stored_section(folder: Path, photos: int, repeats: int, note: Note) -> Section:
-    """Images that stand in the shards, beside those of a folder, Pillow, JPEGs of other loaders, and their pixels."""
+def stored_section(folder: Path, photos: int, peers: Sequence[dict[str, Peer]], repeats: int, note: Note) -> Section:
+    """Images that stand in the shards, beside those of a folder, Pillow, and `peers` with JPEGs and with pixels."""
     contestants = [
         Contestant(f"ours, {form}", epochs(OURS, folder, pixels="square", stored=form), photos) for form in STORED
     ]
@@ -133,17 +133,15 @@ def stored_section(folder: Path, photos: int, repeats: int, note: Note) -> Secti
     ]
     contestants += [
         Contestant(name, epochs(name, folder, pixels="square"), photos, peer.leaves_out)
-        for name, peer in {**PEERS, **PIXEL_PEERS}.items()
+        for of_form in peers
+        for name, peer in of_form.items()
     ]
     measured = checked(in_turn(contestants, repeats, note), expected(folder))
     rates = {result.name: result.rate for result in measured}
     pixels, encoded, path = (rates[f"ours, {form}"] for form in ("pixels", "encoded", "path"))
-    ratios = {
-        "stored pixels / Pillow alone": pixels / rates["Pillow alone"],
-        "stored pixels / the best loader of JPEGs": pixels / max(rates[name] for name in PEERS),
-        "stored pixels / the best loader of pixels": pixels / max(rates[name] for name in PIXEL_PEERS),
-        "encoded / path": encoded / path,
-    }
+    ratios = {"stored pixels / Pillow alone": pixels / rates["Pillow alone"], "encoded / path": encoded / path}
+    for form, of_form in zip(("JPEGs", "pixels"), peers, strict=False):
+        ratios[f"stored pixels / the best loader of {form}"] = pixels / max(rates[name] for name in of_form)
     return Section(
         "Loading images of 640 × 480 that are stored with the rows, one process", measured, "ours, pixels", ratios
     )
