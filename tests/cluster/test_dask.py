@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ConfigMaker, SilentProgress, create, output_digests, turn_pair, write_jsonl
@@ -20,11 +21,23 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed: 
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture(params=["none", "best_fit"])
+STORED: dict[str, dict[str, str]] = {
+    "none": {},
+    "best_fit, encoded": {"processor__packing": "best_fit", "dataset__store_images": "encoded"},
+    "none, pixels": {"dataset__store_images": "pixels", "dataset__image_aspect_ratio": "pad"},
+}
+
+
+@pytest.fixture(params=STORED)
 def datasets(request: pytest.FixtureRequest, make_config: ConfigMaker, tmp_path: Path) -> tuple[Config, dict[str, str]]:
-    records = [{"conversations": turn_pair(f"Question {i}? " * 9, f"Answer {i}. " * 30)} for i in range(3000)]
+    records: list[dict[str, Any]] = []
+    for i in range(3000):
+        records.append({"conversations": turn_pair(f"Question {i}? " * 9, f"Answer {i}. " * 30)})
+        if i % 20 == 0:
+            records[-1]["image"] = f"shapes/{i % 15 + 1:04d}.png"
+            records[-1]["conversations"] = turn_pair(f"<image>\nQuestion {i}?", f"Answer {i}.")
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
-    same = {"setup__samples_per_shard": 50, "processor__packing": request.param}
+    same = {"setup__samples_per_shard": 50, **STORED[request.param]}
     local = make_config(setup__output_dir=str(tmp_path / "local"), **same)
     create(local)
     wanted = output_digests(tmp_path / "local")

@@ -64,7 +64,7 @@ def records(count: int) -> list[dict[str, Any]]:
         question = f"Question {number}? " + "Say more. " * (number % 7)
         record: dict[str, Any] = {"id": number, "conversations": turn_pair(question, f"Answer {number}. " * 10)}
         if number % 3 == 0:
-            record["image"] = "shapes/0001.png"
+            record["image"] = f"shapes/{number % 15 + 1:04d}.png"
             record["conversations"][0]["value"] = f"<image>\n{question}"
         if number % 50 == 7:
             record["conversations"] = []
@@ -72,7 +72,15 @@ def records(count: int) -> list[dict[str, Any]]:
     return made
 
 
-@pytest.fixture(scope="session", params=["none", "best_fit"])
+# Rows of both kinds, and images everywhere they can stand.
+FORMS = {
+    "none": ["processor.packing=none", "dataset.check_images=exists"],
+    "best_fit, encoded": ["processor.packing=best_fit", "dataset.store_images=encoded"],
+    "none, pixels": ["dataset.store_images=pixels", "dataset.image_aspect_ratio=pad"],
+}
+
+
+@pytest.fixture(scope="session", params=FORMS)
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], dict[str, str]]:
@@ -84,9 +92,8 @@ def undisturbed(
         f"setup.input_dir={data.parent}",
         "setup.samples_per_shard=100",
         "processor.max_sequence_length=1024",
-        f"processor.packing={request.param}",
         f"dataset.image_dir={QUICKSTART / 'images'}",
-        "dataset.check_images=exists",
+        *FORMS[request.param],
     ]
     run = Run(place, arguments)
     code, stderr = run.finish()
