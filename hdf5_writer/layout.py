@@ -78,6 +78,10 @@ class OutputLayout:
         """Receipt of a task; it exists only if the task is done."""
         return self.work / "receipts" / f"{task:05d}.json"
 
+    def export_receipt(self, number: int) -> Path:
+        """The sha256 of file `number` of an export; removed when all files are there."""
+        return self.work / "exported" / f"{number:05d}.json"
+
     def working_on(self, task: int) -> Path:
         """Number, from 0, of the record that a retried task is processing."""
         return self.work / f"working-on-{task:05d}"
@@ -109,7 +113,9 @@ class OutputLayout:
             temporary = _TEMPORARY_NAME.fullmatch(path.name)
             if temporary and (temporary[1] in ours or SHARD_NAME.fullmatch(temporary[1])):
                 found.append(path)
-        return [*found, *self.work.glob(".*.tmp"), *self.receipt(0).parent.glob(".*.tmp")]
+        for folder in (self.work, self.receipt(0).parent, self.export_receipt(0).parent):
+            found += folder.glob(".*.tmp")
+        return found
 
     @staticmethod
     def temporary(path: Path) -> Path:

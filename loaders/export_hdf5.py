@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,7 +114,7 @@ def export(
             raise ExportError(f"{path}: is no file of this export; remove it, or give another folder")
     for left_over in out.temporaries():
         left_over.unlink(missing_ok=True)
-    _export_files(wanted, layout, _known_files(out))
+    _export_files(wanted, layout, out)
     section = layout.train_input(
         str(out.root.resolve()),
         image_dir or params.config.dataset.image_dir or "",
@@ -120,25 +122,40 @@ def export(
         aspect_ratio,
     )
     publish(out.data_params, [seal(_document(data_dir, layout, wanted), indent=True)])
+    _remove_receipts(out, len(wanted))
     return section
 
 
-def _known_files(out: OutputLayout) -> dict[str, str]:
-    """Return name → sha256 of the files of an earlier, finished export."""
-    try:
-        return {file["name"]: file["sha256"] for file in unseal(out.data_params)["files"]}
-    except (FileNotFoundError, DamagedError, KeyError, TypeError):
-        return {}
+def _remove_receipts(out: OutputLayout, count: int) -> None:
+    for number in range(count):
+        out.export_receipt(number).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other files there do not belong to the export
+        out.export_receipt(0).parent.rmdir()
+        out.work.rmdir()
 
 
-def _export_files(wanted: dict[Path, Shard], layout: ModelZooLayout, known: dict[str, str]) -> None:
-    """Write the files that are missing or damaged."""
+def _known_digest(out: OutputLayout, number: int, name: str) -> str | None:
+    """Return the sha256 of a file as written, from its receipt or from a finished export."""
+    for document in (out.export_receipt(number), out.data_params):
+        with contextlib.suppress(FileNotFoundError, DamagedError, KeyError, TypeError):
+            for file in unseal(document)["files"]:
+                if file["name"] == name:
+                    return str(file["sha256"])
+    return None
+
+
+def _export_files(wanted: dict[Path, Shard], layout: ModelZooLayout, out: OutputLayout) -> None:
+    """Write the files that are missing or damaged, and a receipt of each."""
+    out.export_receipt(0).parent.mkdir(parents=True, exist_ok=True)
     reader = ShardReader(list(wanted.values()), cache_blocks=1, verify=True)
     total = sum(shard.rows for shard in wanted.values())
     with tqdm(total=total, unit=" rows", unit_scale=True, disable=not sys.stderr.isatty()) as progress:
         for number, (path, shard) in enumerate(wanted.items()):
-            if not _is_done(path, shard, layout) or known.get(path.name, "") not in ("", sha256_of(path)):
-                publish(path, [make_file(_blocks(reader, number, shard), shard.rows, layout, shard.sha256)])
+            if not _is_ours(path, shard, layout) or _known_digest(out, number, path.name) != sha256_of(path):
+                made = make_file(_blocks(reader, number, shard), shard.rows, layout, shard.sha256)
+                publish(path, [made])
+                written = {"name": path.name, "sha256": hashlib.sha256(made).hexdigest()}
+                publish(out.export_receipt(number), [seal({"files": [written]})])
             progress.update(shard.rows)
 
 
@@ -153,8 +170,8 @@ def _blocks(reader: ShardReader, number: int, shard: Shard) -> Iterator[Block]:
         yield block
 
 
-def _is_done(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
-    """Return whether a file of an earlier run holds this shard.
+def _is_ours(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
+    """Return whether the file exists and names this shard as its source.
 
     Raises:
         ExportError: it holds another shard.

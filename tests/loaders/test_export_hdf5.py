@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CHECKOUT, turn_pair
+from conftest import CHECKOUT, create, turn_pair
 from PIL import Image
 from tools.written import IMAGES, PICTURES, write_folder
 
-from loaders import LlavaH5Dataset, modelzoo
+from hdf5_writer import load_config
+from loaders import LlavaH5Dataset, export_hdf5, modelzoo
 from loaders.data_dir import DataDirError, read_data_dir
 from loaders.export_hdf5 import ExportError, export, main
 from loaders.image_transform import ImageTransform
@@ -48,6 +49,15 @@ def rows_of(folder: Path) -> LlavaH5Dataset:
     return LlavaH5Dataset(folder)
 
 
+def paths_of(folder: Path) -> list[str]:
+    """The image paths of the shards in order, as h5py reads them."""
+    found: list[str] = []
+    for path in sorted(folder.glob("*.h5")):
+        with h5py.File(path, "r") as file:
+            found += [name.decode() for name in file["images/path"][:].tolist()]
+    return found
+
+
 def several(count: int) -> list[dict[str, Any]]:
     """Records of none to four images."""
     records = []
@@ -72,18 +82,34 @@ def free(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_fixed_rows_have_four_features_and_one_path(fixed: Path, tmp_path: Path) -> None:
-    export(fixed, tmp_path / "out")
-    dataset = rows_of(fixed)
+def check_fixed_rows(dataset_dir: Path, out: Path) -> int:
+    """Compare an export, read as described, with what our loader gives; how many rows there are."""
+    export(dataset_dir, out)
+    dataset = rows_of(dataset_dir)
+    paths = iter(paths_of(dataset_dir))
     count = 0
-    for number, found in enumerate(read_as_described(tmp_path / "out")):
+    for number, found in enumerate(read_as_described(out)):
         sample = dataset[number]
         expected = [sample[key] for key in ("text_input_ids", "loss_mask", "labels", "key_padding_mask")]
         assert np.array_equal(found["data"], np.array(expected, dtype=np.int32))
-        assert (found["img_path"] != ["None"]) == sample["has_image"]
+        assert found["img_path"] == [next(paths) if sample["has_image"] else "None"]
         assert found.keys() == {"data", "img_path"}
         count += 1
-    assert count == len(dataset) == 150
+    assert next(paths, None) is None
+    assert count == len(dataset)
+    return count
+
+
+@pytest.mark.parametrize("records", [500, pytest.param(5000, marks=pytest.mark.long)])
+def test_fixed_rows_have_four_features_and_one_path(records: int, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, records=records, samples_per_shard=records // 3)
+    assert check_fixed_rows(folder, tmp_path / "exported") == records
+
+
+def test_the_quickstart_is_exported_row_by_row(tmp_path: Path) -> None:
+    config = load_config("quickstart.yaml", setup__output_dir=str(tmp_path / "quickstart"), setup__processes=1)
+    create(config)
+    assert check_fixed_rows(tmp_path / "quickstart", tmp_path / "exported") == 55
 
 
 def test_rows_of_several_images_have_places_and_a_fifth_feature(free: Path, tmp_path: Path) -> None:
@@ -172,6 +198,26 @@ def test_a_rerun_keeps_whole_files_and_writes_missing_and_damaged_ones(fixed: Pa
     assert third.stat().st_mtime_ns == before
 
 
+def test_a_file_damaged_before_the_export_was_finished_is_written_again(
+    fixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(fixed, tmp_path / "whole")
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(export_hdf5, "_document", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            export(fixed, out)
+    assert not (out / "data_params.json").exists()
+    first, second, _ = sorted(out.glob("*.h5"))
+    damaged = bytearray(first.read_bytes())
+    damaged[-100] ^= 1
+    first.write_bytes(bytes(damaged))
+    before = second.stat().st_mtime_ns
+    export(fixed, out)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert second.stat().st_mtime_ns == before
+
+
 @pytest.mark.faults
 def test_a_kill_in_the_middle_and_a_rerun_give_the_same_files(fixed: Path, tmp_path: Path) -> None:
     export(fixed, tmp_path / "whole")
@@ -190,7 +236,7 @@ def test_a_kill_in_the_middle_and_a_rerun_give_the_same_files(fixed: Path, tmp_p
         "export_hdf5.publish = publish\n"
         "sys.exit(export_hdf5.main([sys.argv[1], sys.argv[2], '--format', 'modelzoo']))\n"
     )
-    for kill_at in (1, 2, 3, 4):
+    for kill_at in range(1, 8):  # three files, a receipt of each, and data_params.json
         out = tmp_path / f"out-{kill_at}"
         command = [sys.executable, "-c", script, str(fixed), str(out), str(kill_at)]
         assert subprocess.run(command, cwd=CHECKOUT, capture_output=True).returncode == -9
