@@ -34,13 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"… and {len(summary.problems) - _MOST_SHOWN} more", file=sys.stderr)
     if summary.problems:
         print(
-            f"verify_hdf5_dataset: {root}: {len(summary.problems)} problem(s) found; remove the damaged and foreign "
-            "files and rerun the command that wrote the dataset: it rewrites missing files",
+            f"verify_hdf5_dataset: {root}: {_counted(len(summary.problems), 'problem')} found; remove the damaged "
+            "and foreign files and rerun the command that wrote the dataset: it rewrites missing files",
             file=sys.stderr,
         )
         return 1
-    print(f"{root}: {summary.shards} shards, {summary.rows:,} rows: every check passed")
+    counts = f"{_counted(summary.shards, 'shard')}, {_counted(summary.rows, 'row')}"
+    print(f"{root}: {counts}: every check passed")
     return 0
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from hdf5_writer.viewer.runs import Run, sample_runs
 from hdf5_writer.viewer.thumbnails import Thumbnail, Thumbnails
 from preprocess.square_images import AspectRatio
 
+# Of one row, which takes some 10 KB of a page for each.
+MOST_PICTURES = 100
+
 
 @dataclass(frozen=True)
 class Side:
@@ -86,11 +89,13 @@ class Turn:
         kind: "context" or "supervised".
         items: texts and pictures without the opening, one list per speech bubble. Without a tokenizer, pictures only.
         blocks: its positions.
+        pictures_left_out: images that are not among the items, since the row has more than a page shows of one.
     """
 
     kind: str
     items: list[list[Said | Picture]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    pictures_left_out: int = 0
 
     @property
     def has_text(self) -> bool:
@@ -101,7 +106,11 @@ class Turn:
     def has_words(self) -> bool:
         """Whether it has a picture or a non-blank text, or no items at all."""
         items = list(itertools.chain.from_iterable(self.items))
-        return not items or any(isinstance(item, Picture) or item.text.strip() for item in items)
+        return (
+            not items
+            or self.pictures_left_out > 0
+            or any(isinstance(item, Picture) or item.text.strip() for item in items)
+        )
 
 
 @dataclass(frozen=True)
@@ -189,11 +198,16 @@ def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> 
         turn.blocks.append(_block(run))
         if run.image is not None:
             flush(is_last=False)
-            said.append(Picture(run.image, side.thumbnail(run.image)))
+            if run.image.number < MOST_PICTURES:
+                said.append(Picture(run.image, side.thumbnail(run.image)))
+            else:
+                turn.pictures_left_out += 1
         elif run.ids:
             waiting.append(run)
     flush(is_last=True)
     turn.items = _bubbles(said)
+    if turn.kind == "context":
+        turn.items = [bubble for bubble in turn.items if not _is_blank(bubble)] or turn.items
     return turn
 
 
@@ -215,6 +229,11 @@ def _bubbles(said: list[Said | Picture]) -> list[list[Said | Picture]]:
         bubbles[-1].append(item)
         is_open = is_part
     return bubbles
+
+
+def _is_blank(bubble: list[Said | Picture]) -> bool:
+    """It is text of a chat template of its own that nobody sees, such as the newline between two turns."""
+    return all(isinstance(item, Said) and item.style == "text" and not item.text.strip() for item in bubble)
 
 
 def _opening_tokens(side: Side, run: Run) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class InspectedDataset:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         at = number - int(self._starts[shard])
         file = self._shard(shard)
-        block = {name: file[name][at : at + 1] for name in file} | tables_of_rows(self._tables, at, at + 1)
+        with _damage_of(self.layout.root / self.params.shards[shard].name):
+            block = {name: file[name][at : at + 1] for name in file} | tables_of_rows(self._tables, at, at + 1)
         return Row(
             number=number,
             samples=self._samples(block, shard),
@@ -186,8 +188,9 @@ class InspectedDataset:
         """Build the samples of a row from its table entries."""
         images: list[list[RowImage]] = [[] for _ in block["samples/start"]]
         columns = (block[f"images/{name}"].tolist() for name in ("path", "start", "slots", "content"))
-        for sample, path, start, slots, content in zip(sample_of_image(block).tolist(), *columns, strict=True):
-            image = RowImage(path.decode(errors="replace"), start, slots, (shard, content))
+        entries_of_images = zip(sample_of_image(block).tolist(), *columns, strict=True)
+        for number, (sample, path, start, slots, content) in enumerate(entries_of_images):
+            image = RowImage(path.decode(errors="replace"), start, slots, (shard, content), number)
             images[max(sample, 0)].append(image)
         fixed_at = self.params.image_start_idx
         dummy = None if fixed_at is None else (fixed_at, self.params.num_patches)
@@ -225,12 +228,24 @@ class InspectedDataset:
             path = self.layout.root / shard.name
             if not path.is_file():
                 raise OSError(f"{path}: is missing or not a regular file")
-            self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
-            for problem in self.params.shard_problems(self._file, shard.size):
+            with _damage_of(path):
+                self._file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
+                problem = next(iter(self.params.shard_problems(self._file, shard.size)), None)
+            if problem is not None:
                 raise OSError(f"{path}: is not the shard that data_params.json describes: {problem}")
-            self._tables = read_tables(self._file)
+            with _damage_of(path):
+                self._tables = read_tables(self._file)
             for problem in table_problems(self._tables, shard.size):
                 raise OSError(f"{path}: is damaged: {problem}")
             wide = [name for name, spec in DATASETS.items() if spec.entry == "positions"]
             self._columns, self._opened = {name: self._file[name] for name in wide}, number
         return self._columns
+
+
+@contextlib.contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Add the name of the shard to errors of HDF5, which do not have it."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise OSError(f"{path}: is damaged or truncated: {error}") from None

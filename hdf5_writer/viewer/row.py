@@ -19,12 +19,14 @@ class RowImage:
         start: position of its first slot in the row.
         slots: number of slots.
         content: (shard number, content number in the shard); the latter is -1 if the image file was not read.
+        number: in the row, counted from 0.
     """
 
     path: str
     start: int
     slots: int
     content: tuple[int, int]
+    number: int
 
 
 @dataclass(frozen=True)

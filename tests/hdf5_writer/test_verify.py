@@ -191,7 +191,9 @@ def test_the_command_says_what_it_found(out: OutputLayout, capsys: pytest.Captur
     assert "2 shards, 9 rows: every check passed" in capsys.readouterr().out
     out.shard(0, 2).unlink()
     assert main([str(out.root)]) == 1
-    assert f"{out.shard(0, 2)}: is missing" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{out.shard(0, 2)}: is missing" in said
+    assert ": 1 problem found; remove" in said
     assert main([str(out.root / "nope")]) == 2
     assert "no such folder" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import pytest
 from conftest import QUICKSTART, ConfigMaker, create, turn_pair, write_jsonl
 
@@ -91,7 +92,21 @@ def test_a_damaged_shard_is_exit_code_1(out: Path, capsys: pytest.CaptureFixture
     shard = next(out.glob("examples-00000*"))
     shard.write_bytes(shard.read_bytes()[:100])
     assert main([str(out)]) == 1
-    assert "verify_hdf5_dataset" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{shard}: is damaged or truncated" in said
+    assert "verify_hdf5_dataset" in said
+
+
+def test_a_damaged_row_names_its_shard(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = next(out.glob("examples-00001*"))
+    with h5py.File(shard) as file:
+        chunk = file["labels"].id.get_chunk_info(0)
+    data = bytearray(shard.read_bytes())
+    data[chunk.byte_offset + chunk.size // 2] ^= 255
+    shard.write_bytes(bytes(data))
+    assert main([str(out), "--rows", "0:20"]) == 0
+    assert main([str(out), "--rows", "20:21"]) == 1
+    assert f"inspect_hdf5: {shard}: is damaged or truncated" in capsys.readouterr().err
 
 
 def test_without_its_tokenizer_ids_are_shown_and_it_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from hdf5_writer.viewer.chat import Picture, SampleView, sample_view, side_of
 from hdf5_writer.viewer.compare import compare_samples
 from hdf5_writer.viewer.dataset import InspectedDataset
 from hdf5_writer.viewer.decoding import load_speller
+from hdf5_writer.viewer.page import rows_page
 from hdf5_writer.viewer.runs import padding_run, sample_runs
 from hdf5_writer.viewer.terminal import terminal_row
 
@@ -223,3 +224,32 @@ def test_chat_templates_are_told_from_what_people_wrote(tmp_path: Path, make_con
         : len(header)
     ] == header
     assert found[1].turns[0].blocks[0].is_opening == (style == "chatml_qwen")
+
+
+def test_images_beyond_the_most_a_page_shows_of_a_row_are_counted(
+    packed: InspectedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = max((packed.read(number) for number in range(len(packed))), key=lambda row: row.images)
+    numbers = [image.number for sample in row.samples for image in sample.images]
+    assert numbers == list(range(row.images))
+    assert row.images > 1
+    monkeypatch.setattr("hdf5_writer.viewer.chat.MOST_PICTURES", 1)
+    side = side_of(packed)
+    shown = [sample_view(side, row, sample) for sample in row.samples]
+    assert sum(style == "picture" for view in shown for style, _ in chat(view)) == 1
+    assert sum(turn.pictures_left_out for view in shown for turn in view.turns) == row.images - 1
+    page = rows_page(side, [row], "a row").decode()
+    counts = re.findall(r"and (\d+) more images?, not shown here", page)
+    assert sum(map(int, counts)) == row.images - 1
+
+
+@needs_shared("tokenizers")
+def test_the_newline_between_turns_of_a_chat_template_is_no_bubble(tmp_path: Path, make_config: ConfigMaker) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", RECORDS[3:4])
+    tokenizer = shared_folder("tokenizers") / "qwen2_5"
+    style = {"processor__tokenizer_type": str(tokenizer), "dataset__system_prompt_style": "chat_template"}
+    create(make_config(**FREE, **style))
+    (view,) = views(InspectedDataset(tmp_path / "out")).values()
+    bubbles = [bubble for turn in view.turns for bubble in turn.items]
+    assert len(view.turns) == 4
+    assert all(any(isinstance(item, Picture) or item.text.strip() for item in bubble) for bubble in bubbles)
