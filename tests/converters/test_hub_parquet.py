@@ -407,7 +407,9 @@ def test_files_are_taken_as_they_are_named_and_folders_at_any_depth(run, tmp_pat
     assert [record["id"] for record in run().records] == ["a/a", "b/train-00000/a", "b/train-00001/a"]
     assert [record["id"] for record in run(source=tmp_path / "data/a.parquet", out=tmp_path / "x").records] == ["a/a"]
     (tmp_path / "empty").mkdir()
-    assert "which has no .parquet files" in run(source=tmp_path / "empty").err
+    assert "which has no .parquet files; give the folder that holds them" in run(source=tmp_path / "empty").err
+    expected = "which does not exist; expected a .parquet file, or a folder with such files; check the path"
+    assert expected in run(source=tmp_path / "nowhere").err
 
 
 def mixture(image_bytes, rows):

@@ -89,19 +89,19 @@ def folder(path: Path, argument: str) -> Path:
     """
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
-        raise InputError(f"{argument} is {path}, which {found}; expected a folder")
+        raise InputError(f"{argument} is {path}, which {found}; expected a folder; check the path")
     return path
 
 
-def file(path: Path, argument: str) -> Path:
-    """`path` if it is a file.
+def file(path: Path, argument: str, expected: str = "a file") -> Path:
+    """`path` if it is a file; `expected` says what it should be.
 
     Raises:
         InputError: naming the argument.
     """
     if not path.is_file():
         found = "is a folder" if path.exists() else "does not exist"
-        raise InputError(f"{argument} is {path}, which {found}; expected a file")
+        raise InputError(f"{argument} is {path}, which {found}; expected {expected}; check the path")
     return path
 
 
@@ -122,12 +122,12 @@ def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path,
                 raise nothing_found(argument, path, f"{suffix} files")
             found += [(path, each) for each in inside]
         else:
-            found.append((path.parent, file(path, argument)))
+            found.append((path.parent, file(path, argument, f"a {suffix} file, or a folder with such files")))
     return found
 
 
 def nothing_found(argument: str, path: Path, expected: str, *instead: str) -> InputError:
     """The error for a folder without the expected files; it suggests a sub-folder that may be meant."""
     meant = [str(path / name) for name in instead if (path / name).is_dir()]
-    hint = f"; did you mean {meant[0]}?" if meant else ""
+    hint = f"; did you mean {meant[0]}?" if meant else "; give the folder that holds them"
     return InputError(f"{argument} is {path}, which has no {expected}{hint}")

@@ -90,7 +90,7 @@ def _request_files(given: list[Path]) -> list[Path]:
                 raise nothing_found("--requests", path, layout.REQUESTS)
             paths += found
         else:
-            paths.append(file(path, "--requests"))
+            paths.append(file(path, "--requests", "the folder that `instructions requests` wrote, or a file in it"))
     return paths
 
 

@@ -381,3 +381,12 @@ def test_no_key_for_a_hosted_endpoint_is_one_sentence(
     path.write_text(json.dumps(request("a ok")), encoding="utf-8")
     assert run("--requests", path, "--results", tmp_path / "r") == 2
     assert "the environment has no OPENAI_API_KEY" in capsys.readouterr().err
+
+
+def test_a_missing_folder_of_requests_says_what_was_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--results", tmp_path / "r", "--base_url", "http://localhost:1/v1"]
+    assert run("--requests", tmp_path / "nowhere", *arguments) == 2
+    expected = "expected the folder that `instructions requests` wrote, or a file in it; check the path"
+    assert f"--requests is {tmp_path / 'nowhere'}, which does not exist; {expected}" in (capsys.readouterr().err)
