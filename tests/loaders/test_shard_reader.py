@@ -105,10 +105,10 @@ def test_no_such_row() -> None:
 
 def test_hdf5_is_opened_once_a_shard_and_a_batch_reads_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
     root = first().root
-    opened: list[str] = []
+    opened: list[int] = []
     reads: list[int] = []
     real_file, real_pread = h5py.File, os.pread
-    monkeypatch.setattr(h5py, "File", lambda *a, **k: opened.append(str(a[0])) or real_file(*a, **k))
+    monkeypatch.setattr(h5py, "File", lambda *a: opened.append(os.fstat(a[0].fileno()).st_ino) or real_file(*a))
     monkeypatch.setattr(os, "pread", lambda *a: reads.append(a[2]) or real_pread(*a))
     dataset = LlavaH5Dataset(root)
     for _ in range(2):

@@ -91,7 +91,7 @@ def test_byte_level_pieces_are_decoded() -> None:
 def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> None:
     other = load_speller(dataset.params, str(QUICKSTART / "tokenizer_sentencepiece"))
     gone = load_speller(dataset.params, "/no/such/folder")
-    for speller, why in ((other, "is not the one"), (gone, "no such folder")):
+    for speller, why in ((other, "is not that of this dataset"), (gone, "no such folder")):
         assert not speller.knows_text
         assert why in str(speller.note)
         assert speller.piece(17) == "[17]"
