@@ -69,8 +69,14 @@ def check_template(dataset: DatasetConfig, tokenizer: Tokenizer) -> None:
     """Test a Jinja template in a separate process, before `renderer_for` sets it up in this one.
 
     Raises:
-        ConfigError: the template cannot be used.
+        ConfigError: the template cannot be used, or `image_token` is BOS or EOS.
     """
+    token = tokenizer.added.get(dataset.image_token)
+    if token is not None and token.id in (tokenizer.bos_id, tokenizer.eos_id):
+        raise ConfigError(
+            f"dataset.image_token is {dataset.image_token!r}, the BOS or EOS token of {tokenizer.name}; "
+            "give the text that stands for an image in the records, such as '<image>'"
+        )
     if dataset.system_prompt_style == CHAT_TEMPLATE_STYLE:
         source = read_chat_template(dataset, tokenizer.name)
         try:

@@ -7,7 +7,7 @@ from preprocess.config import ConfigError, DatasetConfig
 from preprocess.conversation import Conversation
 from preprocess.samples import batch_of
 from preprocess.segments import Mark, Text
-from preprocess.templates import TEMPLATES, LlavaRenderer, renderer_for
+from preprocess.templates import TEMPLATES, LlavaRenderer, check_template, renderer_for
 from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import load_tokenizer
@@ -113,6 +113,12 @@ def test_an_unknown_template_names_the_nearest(encoder: Encoder) -> None:
 def test_a_key_the_template_has_no_use_for_is_refused(encoder: Encoder, keys: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         renderer_for(DatasetConfig.model_validate(keys), encoder.tokenizer)
+
+
+@pytest.mark.parametrize("token", ["<s>", "</s>"])
+def test_an_image_token_that_begins_or_ends_samples_is_refused(encoder: Encoder, token: str) -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.image_token is '.*', the BOS or EOS token of"):
+        check_template(DatasetConfig(system_prompt_style="plain", image_token=token), encoder.tokenizer)
 
 
 def test_append_eos_ends_the_captions_of_plain(encoder: Encoder) -> None:
