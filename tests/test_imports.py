@@ -135,6 +135,7 @@ def test_imports_point_to_the_left(path: Path) -> None:
     assert wrong == [], f"{importer} may not import {', '.join(wrong)}"
 
 
+@pytest.mark.slow
 def test_the_stages_meet_in_one_place() -> None:
     """`stages.py` composes them for the writer, `lazy.py` for the on-the-fly twin, the example rows for docs."""
     composing = {
@@ -172,6 +173,7 @@ def test_modules_stay_short_and_have_names_that_say_something() -> None:
         assert path.stem not in ("utils", "util", "common", "helpers", "helper", "misc")
 
 
+@pytest.mark.slow
 def test_no_test_imports_from_another_test() -> None:
     """What several tests need stands in tests/tools, or in a conftest.py as a fixture."""
     for path in sorted((CHECKOUT / "tests").rglob("*.py")):

@@ -105,6 +105,7 @@ def test_a_published_dataset_becomes_batches(make_config: ConfigMaker, tmp_path:
     assert np.ptp(images, axis=(2, 3)).max() < 0.2, "each picture is of one colour"
 
 
+@pytest.mark.slow
 @needs_shared("images")
 def test_real_captions_of_real_images_become_batches(make_config: ConfigMaker, tmp_path: Path) -> None:
     source = shared_folder("images") / "coco" / "annotations" / "captions_val2017.json"

@@ -77,6 +77,7 @@ def pieces(processor: sentencepiece.SentencePieceProcessor) -> list[str]:
 # --- what is committed is what the generator makes
 
 
+@pytest.mark.slow
 def test_the_same_files_are_made_and_no_others(regenerated: Path):
     def names(root: Path) -> set[str]:
         return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}

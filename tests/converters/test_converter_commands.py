@@ -62,6 +62,7 @@ def test_without_a_command_or_with_a_wrong_one_nothing_is_done(preprocess, tmp_p
     assert preprocess("ai2d", "--question_dir", tmp_path, into=tmp_path).code == 2
 
 
+@pytest.mark.slow
 def test_converters_know_nothing_of_hdf5_or_torch_and_import_pyarrow_only_when_needed():
     for path in Path(preprocess.converters.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ def fit(one: Sample, layout: RowLayout) -> tuple[SampleBatch, SampleMeasures]:
     return batch, measures
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=120)
 @given(data=st.data())
 def test_measures_are_those_of_the_sequences_that_are_kept(data: st.DataObject) -> None:
@@ -60,6 +61,7 @@ def test_measures_are_those_of_the_sequences_that_are_kept(data: st.DataObject) 
         assert batch.part(number, number + 1).ids.tolist() == [token for token in sequence if token is not SLOT]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_a_sample_is_cut_alike_whatever_stands_beside_it(data: st.DataObject) -> None:

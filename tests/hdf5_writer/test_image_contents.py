@@ -71,6 +71,7 @@ def stored(file: h5py.File) -> list[bytes]:
     return [data[start:stop].tobytes() for start, stop in itertools.pairwise(file["contents/begin"][:])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [ENCODED, PIXELS], ids=["encoded", "pixels"])
 def test_each_content_of_a_shard_is_stored_once_as_it_is(
     config_of: Any, tmp_path: Path, images: Path, kept: Any
@@ -106,6 +107,7 @@ def test_each_content_of_a_shard_is_stored_once_as_it_is(
     assert verify_dataset(tmp_path / "out").problems == []
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_a_dataset_of_paths(config_of: Any, tmp_path: Path) -> None:
     """And where images are decoded anyway, their hashes stand there too."""
     found = []
@@ -128,6 +130,7 @@ def test_images_that_are_only_looked_up_have_no_content(config_of: Any, tmp_path
             assert file["contents/begin"][:].tolist() == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [ENCODED, PIXELS], ids=["encoded", "pixels"])
 def test_what_is_missing_is_made_again_with_the_same_bytes(config_of: Any, tmp_path: Path, kept: Any) -> None:
     create(config_of(**kept))
@@ -149,6 +152,7 @@ def changed(config: Any, out: Path) -> list[str]:
     return [note for note in progress.notes if "was changed" in note]
 
 
+@pytest.mark.slow
 def test_an_image_changed_between_two_runs_is_noticed_and_its_shards_are_made_again(
     config_of: Any, tmp_path: Path, images: Path
 ) -> None:
@@ -179,6 +183,7 @@ def test_an_image_changed_between_two_runs_is_noticed_and_its_shards_are_made_ag
     assert output_digests(out) == again
 
 
+@pytest.mark.slow
 def test_another_form_or_another_pillow_is_another_plan(
     config_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +228,7 @@ def test_the_disk_full_of_images_is_one_plain_error(
     assert shards(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_packed_rows_hold_their_images_too(config_of: Any, tmp_path: Path, images: Path) -> None:
     create(config_of(processor__packing="best_fit", processor__max_sequence_length=512, **ENCODED))
     for path in shards(tmp_path / "out"):
@@ -234,6 +240,7 @@ def test_packed_rows_hold_their_images_too(config_of: Any, tmp_path: Path, image
     assert (counts["written"], counts["rejected"]) == (22, 2)
 
 
+@pytest.mark.slow
 def test_a_wrong_content_is_found_with_its_number(config_of: Any, tmp_path: Path) -> None:
     create(config_of(**PIXELS))
     path = shards(tmp_path / "out")[1]

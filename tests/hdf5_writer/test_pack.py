@@ -40,12 +40,14 @@ def windows(draw: st.DrawFn) -> tuple[list[int], list[int], int, int | None]:
     return [length for length, _ in drawn], [images for _, images in drawn], capacity, most
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(windows())
 def test_rows_are_those_of_a_plain_best_fit_decreasing(window: tuple[list[int], list[int], int, int | None]) -> None:
     assert best_fit_decreasing(*window) == plain_best_fit_decreasing(*window)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(windows(), st.one_of(st.none(), st.tuples(st.integers(0, 99), st.integers(0, 9), st.integers(0, 9))))
 def test_every_sample_stands_once_in_a_row_that_holds_it(
@@ -84,6 +86,7 @@ def like_llava(count: int) -> np.ndarray:
     return np.minimum(text + 576 * (random.random(count) < 0.66), 2048)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [2048, 4096, 8192])
 def test_windows_are_as_full_as_packing_all_at_once(capacity: int) -> None:
     lengths = like_llava(12_000)

@@ -108,6 +108,7 @@ def mixed_records() -> list[dict[str, Any]]:
 SEVERAL = {"dataset__max_images": 4, "dataset__image_size": 56, "processor__max_sequence_length": 400}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["vicuna_v1", "mistral_instruct", "llava_llama_2"])
 def test_records_of_all_kinds_share_rows_and_stay_as_they_are_alone(
     make_config: ConfigMaker, tmp_path: Path, style: str
@@ -199,6 +200,7 @@ def test_a_row_cannot_be_asked_to_hold_fewer_images_than_a_record(make_config: C
         make_config(processor__max_images_per_row=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_bytes_do_not_depend_on_how_the_work_is_done(
     make_config: ConfigMaker, tmp_path: Path, shuffle: bool

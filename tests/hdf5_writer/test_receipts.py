@@ -18,6 +18,7 @@ def text_record(question: str, **keys: Any) -> dict[str, Any]:
     return {"conversations": turn_pair(question, "A circle."), **keys}
 
 
+@pytest.mark.slow
 def test_what_is_left_out_of_written_records_is_counted_over_all_tasks(
     make_config: ConfigMaker, tmp_path: Path
 ) -> None:

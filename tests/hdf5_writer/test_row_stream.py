@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from drawn_samples import samples_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ def same(one: Samples, other: Samples) -> bool:
     return one.image_paths == other.image_paths and all(map(np.array_equal, *arrays))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.data(), drawn(), st.integers(1, 200))
 def test_windows_end_with_the_sample_that_reaches_so_many_positions(

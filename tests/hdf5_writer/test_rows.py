@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from drawn_samples import fixed_layouts, free_layouts, samples_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hdf5_writer.rows import empty_rows, place_samples, write_rows
 from preprocess.samples import batch_of, join_batches
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_every_position_of_every_row_is_what_the_tables_say(data: st.DataObject) -> None:

@@ -106,6 +106,7 @@ def test_every_reason_is_reached_and_named_with_file_and_line(make_config: Confi
     assert verify_dataset(tmp_path / "out").problems == []
 
 
+@pytest.mark.slow
 def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_path: Path) -> None:
     plain = {"dataset__system_prompt_style": "plain"}
     write_jsonl(
@@ -134,6 +135,7 @@ def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_pat
     assert set(Reason) == {*REJECTED_LINES, *REJECTED_RECORDS, *here, *elsewhere}
 
 
+@pytest.mark.slow
 @needs_shared("conversations")
 def test_no_record_of_real_files_is_lost(make_config: ConfigMaker, tmp_path: Path) -> None:
     records = 0
@@ -225,6 +227,7 @@ def test_a_run_goes_on_where_another_was_broken_off(started: Any, tmp_path: Path
     assert without_params(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     assert not create(config).already_done
@@ -262,6 +265,7 @@ def test_what_is_missing_is_made_again(started: Any, tmp_path: Path, harm: Any) 
     assert verify_dataset(tmp_path / "out").problems == []
 
 
+@pytest.mark.slow
 def test_what_a_dead_worker_left_is_gone_when_the_run_is_done(started: Any, tmp_path: Path) -> None:
     config, wanted = started
 
@@ -301,6 +305,7 @@ def test_an_output_folder_of_another_plan_is_refused_with_the_difference(
     assert verify_dataset(tmp_path / "out").problems == []
 
 
+@pytest.mark.slow
 def test_other_inputs_and_another_limit_are_another_plan(started: Any, tmp_path: Path) -> None:
     config, _ = started
     create(config)
@@ -319,6 +324,7 @@ def test_other_inputs_and_another_limit_are_another_plan(started: Any, tmp_path:
         create(config)
 
 
+@pytest.mark.slow
 def test_new_file_times_alone_are_no_other_plan(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     create(config)
@@ -337,6 +343,7 @@ def test_a_mistake_that_wrote_nothing_needs_no_overwrite(make_config: ConfigMake
     assert create(make_config()).params["counts"]["written"] == 1
 
 
+@pytest.mark.slow
 def test_overwrite_removes_only_what_runs_write(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     create(config)
@@ -349,6 +356,7 @@ def test_overwrite_removes_only_what_runs_write(started: Any, tmp_path: Path) ->
     assert without_params(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake",
     [
@@ -376,6 +384,7 @@ def test_overwrite_refuses_a_mistake_before_it_removes_anything(
     assert all(after[path] == before[path] for path in before if path.name != "lock")
 
 
+@pytest.mark.slow
 def test_overwrite_refuses_unreadable_inputs_before_it_removes_anything(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     create(config)
@@ -407,6 +416,7 @@ def test_nothing_is_left_of_the_index_of_a_plan_given_up_before_its_first_shard(
         assert file["samples/source_line"][:].tolist() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_users_own_temporary_file_stays(started: Any, tmp_path: Path) -> None:
     config, _ = started
     (tmp_path / "out").mkdir()
@@ -418,6 +428,7 @@ def test_a_users_own_temporary_file_stays(started: Any, tmp_path: Path) -> None:
     assert all(path.read_text() == "keep me" for path in mine)
 
 
+@pytest.mark.slow
 def test_a_dataset_without_its_plan_is_not_written_over(started: Any, tmp_path: Path) -> None:
     config, _ = started
     create(config)
@@ -426,6 +437,7 @@ def test_a_dataset_without_its_plan_is_not_written_over(started: Any, tmp_path: 
         create(config)
 
 
+@pytest.mark.slow
 def test_a_disk_without_space_leaves_nothing_half_written(
     started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +459,7 @@ def test_a_disk_without_space_leaves_nothing_half_written(
     assert without_params(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 def test_an_input_changed_under_the_run_stops_it(started: Any, tmp_path: Path) -> None:
     config, _ = started
 
@@ -460,6 +473,7 @@ def test_an_input_changed_under_the_run_stops_it(started: Any, tmp_path: Path) -
         create_dataset(config, SilentProgress(), make_executor=Changing)
 
 
+@pytest.mark.slow
 def test_an_input_replaced_with_the_same_size_and_time_is_found_before_the_end(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     path = tmp_path / "in" / "a.jsonl"
@@ -481,11 +495,13 @@ def test_an_input_replaced_with_the_same_size_and_time_is_found_before_the_end(s
     assert without_params(tmp_path / "out") == wanted, "no shard with records of the other file is left"
 
 
+@pytest.mark.slow
 def test_a_limit_that_ends_inside_an_input_finishes(started: Any) -> None:
     config, _ = started
     assert create(config, limit=7).params["counts"]["read"] == 7
 
 
+@pytest.mark.slow
 def test_a_file_system_without_locks_is_named(started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -496,6 +512,7 @@ def test_a_file_system_without_locks_is_named(started: Any, tmp_path: Path, monk
         create(config)
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time(started: Any, tmp_path: Path) -> None:
     config, _ = started
     layout = OutputLayout(tmp_path / "out")
@@ -536,6 +553,7 @@ def test_a_shard_may_be_empty(make_config: ConfigMaker, tmp_path: Path) -> None:
     assert verify_dataset(tmp_path / "out").problems == []
 
 
+@pytest.mark.slow
 def test_a_skipped_task_lists_all_of_its_records(started: Any, tmp_path: Path) -> None:
     config, _ = started
     progress = SilentProgress()
@@ -550,6 +568,7 @@ def test_a_skipped_task_lists_all_of_its_records(started: Any, tmp_path: Path) -
         create(config, skip_tasks=[5], overwrite=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2, 1)])
 def test_parts_in_any_order_make_the_same_dataset(started: Any, tmp_path: Path, order: tuple[int, ...]) -> None:
     config, wanted = started
@@ -586,6 +605,7 @@ def forget_loaded_plan() -> None:
     task_module._loaded.key = None
 
 
+@pytest.mark.slow
 def test_a_part_with_other_processes_folders_and_file_times_leaves_running_parts_alone(
     started: Any, make_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -607,6 +627,7 @@ def test_a_part_with_other_processes_folders_and_file_times_leaves_running_parts
     assert without_params(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 def test_a_part_of_another_plan_is_refused_while_parts_run_that_have_written_nothing_yet(
     started: Any, make_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -622,6 +643,7 @@ def test_a_part_of_another_plan_is_refused_while_parts_run_that_have_written_not
     create_part(other, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
 
 
+@pytest.mark.slow
 def test_a_part_tells_how_many_records_are_its_own(started: Any) -> None:
     config, _ = started
     progress = SilentProgress()
@@ -631,6 +653,7 @@ def test_a_part_tells_how_many_records_are_its_own(started: Any) -> None:
     assert progress.records == 12
 
 
+@pytest.mark.slow
 def test_parts_share_the_folder_but_not_with_a_whole_run(started: Any, tmp_path: Path) -> None:
     config, _ = started
     layout = OutputLayout(tmp_path / "out")
@@ -644,6 +667,7 @@ def test_parts_share_the_folder_but_not_with_a_whole_run(started: Any, tmp_path:
         create_part(config, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
 
 
+@pytest.mark.slow
 def test_a_run_from_another_folder_goes_on(started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, wanted = started
     relative = config.model_copy(
@@ -657,6 +681,7 @@ def test_a_run_from_another_folder_goes_on(started: Any, tmp_path: Path, monkeyp
     assert without_params(tmp_path / "out") == wanted
 
 
+@pytest.mark.slow
 def test_data_beside_the_inputs_that_is_not_read_is_said(started: Any, tmp_path: Path) -> None:
     config, _ = started
     (tmp_path / "in" / "more.json").write_text("[]")
@@ -665,6 +690,7 @@ def test_data_beside_the_inputs_that_is_not_read_is_said(started: Any, tmp_path:
     assert progress.notes == ["1 file(s) in the input folder are not read: more.json"]
 
 
+@pytest.mark.slow
 def test_inputs_alike_but_for_their_compression_are_warned_of(started: Any, tmp_path: Path) -> None:
     config, _ = started
     (tmp_path / "in" / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "in" / "a.jsonl").read_bytes()))

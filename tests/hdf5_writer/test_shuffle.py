@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hdf5_writer.planning.shuffle import permuted
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1))
 def test_it_is_a_permutation(n: int, seed: int) -> None:
     assert sorted(permuted(0, n, n, seed).tolist()) == list(range(n))

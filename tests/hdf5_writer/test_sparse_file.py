@@ -6,6 +6,7 @@ import io
 
 import h5py
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ ACTION = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(actions=st.lists(ACTION, max_size=12))
 def test_it_reads_writes_and_cuts_as_a_file_in_memory(actions: list[tuple]) -> None:  # type: ignore[type-arg]

@@ -142,6 +142,7 @@ def test_a_changed_attribute_is_found(out: OutputLayout, name: str) -> None:
     assert any(name.replace("_", " ") in problem.replace("_", " ") for problem in problems(out))
 
 
+@pytest.mark.slow
 def test_a_missing_or_misshapen_dataset_is_found(out: OutputLayout) -> None:
     with h5py.File(out.shard(0, 2), "r+") as file:
         del file["loss_mask"]
@@ -186,6 +187,7 @@ def test_shards_alone_are_held_against_data_params(out: OutputLayout) -> None:
     assert problems(out) == [f"{out.shard(0, 2)}: is missing"]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_found(out: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(out.root)]) == 0
     assert "2 shards, 9 rows: every check passed" in capsys.readouterr().out
@@ -198,6 +200,7 @@ def test_the_command_says_what_it_found(out: OutputLayout, capsys: pytest.Captur
     assert "no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_counts_that_do_not_add_up_are_found(out: OutputLayout) -> None:
     from hdf5_writer.publish import seal, unseal
 

@@ -37,6 +37,7 @@ def change_params(root: Path, **changes: Any) -> None:
     path.write_bytes(seal(params, indent=True))
 
 
+@pytest.mark.slow
 def test_what_the_main_job_wrote_is_read() -> None:
     params = json.loads((first().root / "data_params.json").read_bytes())
     data_dir = read_data_dir(first().root)

@@ -168,6 +168,7 @@ def test_every_row_comes_once_in_an_epoch_and_epochs_differ() -> None:
     assert loader.epoch == 2
 
 
+@pytest.mark.slow
 def test_what_fills_up_the_last_batch_has_no_loss_and_nothing_else_changes() -> None:
     last = list(make("not dropped"))[-1]
     real = 400 - 16 * 24
@@ -276,6 +277,7 @@ def test_groups_hold_one_modality() -> None:
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiple", [1, 32, 64, 10_000])
 def test_trim_cuts_to_the_longest_row_and_never_into_image_slots(multiple: int) -> None:
     whole = list(make(batch_size=4, group_by_modality=True))
@@ -317,6 +319,7 @@ def test_a_dataset_that_was_read_in_the_parent_can_be_read_in_forked_workers() -
     loader.dataset[399]
 
 
+@pytest.mark.slow
 def test_persistent_workers_go_on_with_the_next_epoch() -> None:
     kept, fresh = make(num_workers=1, persistent_workers=True), make()
     for _ in range(2):

@@ -112,6 +112,7 @@ def test_the_quickstart_is_exported_row_by_row(tmp_path: Path) -> None:
     assert check_fixed_rows(tmp_path / "quickstart", tmp_path / "exported") == 55
 
 
+@pytest.mark.slow
 def test_rows_of_several_images_have_places_and_a_fifth_feature(free: Path, tmp_path: Path) -> None:
     export(free, tmp_path / "out")
     dataset = rows_of(free)
@@ -139,6 +140,7 @@ def test_rows_of_several_images_have_places_and_a_fifth_feature(free: Path, tmp_
     assert document["data_processor"] == "MultimodalSimpleHDF5MapDataProcessor"
 
 
+@pytest.mark.slow
 def test_a_dataset_without_images_and_paths_beyond_ascii(tmp_path: Path) -> None:
     text = [{"conversations": turn_pair(f"Q {n}", f"A {n}")} for n in range(5)]
     export(write_folder(tmp_path / "text", records=text, samples_per_shard=3), tmp_path / "text-out")
@@ -294,6 +296,7 @@ def test_the_transforms_of_the_section_give_the_values_of_our_loader(
     assert torch.allclose(image, ours, rtol=0, atol=1e-5) != one_pixel_off
 
 
+@pytest.mark.slow
 def test_wrong_folders_are_refused(fixed: Path, free: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is the dataset itself"):
         export(fixed, fixed)

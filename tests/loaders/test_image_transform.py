@@ -81,6 +81,7 @@ def test_readable_real_images_are_bit_equal(aspect_ratio: Any, step: int, proces
             assert torch.equal(pixels, expected.to(transform.dtype)), f"{path}, {transform.dtype}"
 
 
+@pytest.mark.slow
 @needs_shared("images")
 @pytest.mark.filterwarnings("ignore")
 def test_what_pillow_cannot_read_is_an_image_error() -> None:
@@ -132,6 +133,7 @@ def test_a_pipe_or_device_in_place_of_an_image_is_an_image_error(tmp_path: Path,
         read_image(tmp_path / "a.png", ImageTransform(SIZE, "square"))
 
 
+@pytest.mark.slow
 def test_the_bounds_are_those_of_check_images_decode(tmp_path: Path) -> None:
     """Pillow alone only warns of these pixels, and goes over a JPEG as often as the file says."""
     Image.new("1", (9460, 9459)).save(tmp_path / "large.png")

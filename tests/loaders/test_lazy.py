@@ -63,6 +63,7 @@ def records(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "records.jsonl", records_of(40, "first"))
 
 
+@pytest.mark.slow
 def test_a_sample_and_its_row_describe_the_same_sequence(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "records.jsonl", records_of(300, "first"))
     lazy = LazySupervisedDataset(path, TOKENIZER, DataArguments())

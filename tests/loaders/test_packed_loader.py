@@ -79,6 +79,7 @@ def fixed_samples() -> dict[Source, tuple[dict[str, Any], Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_batch_has_the_documented_arrays() -> None:
     batch = next(iter(make(img_data_dir=IMAGES, with_cu_seqlens=True)))
     images = len(batch["image_rows"])
@@ -251,6 +252,7 @@ def test_rows_that_only_fill_up_the_last_batch_have_no_loss() -> None:
     assert supervised == sum(int(arrays["loss_mask"].sum()) for arrays, _ in fixed_samples().values())
 
 
+@pytest.mark.slow
 def test_weights_of_a_mixture_count_rows() -> None:
     other = packed("second", 100)
     loader = create_dataloader(mixture=[(packed(), 3.0), (other, 1.0)], batch_size=8)

@@ -18,6 +18,7 @@ def tables(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.cumsum([0, *map(len, rows)]), np.array([length for row in rows for length in row], dtype=np.int32)
 
 
+@pytest.mark.slow
 @given(rows_of_samples, st.integers(0, 7))
 def test_positions_and_segments_restart_as_a_loop_over_samples_writes_them(rows: list[list[int]], spare: int) -> None:
     length = max(map(sum, rows)) + spare
@@ -35,6 +36,7 @@ def test_positions_and_segments_restart_as_a_loop_over_samples_writes_them(rows:
         assert made.tolist() == wanted.tolist()
 
 
+@pytest.mark.slow
 @given(rows_of_samples, st.integers(0, 7))
 def test_bounds_cut_the_flattened_batch_where_a_segment_or_a_row_begins(rows: list[list[int]], spare: int) -> None:
     length = max(map(sum, rows)) + spare

@@ -24,12 +24,14 @@ def shuffled(sizes: list[int], *, first: int = 0, window: int = 4, seed: int = 0
     return BlockShuffle(starts.tolist(), sizes, window=window, seed=seed)
 
 
+@pytest.mark.slow
 @given(sizes=block_sizes, window=st.integers(1, 40), seed=st.integers(0, 2**63), epoch=st.integers(0, 1000))
 def test_an_epoch_is_a_permutation(sizes: list[int], window: int, seed: int, epoch: int) -> None:
     order = shuffled(sizes, window=window, seed=seed)
     assert sorted(order.take(epoch, 0, order.rows)) == list(range(sum(sizes)))
 
 
+@pytest.mark.slow
 @given(sizes=block_sizes, data=st.data())
 def test_any_slice_is_that_part_of_the_epoch(sizes: list[int], data: st.DataObject) -> None:
     rows = sum(sizes)
@@ -79,6 +81,7 @@ def test_a_mixture_resumes_anywhere(weights: list[float], epoch: int, data: st.D
     assert MixtureOrder(orders, weights).take(epoch, start, stop).tolist() == whole[start:stop].tolist()
 
 
+@pytest.mark.slow
 @given(weights=st.lists(st.floats(0.01, 100), min_size=2, max_size=6), rows=st.integers(1, 3000))
 @settings(deadline=None)
 def test_every_source_has_its_share_at_any_time(weights: list[float], rows: int) -> None:

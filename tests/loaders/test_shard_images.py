@@ -109,6 +109,7 @@ def test_readable_real_images_are_the_processors(
     assert seen > 100 // step
 
 
+@pytest.mark.slow
 def test_another_aspect_ratio_than_the_stored_one_is_refused(write: Any) -> None:
     root = write("pixels")
     with pytest.raises(DataDirError, match="stores pixels with image_aspect_ratio pad, but square is asked for"):
@@ -116,6 +117,7 @@ def test_another_aspect_ratio_than_the_stored_one_is_refused(write: Any) -> None
     assert len(batches(write("encoded"), image_aspect_ratio="square")) > 0
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_is_for_datasets_that_do_not_store_them(write: Any, tmp_path: Path) -> None:
     paths, stored = write("path"), write("encoded")
     with pytest.raises(DataDirError, match="is given, but images are read from the shards; leave it out"):
@@ -127,6 +129,7 @@ def test_a_folder_of_images_is_for_datasets_that_do_not_store_them(write: Any, t
     assert torch.equal(found[0]["image_data"], found[1]["image_data"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["encoded", "pixels"])
 def test_a_damaged_image_is_an_error_with_its_record_or_left_blank(write: Any, form: str) -> None:
     import h5py
@@ -159,6 +162,7 @@ def test_a_damaged_image_is_an_error_with_its_record_or_left_blank(write: Any, f
     assert sum(batch.failed_images for batch in found) == 1
 
 
+@pytest.mark.slow
 def test_one_open_file_a_shard_and_not_one_an_image(write: Any) -> None:
     root = write("encoded")
     loader = create_dataloader(root, None, 8, image_aspect_ratio="pad")

@@ -57,6 +57,7 @@ def test_rows_beyond_a_chunk_of_the_narrow_datasets(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_shards_of_no_row_and_of_one_row(tmp_path: Path) -> None:
     broken = {"conversations": turn_pair("Question?", "")}
     records = [*records_of(3, "few"), broken, broken, broken, *records_of(1, "one")]
@@ -258,6 +259,7 @@ def test_threads_may_share_a_reader() -> None:
         assert all(pool.map(read, range(8)))
 
 
+@pytest.mark.slow
 def test_files_are_closed_with_the_reader() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):

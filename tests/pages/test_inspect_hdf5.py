@@ -47,6 +47,7 @@ def test_rows_are_chosen_by_number_chance_source_image_and_kind(out: Path) -> No
     assert len(shown(out, "--text-only", "--most", "4")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -109,6 +110,7 @@ def test_a_damaged_row_names_its_shard(out: Path, capsys: pytest.CaptureFixture[
     assert f"inspect_hdf5: {shard}: is damaged or truncated" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_its_tokenizer_ids_are_shown_and_it_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(out), "--tokenizer", str(out), "--terminal"]) == 0
     said = capsys.readouterr()
@@ -132,12 +134,14 @@ def test_relative_folders_count_from_where_the_run_was_started(
     assert "That." in page
 
 
+@pytest.mark.slow
 def test_the_page_can_go_elsewhere(out: Path, tmp_path: Path) -> None:
     assert main([str(out), "--output", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").exists()
     assert not (out / "rows.html").exists()
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_names_the_option_for_another_place(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,11 +154,13 @@ def test_a_page_that_cannot_be_written_names_the_option_for_another_place(
     assert all("--output FILE" in line and "verify" not in line for line in said)
 
 
+@pytest.mark.slow
 def test_text_for_a_file_has_no_colours(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(out), "--terminal", "--rows", "0:3"]) == 0
     assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_same_rows_make_the_same_page(out: Path, tmp_path: Path) -> None:
     pages = []
     for name in ("one.html", "two.html"):

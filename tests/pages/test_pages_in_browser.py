@@ -141,6 +141,7 @@ def test_supervised_tokens_of_packed_rows_are_those_of_loss_mask(browser: Browse
     assert browser.run(inside) == 8, "images that stand in a question are shown in its bubble"
 
 
+@pytest.mark.slow
 def test_the_report_of_packed_data_shows_its_rows(browser: Browser, packed: Path) -> None:
     browser.open(write_report(OutputLayout(packed), None), 390)
     assert_quiet(browser)
@@ -228,6 +229,7 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
     assert browser.run("return [...document.images].every((i) => i.complete && i.naturalWidth > 0)")
 
 
+@pytest.mark.slow
 @WIDTHS
 def test_a_comparison_marks_the_tokens_that_differ(
     browser: Browser, example: Path, tmp_path: Path, width: int, capsys: pytest.CaptureFixture[str]

@@ -104,6 +104,7 @@ def test_each_sample_has_its_source_and_images_where_they_stand(packed: Inspecte
     assert ["Said", "Picture", "Said", "Picture", "Said"] in bubbles, "one bubble for one question"
 
 
+@pytest.mark.slow
 def test_a_packed_and_an_unpacked_dataset_compare_equal(
     packed: InspectedDataset, tmp_path: Path, make_config: ConfigMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +131,7 @@ def test_packed_and_fixed_rows_compare_equal_where_nothing_was_cut(tmp_path: Pat
         assert (found.compared, found.differing, found.only_here) == (2, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_difference_is_marked_in_its_own_sample(
     packed: InspectedDataset, tmp_path: Path, make_config: ConfigMaker
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_difference_is_marked_in_its_own_sample(
     assert pair.mine.sample.start < span[0] < span[1] == pair.mine.sample.start + pair.mine.sample.length + 1
 
 
+@pytest.mark.slow
 def test_a_chosen_sample_is_open_and_its_neighbours_are_closed(
     packed: InspectedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,6 +89,7 @@ def test_facts_in_receipts_are_those_of_the_rows(written: OutputLayout) -> None:
         assert len({row["labels"].tobytes() for row in same}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [120, 130, 144, 200])
 def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
     """Rows cut and padding computed from the lengths are what a run at that length then counts."""
@@ -108,6 +109,7 @@ def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, le
         assert foretold.padding_share == pytest.approx(real["tokens"]["padding"] / positions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [300, 400, 800])
 def test_what_packing_saves_is_foretold(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
     """Rows computed from the lengths of unpacked samples are those that a packed run then writes."""
@@ -123,6 +125,7 @@ def test_what_packing_saves_is_foretold(tmp_path: Path, make_config: ConfigMaker
     assert real["fill"] == pytest.approx(1 - foretold.packed_padding_share, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_and_what_stands_in_them_are_counted(tmp_path: Path, make_config: ConfigMaker) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", example_records())
     config = make_config(processor__packing="best_fit", processor__max_sequence_length=400, setup__samples_per_shard=30)
@@ -143,6 +146,7 @@ def test_rows_and_what_stands_in_them_are_counted(tmp_path: Path, make_config: C
     assert 'id="gain"' not in page, "it is packed already"
 
 
+@pytest.mark.slow
 def test_the_report_of_unpacked_data_says_what_packing_would_save(written: OutputLayout) -> None:
     page = write_report(written, None).read_text(encoding="utf-8")
     assert "Packed (<code>processor.packing: best_fit</code>), the 58 samples would take about <b>" in page
@@ -177,6 +181,7 @@ def test_the_page_stays_the_same_but_for_times(written: OutputLayout) -> None:
     assert b"http" not in first.replace(b"http-equiv", b"").replace(b'xmlns="http://www.w3.org/2000/svg"', b"")
 
 
+@pytest.mark.slow
 def test_input_files_add_up(tmp_path: Path, make_config: ConfigMaker) -> None:
     records = example_records()
     write_jsonl(tmp_path / "in" / "a.jsonl", records[:20])
@@ -320,6 +325,7 @@ def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
     assert sample.unreadable == ["broken.png", "../outside.png"]
 
 
+@pytest.mark.slow
 def test_fingerprints_are_thinned_by_content() -> None:
     assert [fingerprints_every(n) for n in (0, 1, 1_000_000, 1_000_001, 5_000_000)] == [1, 1, 1, 2, 5]
     layout = RowLayout(max_sequence_length=64, num_patches=4, image_start_idx=1, pad_id=0, truncate=True)

@@ -144,6 +144,7 @@ def jinja_template(style: str) -> Path | None:
     return Path(spec.origin).parent / name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", JINJA)
 def test_rows_of_the_jinja_template_equal_the_goldens(style: str) -> None:
     dataset = DatasetConfig(system_prompt_style="chat_template", chat_template=jinja_template(style))

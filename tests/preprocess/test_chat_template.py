@@ -71,6 +71,7 @@ _TEXTS = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rounds=st.lists(st.tuples(_TEXTS, _TEXTS.map(lambda text: text.replace("<image>", ""))), min_size=1, max_size=3),
@@ -200,6 +201,7 @@ def test_a_template_that_does_not_fit_is_refused_in_a_sentence(tokenizer: Tokeni
     assert str(tmp_path / "template.jinja") in message
 
 
+@pytest.mark.slow
 def test_a_child_process_tries_it_first(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert renderer_with(CHATML, tokenizer, tmp_path, in_child=True).traits.takes_system
     with pytest.raises(ConfigError, match="not followed by a special token"):

@@ -139,6 +139,7 @@ def test_a_file_larger_than_any_image_is_not_read(image_dir: Path) -> None:
         ImageChecker(image_dir, "decode").check("a.png")
 
 
+@pytest.mark.slow
 def test_more_pixels_than_the_bound_are_rejected_before_decoding(image_dir: Path) -> None:
     Image.new("1", (9460, 9459)).save(image_dir / "large.png")
     with pytest.raises(Rejected, match=r"DecompressionBombWarning: Image size \(89482140 pixels\)"):

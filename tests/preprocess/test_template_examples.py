@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import CHECKOUT
 
 from preprocess.templates import STYLES
@@ -12,6 +13,7 @@ from preprocess.templates.__main__ import example_rows
 PAGE = CHECKOUT / "docs" / "templates.md"
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_example_rows_that_the_command_prints() -> None:
     found = re.search("<!-- example rows -->\n(.*)\n<!-- end of example rows -->", PAGE.read_text("utf-8"), re.DOTALL)
     assert found
@@ -28,6 +30,7 @@ def test_the_page_lists_every_template() -> None:
     assert set(STYLES) <= listed
 
 
+@pytest.mark.slow
 def test_ids_do_not_depend_on_transformers_which_is_not_even_imported() -> None:
     code = "import sys; from preprocess.templates.__main__ import example_rows; example_rows(); print(*sys.modules)"
     command = [sys.executable, "-c", code]

@@ -46,6 +46,7 @@ def pretrained(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_pretrained_parts_keep_every_weight_and_the_projector_is_new(pretrained: dict[str, Any]) -> None:
     model = make(**pretrained)
     # Versions of transformers differ in one level of names within CLIP.
@@ -74,6 +75,7 @@ def test_the_image_token_gets_a_row_and_new_rows_are_the_mean_of_the_others(pret
         torch.testing.assert_close(layer.weight[1800:], layer.weight[:1800].mean(0).expand(56, -1))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_random_model() -> None:
     models = []
     for _ in range(2):
@@ -122,6 +124,7 @@ def test_sizes_given_beside_a_pretrained_model_must_be_its_own(pretrained: dict[
         make(**{**pretrained, "model__text_model": section})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_loaded_whole_or_refused(tmp_path: Path) -> None:
     model = make()
     model.save_pretrained(tmp_path)
@@ -187,6 +190,7 @@ def test_a_regex_that_does_nothing_or_too_much_is_refused(patterns: list[str], m
 FREE = RowShape(image_start_idx=None, num_patches=16, image_size=56, max_sequence_length=96, vocab_size=1800)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "attention", "message"),
     [

@@ -183,6 +183,7 @@ def test_logits_of_a_sample_in_a_packed_row_equal_those_of_the_sample_alone(text
     assert largest_difference(make_model(text_model, attention), make_batch(rows), rows) < 1e-5
 
 
+@pytest.mark.slow
 @every_model
 @every_attention
 def test_the_loss_of_one_sample_has_no_gradient_at_all_in_the_others(text_model: str, attention: str) -> None:

@@ -99,6 +99,7 @@ def evaluated(model: Path, data: Path, folder: Path, **changes: Any) -> dict[str
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "sdpa_by_sample", "eager"])
 def test_a_model_has_the_same_loss_on_packed_rows_as_on_the_samples_one_a_row(
     model: Path, tmp_path: Path, attention: str

@@ -121,6 +121,7 @@ _PARTS = st.sampled_from(
 _TEXTS = st.lists(_PARTS, min_size=1, max_size=12).map("".join).filter(str.strip)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(style=st.sampled_from(sorted(TEMPLATES)), texts=st.tuples(_TEXTS, _TEXTS, _TEXTS, _TEXTS), image=st.booleans())
 @pytest.mark.parametrize("source", EMBEDDED, ids=lambda path: path.name)
@@ -159,6 +160,7 @@ def test_saved_and_loaded_again_it_stays_the_same(source: Path, tmp_path: Path) 
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", EMBEDDED, ids=lambda path: path.name)
 def test_a_prompt_begins_with_bos_and_ends_without_eos_as_rows_do_whatever_the_folder_says(
     source: Path, tmp_path: Path

@@ -74,6 +74,7 @@ def test_captions_and_boxes_of_the_authors_80_images_come_back_exactly_from_coco
     assert not any(photo.fault for photo in photos.values())
 
 
+@pytest.mark.slow
 @needs_shared("images")
 def test_boxes_of_coco_lie_inside_their_image():
     folder = shared_folder("images") / "coco" / "annotations"

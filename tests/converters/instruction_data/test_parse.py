@@ -113,6 +113,7 @@ def as_answer(pairs):
     return "\n===\n".join(f"Question:\n{question}\n===\nAnswer:\n{answer}" for question, answer in pairs)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), st.sampled_from([C, R]))
 def test_rounds_with_separators_headers_or_image_tokens_inside_come_back_as_they_were_or_not_at_all(pairs, kind):
     laid_out = as_answer(pairs)
@@ -131,6 +132,7 @@ def test_rounds_with_separators_headers_or_image_tokens_inside_come_back_as_they
         assert not any("<image>" in text for each in found for text in (each.question, each.answer))
 
 
+@pytest.mark.slow
 @given(TEXT)
 def test_a_description_comes_back_as_it_was_or_is_rejected(text):
     try:

@@ -125,6 +125,7 @@ def test_the_first_answer_that_can_be_used_is_the_one_that_is_written(read):
     assert reasons == ["refusal", "duplicate_id"] + ["no_answer"] * 5
 
 
+@pytest.mark.slow
 def test_questions_and_places_of_the_image_depend_on_id_and_seed_alone(read):
     results = [answer(request_id) for request_id in IDS]
     records = {record["id"]: record for record in read(results).records}

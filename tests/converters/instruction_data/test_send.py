@@ -141,6 +141,7 @@ def results(path: Path) -> dict[str, dict[str, object]]:
     return {line["custom_id"]: line["response"] for line in lines}
 
 
+@pytest.mark.slow
 def test_whatever_the_server_does_each_request_is_answered_once(server: Server, tmp_path: Path) -> None:
     texts = [
         f"{kind}-{number} {steps}"
@@ -328,6 +329,7 @@ def run(*arguments: object) -> int:
     return preprocess_dataset.main(["instructions", "send", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_sends_a_folder_and_says_what_became_of_it(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
