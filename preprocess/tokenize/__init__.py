@@ -1,1 +1,1 @@
-"""Texts → ids: loading and checking a tokenizer, one record, many records at once."""
+"""Load and check tokenizers; encode one record or a batch of records."""

@@ -1,4 +1,4 @@
-"""The libraries that encode, behind one small face."""
+"""Adapters of the tokenizer libraries to one interface."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ _ISOLATED = "\ue000"
 
 
 class Backend(Protocol):
-    """The library that encodes."""
+    """Interface to a tokenizer library."""
 
     def encode(self, piece: str) -> list[int]:
         """Ids of a piece in which blanks are `▁` already and nothing is added (SentencePiece rule)."""
 
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids and the place where each token starts, in the unit that `measure` counts."""
+        """Ids and the start offset of each token, in the unit of `measure`."""
 
     def measure(self, text: str) -> int:
         """Length of a text in the unit of `encode_with_starts`."""
 
     def pieces(self) -> list[str]:
-        """The vocabulary's pieces, by id, as the model spells them."""
+        """Pieces of the vocabulary, indexed by id, as the model spells them."""
 
 
 class SentencePieceBackend:

@@ -1,4 +1,4 @@
-"""Many records → ids at once: the words of a batch are looked up together, in a hash table of numpy arrays.
+"""Encode batches of records: all words of a batch are looked up together in a hash table of numpy arrays.
 
 The ids are those of `tokens.Encoder`, which encodes every word that is met for the first time. Only what it would cut
 into single words goes through the table; a text with runs of blanks, or one record of a tokenizer whose vocabulary
@@ -27,7 +27,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 class BatchEncoder:
-    """Turns the segments of many records into ids. Not shared between threads."""
+    """Encoder of the segments of many records. Do not share it between threads."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -133,7 +133,7 @@ class BatchEncoder:
 
 
 class _Items:
-    """The texts and constants of a batch, flat."""
+    """Flat lists of the texts and constants of a batch."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -157,7 +157,7 @@ class _Items:
 
 
 class _EncoderWords(NamedTuple):
-    """Where the table gets ids that it does not have, for the items of one batch."""
+    """Source of ids that are missing in the table, for the items of one batch."""
 
     encoder: Encoder
     constants: list[bytes]
@@ -177,5 +177,5 @@ class _EncoderWords(NamedTuple):
         return self.encoder.encode_text(self.items.texts[item], self.items.kinds[item] == AFTER_BLANK)
 
     def fail(self, item: int, error: Exception) -> None:
-        """The record of an item that has no ids fails."""
+        """Mark the record of an item without ids as failed."""
         self.failed.setdefault(self.items.record_of(item), error)

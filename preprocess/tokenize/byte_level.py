@@ -1,4 +1,4 @@
-"""Byte-level BPE: the whole pipeline of the `tokenizers` library, and `tiktoken` for words once there were many.
+"""Byte-level BPE with the pipeline of `tokenizers`, and with `tiktoken` after `_MANY` words.
 
 tiktoken encodes a new word three times as fast. It is used where both give the same ids: for a vocabulary on which they
 agree, and for characters that both classify alike, whatever versions of Unicode they were built with.
@@ -14,7 +14,7 @@ from typing import Any
 
 from preprocess.tokenize.backends import JsonModelBackend
 
-# Words of the library before tiktoken is set up, which costs as much as about so many words.
+# Words encoded by `tokenizers` before tiktoken is set up. The set-up costs about as much as encoding this many words.
 _MANY = 100_000
 
 
@@ -53,7 +53,7 @@ def quick_encoding(tokenizer: Any, pattern: str) -> Any:
     """A `tiktoken.Encoding` with the ids of a `tokenizers.Tokenizer`; None where they differ on its vocabulary."""
     import tiktoken
 
-    # What is no byte's character becomes one that Latin-1 lacks.
+    # Characters that represent no byte are mapped to one outside Latin-1.
     to_latin = dict.fromkeys(range(256), "\u0100") | {ord(char): chr(byte) for char, byte in byte_alphabet().items()}
     vocabulary: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=False)
     ranks = {}
@@ -82,7 +82,7 @@ def is_stable(text: str) -> bool:
     return unicodedata.is_normalized("NFC", text)
 
 
-# Characters that were found so: at most the 235,000 of Unicode 3.2.
+# Cache of stable characters: at most the 235,000 of Unicode 3.2.
 _stable: set[str] = set()
 
 

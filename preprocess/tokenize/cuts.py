@@ -1,6 +1,6 @@
-"""Where a text may be cut so that its parts, each encoded alone, give the ids of the whole.
+"""Positions where a text can be cut without changing its ids when the parts are encoded separately.
 
-Two families of vocabularies have such places at nearly every blank. For both, a word with the blank before it is
+Two families of vocabularies allow a cut at nearly every blank. For both, a word with the blank before it is
 encoded once and then looked up.
 """
 
@@ -19,7 +19,7 @@ _AFTER_A_WORD = re.compile("[A-Za-z0-9]([.,?!:;)\"'])")
 
 
 class Cuts(Protocol):
-    """The places of one tokenizer.
+    """Cut positions of one tokenizer.
 
     Attributes:
         blank: how the blank before a word is spelled for the library.
@@ -35,7 +35,7 @@ class Cuts(Protocol):
     def ends_words(self) -> frozenset[str]: ...
 
     def spell(self, text: str) -> str:
-        """A text as the library takes it."""
+        """Spell a text as the library expects it."""
 
     def between(self, before: str, after: str) -> bool:
         """Whether two neighbouring texts may be encoded apart, `after` as the continuation of a text."""
@@ -44,13 +44,13 @@ class Cuts(Protocol):
         """Whether a text may be cut at each of its blanks."""
 
     def at_runs_of_blanks(self, text: str) -> list[str]:
-        """A text of any blanks in parts, each with the blanks before it."""
+        """Split a text at runs of blanks; each part keeps the blanks before it."""
 
     def within_word(self, word: str) -> list[str]:
-        """A word without blanks in parts."""
+        """Split a word that has no blanks."""
 
     def joinable(self, words: Sequence[str]) -> Sequence[str]:
-        """Those of some words without blanks that may be encoded as one text, a blank before each."""
+        """Select the words (without blanks) that may be encoded as one text, with a blank before each."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def pattern_cuts(spec: dict[str, Any]) -> PatternCuts | None:
 
 
 def _top_level(pattern: str) -> list[str]:
-    """The alternatives of a pattern, those within brackets left together."""
+    """Split a pattern at its top-level alternatives, not inside brackets."""
     found, depth = [""], 0
     for char in pattern:
         depth += (char in "([") - (char in ")]")

@@ -31,7 +31,7 @@ Constant = Mark | Special | Fixed | tuple[str, bool]
 
 
 class Encoder:
-    """Turns segments into ids. Not shared between threads."""
+    """Encoder of segments. Do not share it between threads."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -112,7 +112,7 @@ class Encoder:
         return Sample(np.frombuffer(b"".join(chunks), dtype=np.int32), spans, tuple(image_at))
 
     def encode_constant(self, constant: Constant) -> bytes:
-        """Ids, as int32, of what is the same in many records. Kept."""
+        """Ids (int32) of a constant that occurs in many records. Cached."""
         found = self._constants.get(constant)
         if found is None:
             assert not isinstance(constant, Mark)
@@ -126,7 +126,7 @@ class Encoder:
         return found
 
     def encode_word(self, word: str, *, after_blank: bool) -> bytes:
-        """Ids, as int32, of what has no blank in it; `after_blank` puts one in front."""
+        """Ids (int32) of a word without blanks; `after_blank` prepends a blank."""
         return (self._after_blank if after_blank else self._bare)[word]
 
     def encode_new_words(self, words: Iterable[str]) -> dict[str, bytes]:
@@ -190,7 +190,7 @@ class Encoder:
 class _PieceTable(dict[str, bytes]):
     """Piece → its ids as bytes; a missing one is encoded by the library.
 
-    Bounded: when there are many, those that were not met since the last time are forgotten.
+    Bounded by two generations: pieces not used since the last change of generation are dropped.
     """
 
     def __init__(self, tokenizer: Tokenizer, cuts: Cuts, prefix: str) -> None:
@@ -202,11 +202,11 @@ class _PieceTable(dict[str, bytes]):
         self._older: dict[str, bytes] = {}
 
     def has(self, piece: str) -> bool:
-        """Whether it is known."""
+        """Whether the ids of a piece are cached."""
         return piece in self or piece in self._older
 
     def keep(self, piece: str, encoded: bytes) -> None:
-        """Know the ids of a piece."""
+        """Cache the ids of a piece."""
         if len(self) >= _MOST_CACHED:
             self._older = dict(self)
             self.clear()
@@ -221,7 +221,7 @@ class _PieceTable(dict[str, bytes]):
             return known
         parts = self._cuts.within_word(piece)
         if len(parts) > 1:
-            # Parts are met far more often than the whole.
+            # Parts occur far more often than the whole word.
             encoded = self[parts[0]] + b"".join(map(self.inner.__getitem__, parts[1:]))
         elif piece[-1:] in self._ends_words and len(piece) > 1 and piece[-2].isascii() and piece[-2].isalnum():
             # So is one before punctuation that no piece joins to a letter or digit.

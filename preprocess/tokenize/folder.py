@@ -1,4 +1,4 @@
-"""The folder of a tokenizer: where it is, which files decide ids, and their digest. Loads no vocabulary."""
+"""Tokenizer folders: location, files that determine ids, and their digest. Loads no vocabulary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tokenizer_digest(name: str) -> str:
     """`Tokenizer.digest` without loading the vocabulary.
 
     Raises:
-        ConfigError: nothing there.
+        ConfigError: no tokenizer found there, or a config file that is not valid JSON.
     """
     folder = resolve_folder(name)
     return digest_of_files(read_model_files(folder), read_config(folder))
@@ -87,7 +87,7 @@ def content_of(config: dict[str, Any], kind: str) -> str | None:
 
 
 def digest_of_files(model_bytes: dict[str, bytes], config: dict[str, Any]) -> str:
-    """sha256 over what decides ids. Needs no vocabulary, so that a finished output is recognised at once."""
+    """Compute the sha256 of what determines ids, without the vocabulary: a finished output is recognised at once."""
     digest = hashlib.sha256()
     for name in sorted(model_bytes):
         digest.update(hashlib.sha256(model_bytes[name]).digest())

@@ -1,4 +1,4 @@
-"""Many new words in one call of the library, whose cost is as much by call as by word.
+"""Encode many new words in one library call, because a call costs about as much as a word.
 
 Words with a blank before each are encoded as one text. As a tokenizer with `cuts` lets no token span the start of a
 blank behind a word, each token is of one word, which is told by the number of bytes of the tokens.
@@ -21,7 +21,7 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class JoinedWords:
-    """Encodes many words after a blank at once."""
+    """Encoder of many words at once, each after a blank."""
 
     def __init__(self, tokenizer: Tokenizer, cuts: Cuts) -> None:
         self._tokenizer, self._cuts = tokenizer, cuts

@@ -36,7 +36,7 @@ _SMALLEST_VOCABULARY = 256
 
 
 class AddedToken(NamedTuple):
-    """A token that stands beside the vocabulary's pieces; no text is made of it.
+    """Token added to the pieces of the vocabulary; text is never encoded to it.
 
     Attributes:
         id: its id.
@@ -55,8 +55,8 @@ class Tokenizer:
     """A loaded and checked tokenizer.
 
     Attributes:
-        name: what the user called it.
-        digest: sha256 over what decides ids (model file, special tokens).
+        name: the name that the user gave.
+        digest: sha256 over everything that determines ids (model file, special tokens).
         vocab_size: one more than the largest id, added tokens included.
         bos_id: None for a tokenizer without BOS: rows then begin without one.
         pad_id: the pad token, else unk (as LLaVA sets it), else EOS.
@@ -83,7 +83,7 @@ class Tokenizer:
     backend: Backend = field(repr=False)
 
     def require_token(self, token: str, needed_by: str) -> AddedToken:
-        """The added token that is spelled so.
+        """Look up an added token by its spelling.
 
         Raises:
             ConfigError: there is none; `needed_by` says what needs it.
