@@ -37,7 +37,8 @@ def main() -> None:
     attended, images = lengths_of(options.tokenizer, options.records)
     print(f"{len(attended):,} samples of {attended.mean():.0f} positions on average, windows of {WINDOW:,}\n")
     print(
-        "| positions in a row | fill, one sample a row | fill, packed | samples a packed row | rows over all at once |"
+        "| positions per row | fill, one sample per row | fill, packed | samples per packed row "
+        "| rows relative to one window |"
     )
     print("|---:|---:|---:|---:|---:|")
     found = []
