@@ -1,4 +1,4 @@
-"""`export_hdf5 IN_DIR OUT_DIR --format modelzoo`: a dataset as files that another trainer reads."""
+"""Command line of `export_hdf5 IN_DIR OUT_DIR --format modelzoo`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="export_hdf5",
         description="Export a dataset of create_hdf5_dataset to the format of another trainer, one file per shard, and "
         "print the section train_input for its params file.",
-        epilog="Exit codes: 0 done; 1 the export failed; 2 wrong arguments, or a dataset that the format cannot hold.",
+        epilog="Exit codes: 0 done; 1 the export failed; 2 wrong arguments, or a dataset that the format does not "
+        "support; 130 interrupted.",
     )
     parser.add_argument("in_dir", type=Path, help="a finished dataset of create_hdf5_dataset")
     parser.add_argument("out_dir", type=Path, help="output folder")
@@ -84,7 +85,7 @@ def export(
 
     Raises:
         DataDirError: `in_dir` is not a finished dataset.
-        ExportError: it cannot be exported, or `out_dir` holds other files.
+        ExportError: it cannot be exported, or `out_dir` is a file or holds other files.
         ShardError: a shard is damaged.
         OSError: no space, no permission, …
     """
@@ -106,12 +107,18 @@ def export(
     out = OutputLayout(out_dir.expanduser())
     if out.root.resolve() == data_dir.root.resolve():
         raise ExportError(f"{out_dir}: is the dataset itself; give another folder for the export")
-    out.root.mkdir(parents=True, exist_ok=True)
+    try:
+        out.root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ExportError(
+            f"{out_dir}: cannot be created as a folder, because a file has this name or that of a parent folder; "
+            "give another folder for the export"
+        ) from None
     # ModelZoo's reader opens every *.h5 in the folder, and takes no file without rows.
     wanted = {out.root / shard.path.name: shard for shard in data_dir.shards if shard.rows}
     for path in sorted(out.root.glob("*.h5")):
         if path not in wanted:
-            raise ExportError(f"{path}: is no file of this export; remove it, or give another folder")
+            raise ExportError(f"{path}: is not a file of this export; remove it, or give another folder")
     for left_over in out.temporaries():
         left_over.unlink(missing_ok=True)
     _export_files(wanted, layout, out)
@@ -182,7 +189,9 @@ def _is_ours(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, KeyError, NotRegularError) as error:
-        raise ExportError(f"{path}: is no file of this export ({error}); remove it, or give another folder") from None
+        raise ExportError(
+            f"{path}: is not a file of this export ({error}); remove it, or give another folder"
+        ) from None
     if source != shard.sha256.encode() or shape != (shard.rows, len(layout.features), layout.length):
         raise ExportError(f"{path}: was exported from another dataset; remove it, or give another folder")
     return True

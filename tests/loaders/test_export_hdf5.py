@@ -296,19 +296,29 @@ def test_the_transforms_of_the_section_give_the_values_of_our_loader(
     assert torch.allclose(image, ours, rtol=0, atol=1e-5) != one_pixel_off
 
 
+@pytest.mark.parametrize("name", ["file", "file/folder"])
+def test_an_output_that_is_a_file_is_refused(
+    fixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    assert main([str(fixed), str(tmp_path / name), "--format", "modelzoo"]) == 2
+    assert f"{tmp_path / name}: cannot be created as a folder, because a file has this name" in capsys.readouterr().err
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
 @pytest.mark.slow
 def test_wrong_folders_are_refused(fixed: Path, free: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is the dataset itself"):
         export(fixed, fixed)
     (tmp_path / "mine.h5").write_bytes(b"x")
-    with pytest.raises(ExportError, match=r"mine.h5: is no file of this export; remove it"):
+    with pytest.raises(ExportError, match=r"mine.h5: is not a file of this export; remove it"):
         export(fixed, tmp_path)
     export(fixed, tmp_path / "out")
     other = write_folder(tmp_path / "other", records=150, samples_per_shard=70, salt="second")
     with pytest.raises(ExportError, match="was exported from another dataset"):
         export(other, tmp_path / "out")
     next((tmp_path / "out").glob("*.h5")).write_bytes(b"no HDF5")
-    with pytest.raises(ExportError, match="is no file of this export"):
+    with pytest.raises(ExportError, match="is not a file of this export"):
         export(fixed, tmp_path / "out")
     assert main([str(tmp_path / "absent"), str(tmp_path / "new"), "--format", "modelzoo"]) == 2
 
