@@ -1,6 +1,6 @@
 """Cost of the loader's checks, in rows per second of CPU time on one core.
 
-    python -m benchmarks.checksums OUTPUT_DIR        # of create_hdf5_dataset; docs/loaders.md, "What is checked"
+    python -m benchmarks.checksums OUTPUT_DIR        # of create_hdf5_dataset; docs/loaders.md, "Integrity checks"
 
 Needs torch. Reads all rows in stored order, without images, in three ways: without checking the Adler-32 of the chunks,
 as the loader normally does, and with `verify=True`, which also checks the sha256 of each shard. The three take turns,

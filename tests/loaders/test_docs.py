@@ -78,7 +78,7 @@ def test_every_block_of_the_page_is_run_here() -> None:
         "A plain torch loop",
         "With accelerate",
         "With the Hugging Face Trainer",
-        "The lazy twin",
+        "The lazy dataset",
     ]
     assert PAGE.count("```python") == len(CODE) == len(BLOCKS) + 1
 
@@ -209,6 +209,6 @@ def test_the_trainer_trains_and_resumes_at_the_same_batch(place: Path) -> None:
     assert all(torch.equal(ours, batch) for ours, batch in zip(model.seen, two_epochs[15:], strict=True))
 
 
-def test_lazy_twin(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("The lazy twin")
+def test_lazy_dataset(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("The lazy dataset")
     assert "'images': (2, 3, 336, 336)" in capsys.readouterr().out

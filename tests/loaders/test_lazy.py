@@ -1,4 +1,4 @@
-"""The lazy twin: the authors' own samples, and the same sequences as the shards."""
+"""The lazy dataset: the authors' own samples, and the same sequences as the shards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_all_goldens_hold(golden: Path, tmp_path: Path) -> None:
 
 
 class _limited:
-    """What the lazy twin reads of a transformers tokenizer; the real one is tried below."""
+    """What the lazy dataset reads of a transformers tokenizer; the real one is tried below."""
 
     def __init__(self, name: str, model_max_length: int) -> None:
         loaded = load_tokenizer(name)
