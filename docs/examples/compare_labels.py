@@ -2,9 +2,9 @@
 
     python docs/examples/compare_labels.py [OUTPUT_DIR]
 
-Without OUTPUT_DIR the embedded example is written first, to quickstart_output. Needs torch, for the on-the-fly side:
-`loaders.lazy` gives samples in the form of LLaVA's own training code (labels not shifted, -100 where there is no loss,
-the image as one -200).
+Without OUTPUT_DIR, the embedded example is first written to quickstart_output. Needs torch for `loaders.lazy`, which
+tokenizes on the fly and returns samples as LLaVA's own training code does (labels not shifted, -100 where there is no
+loss, an image as one -200).
 """
 
 import json
@@ -18,17 +18,17 @@ from loaders.lazy import IGNORE_INDEX, IMAGE_TOKEN_INDEX, DataArguments, LazySup
 
 
 def on_the_fly_labels(sample: dict, dummy_at: int | None, slots: int) -> np.ndarray:
-    """The labels of a lazy sample as a row holds them: with image slots, shifted by one."""
+    """Convert the labels of a lazy sample to those of a row: with image slots, shifted by one."""
     ids, labels = sample["input_ids"].numpy(), sample["labels"].numpy()
     found = np.flatnonzero(ids == IMAGE_TOKEN_INDEX)
     if not len(found) and dummy_at is None:
         return labels[1:]
-    at, behind = (int(found[0]), 1) if len(found) else (dummy_at, 0)  # a fixed text-only row has dummy slots
-    return np.concatenate([labels[:at], np.full(slots, IGNORE_INDEX), labels[at + behind :]])[1:]
+    start, removed = (int(found[0]), 1) if len(found) else (dummy_at, 0)  # a fixed text-only row has dummy slots
+    return np.concatenate([labels[:start], np.full(slots, IGNORE_INDEX), labels[start + removed :]])[1:]
 
 
 def main(output_dir: str | None) -> tuple[int, int]:
-    """Compare all samples: how many there are, and how many differ."""
+    """Compare all samples; return how many were compared, and how many differ."""
     if output_dir is None:
         output_dir = "quickstart_output"
         hdf5_writer.create_dataset(hdf5_writer.load_config("quickstart.yaml", setup__output_dir=output_dir))

@@ -1,8 +1,8 @@
-"""What becomes of records that cannot be used: each is rejected with its file, line and reason.
+"""List the records that were rejected, with file, line and reason.
 
     python docs/examples/find_rejects.py [FOLDER]
 
-FOLDER (default: example_output) gets some records, good and bad, and the dataset.
+FOLDER (default: example_output) is deleted first; valid and invalid records and their dataset are written to it.
 """
 
 import json
@@ -17,7 +17,7 @@ EXAMPLE = next(folder for folder in SHIPPED_DIRS if folder.is_dir()) / "quicksta
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:
-    """One round of a conversation."""
+    """Return one round of a conversation."""
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
@@ -32,7 +32,7 @@ RECORDS = [
 
 
 def main(folder: Path) -> dict[str, str]:
-    """Write the dataset; the reason of every reject, by the id of its record."""
+    """Write the dataset; return the reason of every reject by the id of its record."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "records").mkdir(parents=True)
     lines = [json.dumps(record) + "\n" for record in RECORDS] + ["{this is not JSON\n"]

@@ -1,9 +1,9 @@
-"""From a JSON array of LLaVA records to a trained tiny model.
+"""Train a tiny model, starting from a JSON array of LLaVA records.
 
     python docs/examples/json_to_model.py [FOLDER]
 
-FOLDER (default: example_output) gets the records, the dataset and the weights. The records are those of the embedded
-example; put your own JSON file and image folder in their place. Needs torch and transformers.
+FOLDER (default: example_output) is deleted first; records, dataset and weights are written to it. The records are those
+of the embedded example; replace them with your own JSON file and image folder. Needs torch and transformers.
 """
 
 import json
@@ -23,7 +23,7 @@ EXAMPLE = next(folder for folder in SHIPPED_DIRS if folder.is_dir()) / "quicksta
 
 
 class TinyModel(torch.nn.Module):
-    """A Llama of two layers; every patch of 14 x 14 pixels is one vector at its slot."""
+    """A Llama with two layers and one linear embedding per image patch of 14 x 14 pixels."""
 
     def __init__(self, vocab_size: int, image_start_idx: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class TinyModel(torch.nn.Module):
         words = self.text.get_input_embeddings()(batch["text_input_ids"].long())
         image = self.patches(batch["image_data"].float()).flatten(2).transpose(1, 2)
         end = self.start + image.shape[1]
-        attended = 1 - batch["key_padding_mask"]  # 0 also at the image slots of a row without image
+        attended = 1 - batch["key_padding_mask"]  # 0 also at the dummy slots of a text-only row
         return self.text(
             inputs_embeds=torch.cat([words[:, : self.start], image, words[:, end:]], dim=1),
             attention_mask=attended,
@@ -52,19 +52,19 @@ class TinyModel(torch.nn.Module):
 
 
 def main(folder: Path) -> list[float]:
-    """Run all steps; the loss of every epoch."""
-    # 1. A JSON array, as LLaVA publishes its data.
+    """Run all steps; return the mean loss of each epoch."""
+    # 1. Write a JSON array, the format in which LLaVA publishes its data.
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "json").mkdir(parents=True)
     lines = (EXAMPLE / "phase_2" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     (folder / "json" / "records.json").write_text(json.dumps([json.loads(line) for line in lines]), encoding="utf-8")
 
-    # 2. JSONL: one record a line.
+    # 2. Convert it to JSONL, one record per line.
     code = convert_json2jsonl_main(["--input_dir", str(folder / "json"), "--output_dir", str(folder / "jsonl")])
     if code:
         raise SystemExit(code)
 
-    # 3. HDF5 shards of fixed-length rows.
+    # 3. Write HDF5 shards of fixed-length rows.
     config = hdf5_writer.load_config(
         "quickstart.yaml",
         setup__input_dir=folder / "jsonl",
@@ -76,7 +76,7 @@ def main(folder: Path) -> list[float]:
     result = hdf5_writer.create_dataset(config)
     print(result)
 
-    # 4. A training loop.
+    # 4. Train.
     torch.manual_seed(0)
     loader = create_dataloader(
         result.output_dir, EXAMPLE / "images", batch_size=11, image_aspect_ratio="pad", ignore_index=-100
