@@ -16,7 +16,7 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 _EPILOG = """\
 Files are compared by the sha256 of their bytes. Pixels are not decoded; dataset.check_images=decode does that.
-Exit codes: 0 done, whatever was found; 1 a folder cannot be read; 2 wrong arguments.
+Exit codes: 0 done; 1 a folder cannot be read; 2 wrong arguments, or a folder without images.
 """
 
 
@@ -26,21 +26,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = [options.folder] if options.against is None else [options.folder, options.against]
     for folder in folders:
         if not folder.is_dir():
-            print(f"inspect_images: {folder} is not a folder; give a folder of images", file=sys.stderr)
+            found = "is a file" if folder.exists() else "does not exist"
+            print(f"inspect_images: {folder} {found}, expected a folder of images", file=sys.stderr)
             return WRONG_INPUT
     try:
         here, *there = [audit(folder) for folder in folders]
-        for line in _lines(here, options.most):
-            print(line)
+        if here.files:
+            for line in _lines(here, options.most):
+                print(line)
+        for folder, found in zip(folders, (here, *there), strict=True):
+            if not found.formats:
+                print(
+                    f"inspect_images: {folder} contains no images ({found.files:,} files); give a folder of images",
+                    file=sys.stderr,
+                )
+                return WRONG_INPUT
         for other in there:
             for line in _shared_lines(here, other, options.against, options.most):
                 print(line)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader, such as `head`, has closed the pipe
+        # The reader, such as `head`, has closed the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"inspect_images: {error.filename}: {error.strerror}; make it readable", file=sys.stderr)
+        print(f"inspect_images: {error.filename}: {error.strerror}; make the folder readable", file=sys.stderr)
         return FAILED
     return DONE
 
@@ -48,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="inspect_images",
-        description="Show statistics of a folder of images: formats, modes, sizes, EXIF rotations, duplicate files, "
+        description="Show statistics of a folder of images: formats, modes, sizes, EXIF rotations, duplicate files,\n"
         "and images that another folder contains too.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         type=Path,
         metavar="OTHER",
-        help="also list images that this folder contains too, such as train and val",
+        help="also list images that are in both DIR and OTHER, such as in train and val",
     )
     parser.add_argument(
         "--most", type=_positive, default=5, metavar="N", help="examples of each kind to show (default 5)"
@@ -80,18 +88,18 @@ def _lines(found: Audit, most: int) -> Iterator[str]:
     yield from _examples(
         (f"{shorten(path, 200)}: {why}" for path, why in found.unreadable), most, len(found.unreadable)
     )
-    yield _row("EXIF rotation", f"{len(found.rotated):,}; training takes the pixels as they are stored")
+    yield _row("EXIF rotation", f"{len(found.rotated):,}; training uses the pixels as stored")
     yield from _examples((f"{shorten(path, 200)}: {tag}" for path, tag in found.rotated), most, len(found.rotated))
     duplicates = found.duplicates
-    yield _row("duplicates", f"{len(duplicates):,} contents in {sum(map(len, duplicates)):,} files")
+    yield _row("duplicates", f"{len(duplicates):,} groups of identical files, {sum(map(len, duplicates)):,} files")
     yield from _examples((_paths(paths, most) for paths in duplicates), most, len(duplicates))
 
 
 def _shared_lines(here: Audit, there: Audit, other: Path, most: int) -> Iterator[str]:
     shared = here.shared_with(there)
     files = sum(len(paths) for paths, _ in shared), sum(len(paths) for _, paths in shared)
-    yield _row("in both", f"{len(shared):,} contents, in {files[0]:,} files here and {files[1]:,} of {other}")
-    lines = (f"{_paths(ours, most)} is {_paths(theirs, most)} there" for ours, theirs in shared)
+    yield _row("in both", f"{len(shared):,} distinct contents: {files[0]:,} files here, {files[1]:,} in {other}")
+    lines = (f"{_paths(ours, most)}; there {_paths(theirs, most)}" for ours, theirs in shared)
     yield from _examples(lines, most, len(shared))
 
 
@@ -116,7 +124,7 @@ def _counted(numbers: Counter[str]) -> str:
 
 
 def _spread(values: Counter[int]) -> str:
-    """Smallest, median and largest."""
+    """The smallest, largest and median value."""
     if not values:
         return "none"
     ordered, seen = sorted(values), 0

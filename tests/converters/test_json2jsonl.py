@@ -74,7 +74,8 @@ def test_a_broken_file_is_named_with_the_byte_and_has_no_output(convert, tmp_pat
     result = convert()
     assert result.code == 2
     assert result.err == (
-        f"preprocess_dataset convert_json2jsonl: {tmp_path / 'in/b.json'}: byte 17: NaN is not JSON\n"
+        f"preprocess_dataset convert_json2jsonl: {tmp_path / 'in/b.json'}: byte 17: NaN is not JSON; "
+        "correct the file, or download it again\n"
     )
     assert sorted(path.name for path in (tmp_path / "in_to_jsonl").iterdir()) == ["a.jsonl", "a.jsonl.receipt"]
     write_json(tmp_path / "in/b.json", [2])
@@ -87,7 +88,7 @@ def test_an_object_at_the_top_is_refused_with_what_was_expected(convert, tmp_pat
     write_json(tmp_path / "in/a.json", {"data": []})
     result = convert()
     assert result.code == 2
-    assert "byte 0: found '{', expected an array '['" in result.err
+    assert "byte 0: found '{', expected an array '['; check that this is the right file" in result.err
 
 
 def test_the_output_folder_can_be_given_and_a_slash_behind_the_input_means_nothing(convert, tmp_path, write_json):

@@ -189,7 +189,7 @@ def test_an_array_is_found_under_its_key_whatever_stands_before_it(tmp_path, mon
     others = {"info": {"a": ["]", {}], "b": '"}'}, "n": -1.5e3, "data_": [1, [2]], "t": 'a"b\\', "z": None}
     path.write_text(json.dumps({**others, "data": [{"x": 1}, {"x": [2]}], "after": "["}))
     assert [json.loads(raw) for raw in read(path, key="data", bare=bare)] == [{"x": 1}, {"x": [2]}]
-    with pytest.raises(InputError, match="no key 'nowhere', only 'info', 'n', 'data_'"):
+    with pytest.raises(InputError, match="no key 'nowhere' among the keys 'info', 'n', 'data_'"):
         read(path, key="nowhere")
 
 

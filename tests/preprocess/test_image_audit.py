@@ -65,10 +65,11 @@ def test_the_command_shows_counts_and_the_first_examples(
     assert re.search(r"formats +PNG 43\n", out)
     assert re.search(r"width +8 to 47, median 26\n", out)
     assert re.search(
-        r"duplicates +2 contents in 5 files\n  '3/03.png' = 2 more\n  and 1 more; --most 2 shows all\n", out
+        r"duplicates +2 groups of identical files, 5 files\n  '3/03.png' = 2 more\n  and 1 more; --most 2 shows all\n",
+        out,
     )
-    assert re.search(r"in both +2 contents, in 3 files here and 2 of ", out)
-    assert "  '3/07.png' = 1 more is 'leak.png' there\n" in out
+    assert re.search(r"in both +2 distinct contents: 3 files here, 2 in ", out)
+    assert "  '3/07.png' = 1 more; there 'leak.png'\n" in out
     assert main([str(train), "--most", "9"]) == 0
     out = capsys.readouterr().out
     assert "  '3/03.png' = 'again/a.png' = 'again/b.jpg'\n" in out
@@ -110,14 +111,37 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_terminal_can_print_is_shown_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path / "a.png", 1)
     (tmp_path / os.fsdecode(b"\x1b[31m\xff.jpg")).write_bytes(b"no")
     assert main([str(tmp_path)]) == 0
     assert r"'\x1b[31m\udcff.jpg'" in capsys.readouterr().out
 
 
+def test_a_folder_without_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty, texts, images = (tmp_path / name for name in ("empty", "texts", "images"))
+    for folder in (empty, texts):
+        folder.mkdir()
+    (texts / "a.txt").write_text("no image")
+    draw(images / "a.png", 1)
+    assert main([str(empty)]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == (
+        "",
+        f"inspect_images: {empty} contains no images (0 files); give a folder of images\n",
+    )
+    assert main([str(texts)]) == 2
+    shown = capsys.readouterr()
+    assert re.search(r"not readable +1\n  'a.txt': ", shown.out)
+    assert f"{texts} contains no images (1 files); give a folder of images" in shown.err
+    assert main([str(images), "--against", str(empty)]) == 2
+    assert f"{empty} contains no images" in capsys.readouterr().err
+
+
 def test_wrong_arguments_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err == f"inspect_images: {tmp_path / 'none'} is not a folder; give a folder of images\n"
+    assert (
+        capsys.readouterr().err == f"inspect_images: {tmp_path / 'none'} does not exist, expected a folder of images\n"
+    )
     assert main([str(tmp_path), "--against", str(tmp_path / "none")]) == 2
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path), "--most", "0"])

@@ -32,6 +32,9 @@ _BLANKS = b" \t\r\n"
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BETWEEN_OBJECTS = re.compile(rb'\}([ \t\r\n]*,[ \t\r\n]*)(\{[ \t\r\n]*"[^"\\]*")')
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+# What to do about an error.
+_DAMAGED = "correct the file, or download it again"
+_WRONG_FILE = "check that this is the right file"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def read_array(path: Path, *, key: str | None = None, bare: bool = True, keep_va
             yield from reader.member(key)
         else:
             expected = " or ".join(["an array '['"] * bare + [f"an object with {key!r}"] * (key is not None))
-            reader.fail(0, f"found {_shown(first)}, expected {expected}")
+            reader.fail(0, f"found {_shown(first)}, expected {expected}", _WRONG_FILE)
 
 
 class _Reader:
@@ -85,13 +88,13 @@ class _Reader:
         self._separator: tuple[bytes, bytes] | None = None
         self._wrong_guesses = 0
 
-    def fail(self, byte: int, message: str) -> NoReturn:
-        raise InputError(f"{self._path}: byte {self._start + byte}: {message}")
+    def fail(self, byte: int, message: str, advice: str = _DAMAGED) -> NoReturn:
+        raise InputError(f"{self._path}: byte {self._start + byte}: {message}; {advice}")
 
     def skip_byte_order_mark(self) -> None:
         self._more()
         if self._text[:2] in _UTF16:
-            self.fail(0, "the file is UTF-16, expected UTF-8; convert it with iconv -f UTF-16 -t UTF-8")
+            self.fail(0, "the file is UTF-16, expected UTF-8", "convert it with iconv -f UTF-16 -t UTF-8")
         if self._text.startswith(b"\xef\xbb\xbf"):
             self._drop(3)
 
@@ -119,13 +122,14 @@ class _Reader:
             value = self.peek()
             if seen[-1] == key:
                 if value != b"[":
-                    self.fail(0, f"found {_shown(value)} as {key!r}, expected an array")
+                    self.fail(0, f"found {_shown(value)} as {key!r}, expected an array", _WRONG_FILE)
                 yield from self.elements(b"]")
                 return
             self._skip_value(value)
             if self.peek() == b",":
                 self._drop(1)
-        self.fail(0, f"found {_shown(first)} and no key {key!r}, only {', '.join(map(repr, seen[:8])) or 'none'}")
+        names = ", ".join(map(repr, seen[:8])) or "none"
+        self.fail(0, f"found {_shown(first)} and no key {key!r} among the keys {names}", _WRONG_FILE)
 
     def elements(self, closing: bytes) -> Iterator[Batch]:
         """The elements of the container that begins here; its closing bracket is read too."""

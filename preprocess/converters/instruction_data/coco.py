@@ -1,6 +1,6 @@
-"""COCO's captions and instances files → images with what is known of them.
+"""Read images with their captions and boxes from COCO's captions and instances files.
 
-Format: https://cocodataset.org/#format-data. Memory grows with captions and boxes, not with the outlines of objects.
+Format: https://cocodataset.org/#format-data. Captions and boxes are held in memory, segmentation masks are not.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from preprocess.rejects import Rejected, shorten
 
 @dataclass
 class Photo:
-    """An image with its annotations, in the order of the files.
-
-    `fault` is the first thing found wrong with it, and the reject that it becomes.
-    """
+    """An image with its annotations, in the order of the files; it is rejected for `fault`, its first error."""
 
     id: str
     image: str
@@ -36,29 +33,31 @@ class Photo:
 
 @dataclass
 class Annotations:
-    """What the two files hold.
+    """The contents of the two files.
 
-    `photos` are by COCO's image id, in the order of the captions file. `unreadable` are entries of either file that
-    belong to no image. `elsewhere` counts annotations of images that the captions file does not list.
+    Attributes:
+        photos: COCO's image id → image, in the order of the captions file.
+        unreadable: invalid entries that cannot be assigned to an image, with the reject.
+        unlisted: number of annotations of images that the captions file does not list.
     """
 
     photos: dict[str, Photo] = field(default_factory=dict)
     unreadable: list[tuple[SourceRecord, Rejected]] = field(default_factory=list)
-    elsewhere: int = 0
+    unlisted: int = 0
 
 
 def read_annotations(captions: Path, instances: Path | None) -> Annotations:
-    """Read both files, or the captions alone.
+    """Read both files, or only the captions.
 
     Raises:
-        InputError: a file is not such JSON, with the byte; or the two have no image in common.
+        InputError: a file is not in this format (with the byte), or the two files have no image in common.
     """
     found = Annotations()
     for source, entry in _entries(captions, "images", found):
         try:
             photo = Photo(identifier(entry.get("id"), "id"), image_path(entry.get("file_name"), "file_name"), source)
             if photo.id in found.photos:
-                raise Rejected(SourceReason.DUPLICATE_ID, f"an image before it has the id {photo.id} too")
+                raise Rejected(SourceReason.DUPLICATE_ID, f"an earlier image has the same id {photo.id}")
         except Rejected as rejected:
             found.unreadable.append((source, rejected))
         else:
@@ -72,7 +71,7 @@ def read_annotations(captions: Path, instances: Path | None) -> Annotations:
 def _read_boxes(path: Path, found: Annotations, captions: Path) -> None:
     sizes = {str(entry.get("id")): _size(entry) for _, entry in _entries(path, "images", found)}
     if found.photos and not found.photos.keys() & sizes.keys():
-        raise InputError(f"{path} lists no image of {captions}; give both files of the same split")
+        raise InputError(f"{path} and {captions} have no image in common; give both files of the same split")
     names = {str(entry.get("id")): entry.get("name") for _, entry in _entries(path, "categories", found)}
 
     def add(photo: Photo, entry: Mapping[str, Any]) -> None:
@@ -86,11 +85,11 @@ def _read_boxes(path: Path, found: Annotations, captions: Path) -> None:
 
 
 def _attach(path: Path, found: Annotations, add: Callable[[Photo, Mapping[str, Any]], None]) -> None:
-    """Give each annotation of a file to its image; one that is wrong is a fault of the image."""
+    """Add each annotation of a file to its image; an invalid annotation is a fault of the image."""
     for source, entry in _entries(path, "annotations", found):
         photo = found.photos.get(str(entry.get("image_id")))
         if photo is None:
-            found.elsewhere += 1
+            found.unlisted += 1
             continue
         try:
             add(photo, entry)
@@ -110,7 +109,7 @@ def _entries(path: Path, key: str, found: Annotations) -> Iterator[tuple[SourceR
 
 
 def _add_caption(photo: Photo, entry: Mapping[str, Any]) -> None:
-    # One line each: some captions of COCO hold line breaks.
+    # The request has one caption per line, and some captions of COCO contain line breaks.
     caption = text(entry.get("caption"), "caption", SourceReason.NO_CAPTION)
     photo.captions.append(" ".join(line.strip() for line in caption.splitlines()))
 
@@ -133,5 +132,5 @@ def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _number(value: object) -> float:
-    """NaN, which is above nothing, for what is no number."""
+    """The value if it is a number, else NaN, which fails every comparison."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

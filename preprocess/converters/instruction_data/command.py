@@ -6,17 +6,18 @@ import argparse
 from importlib import import_module
 from typing import Any
 
-DESCRIPTION = """Instruction data from the captions and boxes of COCO images, written by a text-only language model.
-`requests` makes the requests, ready to upload to a provider's batch service, and says what they will cost.
-`send` sends them to an OpenAI-compatible endpoint. `read` makes conversations of the results."""
+DESCRIPTION = """Instruction data written by a text-only language model from the captions and boxes of COCO images.
+`requests` writes the requests, in the format of a provider's batch service, and estimates their cost.
+`send` sends them to an OpenAI-compatible endpoint. `read` converts the results to conversations.
+'preprocess_dataset instructions STEP -h' describes what a step reads and writes."""
 STEPS = ("requests", "send", "read")
 
 
 def declare(commands: Any) -> None:
-    """Add the command to the others; a parsed step has its function in `step`."""
+    """Declare the command and its steps; the parsed arguments have the function of the step in `step`."""
     command = commands.add_parser(
         "instructions",
-        help="instruction data that a language model writes from captions and boxes (COCO)",
+        help="instruction data written by a language model from COCO's captions and boxes",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -1,7 +1,7 @@
-"""The text that stands for an image: its captions and its boxes.
+"""The text that represents an image in a request: its captions and boxes.
 
-The layout is that of the files `NNN_caps.txt` in https://github.com/haotian-liu/LLaVA, playground/data/prompts:
-captions one a line, a blank line, one box a line, no line end after the last.
+The layout is that of the files `NNN_caps.txt` in https://github.com/haotian-liu/LLaVA, playground/data/prompts: one
+caption per line, a blank line, one box per line, no line break after the last.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """An object and where it is: (left, top, right, bottom) as fractions of the image's width and height."""
+    """An object and its box: (left, top, right, bottom) as fractions of the image's width and height."""
 
     category: str
     corners: Corners
 
     def line(self) -> str:
-        """As in `bicycle: [0.287, 0.641, 0.507, 1.0]`: numbers as Python writes them."""
+        """The line of the box, such as `bicycle: [0.287, 0.641, 0.507, 1.0]`, with Python's formatting of numbers."""
         return f"{self.category}: {list(self.corners)}"
 
 
@@ -37,13 +37,13 @@ def normalised(left: float, top: float, width: float, height: float, *, of: tupl
     """
     image_width, image_height = of
     corners = (left / image_width, top / image_height, (left + width) / image_width, (top + height) / image_height)
-    # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
+    # Adding 0.0 turns -0.0, a possible result of rounding, into 0.0.
     left, top, right, bottom = (round(value, DECIMALS) + 0.0 for value in corners)
     return left, top, right, bottom
 
 
 def context(captions: Sequence[str], boxes: Sequence[Box]) -> str:
-    """The last user message of a request. Without boxes it is the captions alone."""
-    described = "\n".join(captions)
-    located = "\n".join(box.line() for box in boxes)
-    return f"{described}\n\n{located}" if located else described
+    """The last user message of a request: the captions and, if there are any, the boxes."""
+    caption_lines = "\n".join(captions)
+    box_lines = "\n".join(box.line() for box in boxes)
+    return f"{caption_lines}\n\n{box_lines}" if box_lines else caption_lines

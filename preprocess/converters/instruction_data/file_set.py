@@ -1,4 +1,4 @@
-"""Several files that a step writes together: all there with a receipt, or none that counts."""
+"""Write the files of a step together; their receipt shows that all of them are complete."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _BUFFER = 1 << 18
 
 
 class LineFile:
-    """A file that is written under a hidden name, line by line."""
+    """A file that is written line by line under a temporary name."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.aside = partial_path(path)
+        self.temporary = partial_path(path)
         self.size = 0
-        self._file = FileIO(self.aside, "x")
+        self._file = FileIO(self.temporary, "x")
         self._pending: list[bytes] = []
         self._pending_size = 0
 
     def write(self, line: bytes) -> None:
-        """Take a line with its line end."""
+        """Write a line, given with its line end."""
         self._pending.append(line)
         self._pending_size += len(line)
         self.size += len(line)
@@ -40,7 +40,7 @@ class LineFile:
             self._flush()
 
     def write_json(self, value: object) -> None:
-        """Take a value as a line of JSON."""
+        """Write a value as a line of JSON."""
         self.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
 
     def finish(self) -> None:
@@ -50,9 +50,9 @@ class LineFile:
         self._file.close()
 
     def discard(self) -> None:
-        """Remove what was written, unless it was renamed into place."""
+        """Remove the temporary file, unless it was renamed into place."""
         self._file.close()
-        self.aside.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         write_all(self._file, b"".join(self._pending))
@@ -61,14 +61,14 @@ class LineFile:
 
 @dataclass(frozen=True, kw_only=True)
 class FileSet:
-    """What one step writes into its folder, and everything that decides the bytes.
+    """The output files of one step, and everything that determines their bytes.
 
     Args:
-        folder: where the files go.
-        step: the receipt is `<step>.receipt` in the folder.
-        patterns: glob patterns, relative to the folder, of every file that the step may write.
-        settings: the arguments that change the files.
-        inputs: every file that is read.
+        folder: the output folder.
+        step: name of the step; its receipt is `<step>.receipt` in the folder.
+        patterns: glob patterns, relative to the folder, of all files that the step may write.
+        settings: the arguments that affect the files.
+        inputs: every input file.
     """
 
     folder: Path
@@ -79,23 +79,23 @@ class FileSet:
 
     @property
     def receipt(self) -> Path:
-        """Where it says what the files were made from."""
+        """The file with the inputs, arguments and counts of a finished step."""
         return self.folder / f"{self.step}.receipt"
 
     def existing(self) -> list[Path]:
-        """The files of this step that are there, sorted."""
+        """The existing files of this step, sorted."""
         return sorted(path for pattern in self.patterns for path in self.folder.glob(pattern) if path.is_file())
 
     def finished(self) -> Counts | None:
-        """The counts of an earlier run, if its files are there, whole, and made from the same inputs and arguments.
+        """The counts of a finished run with the same inputs and arguments; None if the step must run.
 
         Raises:
-            InputError: the files are there and were made from something else.
+            InputError: the files were changed, or made from other inputs or with other arguments.
         """
         existing = {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in self.existing()}
         if not existing:
             return None
-        again = "use another folder, or --overwrite to write them again"
+        again = "use another folder, or --overwrite to replace the files"
         try:
             document = orjson.loads(self.receipt.read_bytes())
             inputs = {name: (size, changed) for name, (size, changed) in document["inputs"].items()}
@@ -106,25 +106,28 @@ class FileSet:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             first = self.folder / next(iter(existing))
-            raise InputError(f"{first} exists without a receipt that says what it was made from; {again}") from None
+            raise InputError(f"{first} exists but has no valid receipt {self.receipt.name}; {again}") from None
         if difference := origin.difference(self.origin()):
-            raise InputError(f"the files of {self.receipt} were made from something else: {difference}; {again}")
+            raise InputError(
+                f"the files of {self.receipt} were made from other inputs or arguments: {difference}; {again}"
+            )
         for name, size in existing.items():
             if sizes.get(name) != size:
-                raise InputError(f"{self.folder / name} is not what was written ({size:,} bytes); {again}")
+                expected = f"{sizes[name]:,} as written" if name in sizes else f"no such file by {self.receipt.name}"
+                raise InputError(f"{self.folder / name} has {size:,} bytes, expected {expected}; {again}")
         return counts if existing.keys() == sizes.keys() else None
 
     def origin(self) -> Origin:
-        """What the files would be made from now."""
+        """The current settings and inputs."""
         parents = [os.path.abspath(path.parent) for path in self.inputs]
         root = Path(os.path.commonpath(parents))
         return Origin.of(self.settings, [Path(os.path.abspath(path)) for path in self.inputs], root)
 
     def write(self, fill: Callable[[Callable[[str], LineFile]], Counts]) -> Counts:
-        """Write all files. Killed at any instant, the same command again gives the same files.
+        """Write all files. After a kill at any moment, rerunning gives the same files.
 
         Args:
-            fill: writes; it is given a function that opens a file by its name in the folder.
+            fill: writes the files; its argument is a function that opens a file by its name in the folder.
 
         Raises:
             InputError: an input changed while it was read, or the folder cannot be written to.
@@ -141,13 +144,13 @@ class FileSet:
             for file in files:
                 file.finish()
             if difference := origin.difference(self.origin()):
-                raise InputError(f"an input changed while it was read: {difference}; run the command again")
-            # Older files go first: beside the new receipt they would look finished.
+                raise InputError(f"an input changed while it was read: {difference}; rerun the command")
+            # Remove older files first, since with the new receipt they would look finished.
             for path in self.existing():
                 path.unlink()
             write_atomically(self.receipt, [self._receipt(origin, counts, files)], partial_path(self.receipt))
             for file in files:
-                os.replace(file.aside, file.path)
+                os.replace(file.temporary, file.path)
             for folder in {file.path.parent for file in files}:
                 sync_folder(folder)
         return counts
@@ -163,7 +166,7 @@ class FileSet:
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
     def _remove_partials(self) -> None:
-        """Remove what killed runs left, those with other arguments too."""
+        """Remove the temporary files of killed runs, including those with other arguments."""
         for pattern in (*self.patterns, self.receipt.name):
             folder, _, name = pattern.rpartition("/")
             for left_over in (self.folder / folder).glob(f".{name}.????????.partial"):

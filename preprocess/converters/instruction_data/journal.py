@@ -1,4 +1,4 @@
-"""The file of results: a line for each request that was answered, on the disk before the request counts as done."""
+"""The results file of `send`: one line per answered request; a request is done once its line is on the disk."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import orjson
 
 from preprocess.atomic_files import write_all
 from preprocess.converters.core.errors import InputError
+from preprocess.rejects import shorten
 
 _START = b'{"custom_id":'  # of each line that `send` writes
 
 
 class Journal:
-    """Appends lines in the form of a batch service's output file. One process at a time may have it open.
+    """Appends lines in the format of a batch service's output file; the file is locked for one process.
 
     Attributes:
-        done: `custom_id` of every request that has a line.
+        done: the `custom_id` of every request that has a line.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, made if missing; half a line at its end, of a killed run, is cut off.
+        """Open or create the file; an incomplete last line, left by a killed run, is removed.
 
         Raises:
-            InputError: another process has it open, or a line is not a result.
-            OSError: it cannot be written to.
+            InputError: another process has the file open, or a line is not a result.
+            OSError: the file cannot be written to.
         """
         self.done: set[str] = set()
         self._path = path
@@ -37,7 +38,9 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise InputError(f"{path} is in use by another `send`; wait for it, or give another --results") from None
+            raise InputError(
+                f"{path} is in use by another `send`; wait until it has finished, or give another --results"
+            ) from None
         try:
             self._file.truncate(self._read())
             if not self._ended:
@@ -55,7 +58,7 @@ class Journal:
         self._file.close()
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Write lines, each without its end, and wait until they are on the disk.
+        """Write lines, given without line ends, and flush them to the disk.
 
         Raises:
             OSError: the disk is full, …
@@ -64,8 +67,8 @@ class Journal:
         os.fsync(self._file)
 
     def _read(self) -> int:
-        """Collect the ids; the size of the whole results in bytes."""
-        whole = 0
+        """Collect the ids; return the size of the complete lines in bytes."""
+        complete = 0
         self._ended = True
         with open(self._path, "rb") as file:
             for number, line in enumerate(file, start=1):
@@ -76,11 +79,14 @@ class Journal:
                     done, _ = result["custom_id"], result["response"]
                 except (orjson.JSONDecodeError, TypeError, KeyError):
                     where = f"{self._path}, line {number}"
-                    raise InputError(f"{where}: is not a result with a response; give another --results") from None
+                    raise InputError(
+                        f"{where}: found {shorten(line.decode('utf-8', 'replace').strip())}, expected a result with "
+                        "custom_id and response; give another --results"
+                    ) from None
                 self.done.add(str(done))
                 self._ended = line.endswith(b"\n")
-                whole += len(line)
-        return whole
+                complete += len(line)
+        return complete
 
 
 def _is_json(line: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The three kinds of instruction data, and the ids that name a request."""
+"""The three kinds of instruction data, and the ids of requests."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from enum import Enum
 
 
 class Kind(str, Enum):
-    """What the model is asked to write about an image."""
+    """The kind of text that the model is asked to write about an image."""
 
     CONVERSATION = "conversation"
     DETAIL = "detail"
     REASONING = "reasoning"
 
     @property
-    def sees_boxes(self) -> bool:
-        """Whether the context of a request lists boxes below the captions."""
+    def uses_boxes(self) -> bool:
+        """Whether requests list boxes after the captions."""
         return self is not Kind.CONVERSATION
 
     @property
     def answers_in_rounds(self) -> bool:
-        """Whether an answer holds its own questions; otherwise it is the answer to a question of ours."""
+        """Whether an answer contains questions; otherwise `read` adds one of the questions of the prompt file."""
         return self is not Kind.DETAIL
 
 
 def custom_id(kind: Kind, image_id: str) -> str:
-    """The id of the request for one kind of data about one image."""
+    """The id of a request for one kind of data about one image."""
     return f"{kind.value}_{image_id}"
 
 
-def parts_of(request_id: str) -> tuple[Kind, str]:
-    """Kind and image id of a request.
+def parse_custom_id(request_id: str) -> tuple[Kind, str]:
+    """The kind and the image id of a request.
 
     Raises:
-        ValueError: no request has such an id.
+        ValueError: the id does not have the form of `custom_id`.
     """
     name, _, image_id = request_id.partition("_")
     if not image_id:

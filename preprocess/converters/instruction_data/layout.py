@@ -1,4 +1,4 @@
-"""The names of the files in the folder of the requests, and of results beside them."""
+"""The names of the files that the steps of `instructions` write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ REQUESTS = "requests-*.jsonl"
 IMAGES = "images.jsonl"
 REQUEST_REJECTS = "requests.rejects.jsonl"
 RESULTS = "*results.jsonl"
-# Alone in a folder: `create_hdf5_dataset` takes every JSONL file of its input folder.
+# In a separate folder, since `create_hdf5_dataset` reads every JSONL file of its input folder.
 RECORDS = "llava_jsonl/instructions.jsonl"
 READ_REJECTS = "read.rejects.jsonl"
 RETRY = "retry.jsonl"
@@ -14,5 +14,5 @@ REPORT = "report.json"
 
 
 def requests_name(part: int) -> str:
-    """The name of one file of requests."""
+    """The name of a file of requests, numbered from 0."""
     return f"requests-{part:05d}.jsonl"

@@ -1,4 +1,4 @@
-"""Results → LLaVA conversations. Every result line becomes one record or one reject."""
+"""Convert results to LLaVA conversations. Every line of results becomes one record or one reject."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from preprocess.converters.core.sources import json_lines, lines
 from preprocess.converters.instruction_data import layout, read_report
 from preprocess.converters.instruction_data.answers import answer_of
 from preprocess.converters.instruction_data.file_set import LineFile
-from preprocess.converters.instruction_data.kinds import Kind, parts_of
+from preprocess.converters.instruction_data.kinds import Kind, parse_custom_id
 from preprocess.converters.instruction_data.parse import Round, rounds_of
 from preprocess.converters.instruction_data.read_report import KindReport
-from preprocess.rejects import Rejected
+from preprocess.rejects import Rejected, shorten
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPlan:
-    """What decides the records.
+    """Everything that determines the records.
 
     Args:
         requests: the files of requests.
-        images: which image each request is about.
-        results: read in this order; the first answer of a request that can be used is the one that is written.
-        questions: one is put before each description.
-        image_prefix: path of the images as seen from the parent folder of all images.
-        seed: of the choice of questions, and of the place of the image.
+        images: the file with the image of each request.
+        results: the files of results, in reading order; the first valid answer to a request is written.
+        questions: questions for descriptions; one is chosen for each.
+        image_prefix: path of the images relative to the parent folder of all images.
+        seed: of the choice of questions, and of the position of the image.
     """
 
     requests: tuple[Path, ...]
@@ -46,7 +46,13 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class ReadOutcome:
-    """Result lines as counts (requests without one are rejects too), and each kind."""
+    """The result of reading.
+
+    Attributes:
+        counts: result lines that were read, written and rejected; a request without a result is a reject too.
+        kinds: statistics of each kind.
+        retries: number of requests without a record.
+    """
 
     counts: Counts
     kinds: dict[Kind, KindReport]
@@ -57,7 +63,7 @@ def write_records(plan: ReadPlan, open_file: Callable[[str], LineFile]) -> ReadO
     """Write the records, the rejects, the requests to send again, and the report.
 
     Raises:
-        InputError: the requests or the images are not as `instructions requests` wrote them.
+        InputError: the files of requests or images are invalid.
     """
     return _Reading(plan, open_file).run()
 
@@ -67,7 +73,7 @@ class _Reading:
         self._plan, self._open_file = plan, open_file
         self._images = _images(plan.images)
         self._kinds = {kind: KindReport() for kind in Kind}
-        # By id, whether a record was written; None before the first result.
+        # Request id → whether a record was written; None before its first result.
         self._written: dict[str, bool | None] = {}
         self._rejects: LineFile | None = None
         self._rejected: dict[str, int] = {}
@@ -75,11 +81,15 @@ class _Reading:
     def run(self) -> ReadOutcome:
         for request_id, _ in _requests(self._plan.requests):
             if request_id in self._written:
-                raise InputError(f"the requests hold {request_id!r} twice; write them again with --overwrite")
-            kind, image_id = parts_of(request_id)
+                raise InputError(
+                    f"the files of requests contain {request_id!r} twice; write them again with "
+                    "`instructions requests --overwrite`"
+                )
+            kind, image_id = parse_custom_id(request_id)
             if image_id not in self._images:
                 raise InputError(
-                    f"{self._plan.images} lists no image {image_id!r}; write the requests again with --overwrite"
+                    f"{self._plan.images} has no image {image_id!r}, which a request is about; write both again with "
+                    "`instructions requests --overwrite`"
                 )
             self._written[request_id] = None
             self._kinds[kind].requests += 1
@@ -106,19 +116,20 @@ class _Reading:
                     if not isinstance(request_id, str) or request_id not in self._written:
                         raise Rejected(SourceReason.UNKNOWN_ID, f"no request has the custom_id {request_id!r}")
                     if self._written[request_id]:
-                        raise Rejected(SourceReason.DUPLICATE_ID, "an answer before it is in the records")
+                        raise Rejected(SourceReason.DUPLICATE_ID, "an earlier answer to this request was written")
                     self._written[request_id] = False
-                    kind, image_id = parts_of(request_id)
+                    kind, image_id = parse_custom_id(request_id)
                     rounds = rounds_of(answer_of(entry), kind)
                 except Rejected as rejected:
                     self._reject(source.file, source.position, request_id, rejected)
                 else:
-                    rounds = self._asked(request_id, rounds)
+                    rounds = self._with_question(request_id, rounds)
                     records.write_json(self._record(request_id, self._images[image_id], rounds))
                     self._kinds[kind].add(rounds)
                     self._written[request_id] = True
 
-    def _asked(self, request_id: str, rounds: tuple[Round, ...]) -> tuple[Round, ...]:
+    def _with_question(self, request_id: str, rounds: tuple[Round, ...]) -> tuple[Round, ...]:
+        """The rounds, with a question if the answer does not contain one."""
         if rounds[0].question:
             return rounds
         question = choose(self._plan.questions, seed=self._plan.seed, record_id=request_id, purpose="question")
@@ -158,11 +169,11 @@ def _requests(paths: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
         for number, line in lines(path):
             try:
                 request_id = orjson.loads(line)["custom_id"]
-                parts_of(request_id)
+                parse_custom_id(request_id)
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
                 raise InputError(
-                    f"{path}, line {number}: expected a request as `instructions requests` writes it; "
-                    "write the requests again with --overwrite"
+                    f"{path}, line {number}: found {shorten(line.decode('utf-8', 'replace'))}, expected a request; "
+                    "write the file again with `instructions requests --overwrite`"
                 ) from None
             yield request_id, line
 
@@ -173,5 +184,6 @@ def _images(path: Path) -> dict[str, str]:
         return {entry["image_id"]: entry["image"] for entry in entries}
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise InputError(
-            f"{path}: expected images as `instructions requests` lists them; write the requests again with --overwrite"
+            f"{path}: expected lines with image_id and image; write the file again with "
+            "`instructions requests --overwrite`"
         ) from None

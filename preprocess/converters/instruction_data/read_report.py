@@ -1,4 +1,4 @@
-"""What an answer file gave: records, rounds and lengths of each kind."""
+"""Statistics of the records of each kind: rounds, and lengths of questions and answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from preprocess.converters.instruction_data.parse import Round
 
 @dataclass
 class KindReport:
-    """One kind: requests, records, how many rounds records have, and words of questions and answers."""
+    """Statistics of one kind.
+
+    Attributes:
+        requests, records: their numbers.
+        rounds: number of rounds → records.
+        question_words, answer_words: number of words → questions or answers.
+    """
 
     requests: int = 0
     records: int = 0
@@ -28,36 +34,36 @@ class KindReport:
         self.answer_words.update(len(each.answer.split()) for each in rounds)
 
     def as_json(self) -> dict[str, object]:
-        """For the report's file."""
+        """The statistics as in `report.json`."""
         return {
             "requests": self.requests,
             "records": self.records,
             "rounds": {str(rounds): records for rounds, records in sorted(self.rounds.items())},
-            "question_words": _spread(self.question_words),
-            "answer_words": _spread(self.answer_words),
+            "question_words": _range(self.question_words),
+            "answer_words": _range(self.answer_words),
         }
 
-    def sentence(self, kind: Kind) -> str:
-        """For the screen."""
+    def summary(self, kind: Kind) -> str:
+        """The statistics as one line for the terminal."""
         if not self.records:
             return f"{kind.value}: {self.requests:,} requests, no records"
         rounds = sum(self.rounds.elements()) / self.records
-        question, answer = _spread(self.question_words)["median"], _spread(self.answer_words)["median"]
+        question, answer = _range(self.question_words)["median"], _range(self.answer_words)["median"]
         return (
-            f"{kind.value}: {self.requests:,} requests, {self.records:,} records with {rounds:.1f} rounds on average; "
-            f"a question has {question} words, an answer {answer} (median)"
+            f"{kind.value}: {self.requests:,} requests, {self.records:,} records; {rounds:.1f} rounds per record "
+            f"(mean), {question} words per question and {answer} per answer (median)"
         )
 
 
 def as_json(kinds: Mapping[Kind, KindReport], rejected: Mapping[str, int]) -> dict[str, object]:
-    """The whole report."""
+    """The contents of `report.json`."""
     return {
         "kinds": {kind.value: report.as_json() for kind, report in kinds.items() if report.requests},
         "rejected": dict(rejected),
     }
 
 
-def _spread(words: Counter[int]) -> dict[str, int]:
+def _range(words: Counter[int]) -> dict[str, int]:
     if not words:
         return {}
     listed = sorted(words.elements())

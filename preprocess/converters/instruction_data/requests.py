@@ -1,6 +1,6 @@
-"""Annotations → requests, as lines for OpenAI's Batch API.
+"""Convert annotations to requests, as lines for OpenAI's Batch API.
 
-Format: https://platform.openai.com/docs/guides/batch. vLLM's `run_batch` takes the same lines.
+Format: https://platform.openai.com/docs/guides/batch. vLLM's `run_batch` accepts the same lines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from preprocess.converters.instruction_data.kinds import Kind, custom_id
 from preprocess.converters.instruction_data.prompts import Message, Prompt
 from preprocess.rejects import Rejected
 
-# Of one file, by the Batch API: 50,000 requests and 200 MB.
+# Limits of the Batch API for one file: 50,000 requests and 200 MB.
 MOST_LINES = 50_000
 MOST_BYTES = 200_000_000
 URL = "/v1/chat/completions"
@@ -33,17 +33,17 @@ URL = "/v1/chat/completions"
 
 @dataclass(frozen=True, kw_only=True)
 class RequestPlan:
-    """What to ask, of whom.
+    """Everything that determines the requests.
 
     Args:
         captions: COCO's captions file.
-        instances: COCO's instances file; None if no kind needs boxes.
-        prompts: the kinds to ask for, in the order of the requests of an image.
-        model: its name at the endpoint.
-        max_tokens: the most tokens an answer may have.
-        extra_body: further fields of the body, such as temperature.
-        limit: how many images to take, drawn by seed and image id; None for all.
-        seed: of that draw.
+        instances: COCO's instances file; None if no kind uses boxes.
+        prompts: the prompts of the requested kinds, in the order of the requests of an image.
+        model: name of the model at the endpoint.
+        max_tokens: maximum number of tokens of an answer.
+        extra_body: further fields of the request body, such as temperature.
+        limit: number of images, sampled by seed and image id; None for all.
+        seed: of that sample.
     """
 
     captions: Path
@@ -67,17 +67,23 @@ class RequestPlan:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: images as counts, requests with their tokens, and annotations of images not in the file."""
+    """The result of writing requests.
+
+    Attributes:
+        counts: images that were read, written and rejected.
+        tokens: estimate for the requests of each kind.
+        unlisted: number of annotations of images that the captions file does not list.
+    """
 
     counts: Counts
     tokens: Mapping[Kind, Estimate]
-    elsewhere: int
+    unlisted: int
 
 
 def write_requests(plan: RequestPlan, open_file: Callable[[str], LineFile]) -> Written:
-    """Write requests, the images they are about, and the rejects."""
+    """Write the requests, the list of their images, and the rejects."""
     annotations = read_annotations(plan.captions, plan.instances)
-    photos = drawn(annotations.photos.values(), limit=plan.limit, seed=plan.seed)
+    photos = sample_photos(annotations.photos.values(), limit=plan.limit, seed=plan.seed)
     parts, images = _Parts(open_file), open_file(layout.IMAGES)
     rejects = list(annotations.unreadable)
     tokens = dict.fromkeys(plan.prompts, Estimate())
@@ -90,16 +96,16 @@ def write_requests(plan: RequestPlan, open_file: Callable[[str], LineFile]) -> W
             continue
         images.write_json({"image_id": photo.id, "image": photo.image})
         for kind, prompt in plan.prompts.items():
-            messages = prompt.messages(context(photo.captions, photo.boxes if kind.sees_boxes else ()))
+            messages = prompt.messages(context(photo.captions, photo.boxes if kind.uses_boxes else ()))
             parts.write(_line(custom_id(kind, photo.id), plan.body(messages)))
             tokens[kind] += estimate(messages, prompt, plan.max_tokens)
     written = len(photos) + len(annotations.unreadable) - len(rejects)
     rejected = _write_rejects(rejects, open_file)
-    return Written(Counts(written + len(rejects), written, rejected), tokens, annotations.elsewhere)
+    return Written(Counts(written + len(rejects), written, rejected), tokens, annotations.unlisted)
 
 
-def drawn(photos: Iterable[Photo], *, limit: int | None, seed: int) -> list[Photo]:
-    """`limit` of the photos, in their order; a smaller limit draws some of those that a larger one does."""
+def sample_photos(photos: Iterable[Photo], *, limit: int | None, seed: int) -> list[Photo]:
+    """`limit` random photos, in their order; the sample of a smaller limit is a subset of that of a larger one."""
     listed = list(photos)
     if limit is None or limit >= len(listed):
         return listed
@@ -112,7 +118,7 @@ def drawn(photos: Iterable[Photo], *, limit: int | None, seed: int) -> list[Phot
 
 
 class _Parts:
-    """Files of requests, each within the limits of the Batch API."""
+    """Splits the requests into files within the limits of the Batch API."""
 
     def __init__(self, open_file: Callable[[str], LineFile]) -> None:
         self._open_file = open_file
@@ -135,7 +141,7 @@ def _line(request_id: str, body: Mapping[str, Any]) -> bytes:
 def _write_rejects(
     rejects: list[tuple[SourceRecord, Rejected]], open_file: Callable[[str], LineFile]
 ) -> dict[str, int]:
-    """List the rejects in a file, if there are any, and count them by reason."""
+    """Write the rejects to a file, if there are any, and count them by reason."""
     counted: dict[str, int] = {}
     if rejects:
         file = open_file(layout.REQUEST_REJECTS)

@@ -1,8 +1,12 @@
-"""Reads COCO's captions_*.json and instances_*.json.
-Writes requests-00000.jsonl, ... into --output_dir: lines for OpenAI's Batch API, ready for
-upload, at most 50,000 and 200 MB a file; images.jsonl, which image each is about; requests.rejects.jsonl, images that
-no request is made of (no caption, a box that is none, an image that one of the files lacks); and requests.receipt.
-Says how many tokens they are likely to take, and with --price_per_million what that costs. Nothing is sent."""
+"""Converts captions and boxes to requests, and estimates their cost. Nothing is sent.
+
+Reads COCO's captions_*.json and instances_*.json.
+Writes to --output_dir:
+  requests-00000.jsonl, ...  lines for OpenAI's Batch API, ready for upload; at most 50,000 and 200 MB per file
+  images.jsonl               the image of each request
+  requests.rejects.jsonl     rejected images: without a caption, with an invalid box, not listed in --instances, ...
+  requests.receipt           the inputs and arguments
+Prints an estimate of the tokens, and with --price_per_million of the cost."""
 
 from __future__ import annotations
 
@@ -24,38 +28,48 @@ from preprocess.converters.instruction_data.kinds import Kind
 from preprocess.converters.instruction_data.prompts import load_prompt, prompt_files
 from preprocess.converters.instruction_data.requests import RequestPlan, Written, write_requests
 
-HELP = "captions and boxes → requests, with an estimate of their cost"
+HELP = "convert captions and boxes to requests, and estimate their cost"
 VERSION = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of this step."""
     parser.add_argument("--captions", type=Path, required=True, help="COCO's captions_*.json")
-    parser.add_argument("--instances", type=Path, help="COCO's instances_*.json; not needed for conversations alone")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the files; made if missing")
+    parser.add_argument(
+        "--instances", type=Path, help="COCO's instances_*.json; required unless --kinds is conversation"
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="output folder; created if missing")
     names = [kind.value for kind in Kind]
-    parser.add_argument("--kinds", nargs="+", choices=names, default=names, help="what to ask for (default: all)")
-    parser.add_argument("--model", type=_name, required=True, help="the model's name at the endpoint")
-    parser.add_argument("--prompts", type=Path, help="folder with your own conversation.yaml, detail.yaml, ...")
-    parser.add_argument("--limit", type=_above_zero, help="take this many images, drawn by --seed and their ids")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw by --limit (default: 0)")
+    parser.add_argument("--kinds", nargs="+", choices=names, default=names, help="kinds of requests (default: all)")
+    parser.add_argument("--model", type=_non_empty, required=True, help="name of the model at the endpoint")
     parser.add_argument(
-        "--max_tokens", type=_above_zero, default=1024, help="the most tokens of an answer (default: 1024)"
+        "--prompts",
+        type=Path,
+        help="folder with conversation.yaml, detail.yaml and reasoning.yaml (default: those of configs/instructions)",
+    )
+    parser.add_argument("--limit", type=_positive, help="number of images, sampled with --seed (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample of --limit (default: 0)")
+    parser.add_argument(
+        "--max_tokens", type=_positive, default=1024, help="maximum number of tokens of an answer (default: 1024)"
     )
     parser.add_argument(
-        "--body", default="{}", help="further fields of each request, as JSON: '{\"temperature\": 0.7}'"
+        "--body", default="{}", help="further fields of each request, as JSON, such as '{\"temperature\": 0.7}'"
     )
     parser.add_argument(
-        "--price_per_million", type=_price, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens"
+        "--price_per_million",
+        type=_price,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="prices of a million input tokens and of a million output tokens",
     )
-    parser.add_argument("--overwrite", action="store_true", help="write the files again that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the requests and say what they will take.
+    """Write the requests and print the estimate.
 
     Raises:
-        InputError: arguments or inputs that cannot be.
+        InputError: invalid arguments or inputs.
     """
     plan, inputs = _plan(arguments)
     files = FileSet(
@@ -78,7 +92,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"finished earlier, nothing to do: {_counted(counts, arguments.output_dir)}")
         return
     if results := sorted(arguments.output_dir.glob(layout.RESULTS)):
-        raise InputError(f"{results[0]} holds answers to the requests that would be replaced; use another --output_dir")
+        raise InputError(
+            f"{results[0]} contains answers to the requests that would be replaced; give another --output_dir"
+        )
     outcome: list[Written] = []
 
     def fill(open_file: Callable[[str], LineFile]) -> Counts:
@@ -94,13 +110,13 @@ def _report(written: Written, arguments: argparse.Namespace) -> None:
     if written.counts.rejected:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in written.counts.rejected.items())
         print(f"  rejected: {reasons}; listed in {arguments.output_dir / layout.REQUEST_REJECTS}")
-    if written.elsewhere:
-        print(f"  not used: {written.elsewhere:,} annotations of images that {arguments.captions.name} does not list")
+    if written.unlisted:
+        print(f"  not used: {written.unlisted:,} annotations of images that {arguments.captions.name} does not list")
     price = tuple(arguments.price_per_million) if arguments.price_per_million else None
     for kind, tokens in written.tokens.items():
-        print(f"  {kind.value}: {tokens.requests:,} requests, about {tokens.sent:,} tokens sent")
-    for sentence in sum(written.tokens.values(), Estimate()).sentences(price, written.counts.written):
-        print(sentence)
+        print(f"  {kind.value}: {tokens.requests:,} requests, about {tokens.input_tokens:,} input tokens")
+    for line in sum(written.tokens.values(), Estimate()).lines(price, written.counts.written):
+        print(line)
 
 
 def _counted(counts: Counts, folder: Path) -> str:
@@ -111,10 +127,15 @@ def _counted(counts: Counts, folder: Path) -> str:
 def _plan(arguments: argparse.Namespace) -> tuple[RequestPlan, tuple[Path, ...]]:
     kinds = [kind for kind in Kind if kind.value in arguments.kinds]
     captions = file(arguments.captions, "--captions")
-    if arguments.instances is None and any(kind.sees_boxes for kind in kinds):
-        raise InputError("--instances is missing; detail and reasoning need the boxes, give COCO's instances_*.json")
-    if arguments.instances is not None and not any(kind.sees_boxes for kind in kinds):
-        raise InputError("--instances is given, and conversations have no boxes; leave it out, or ask for other kinds")
+    if arguments.instances is None and any(kind.uses_boxes for kind in kinds):
+        raise InputError(
+            "--instances is missing, but the kinds detail and reasoning use boxes; give COCO's instances_*.json, or "
+            "--kinds conversation"
+        )
+    if arguments.instances is not None and not any(kind.uses_boxes for kind in kinds):
+        raise InputError(
+            "--instances is given, but the kind conversation does not use boxes; remove it, or give other --kinds"
+        )
     instances = None if arguments.instances is None else file(arguments.instances, "--instances")
     prompts = prompt_files(arguments.prompts)
     plan = RequestPlan(
@@ -139,25 +160,27 @@ def _extra_body(text: str) -> dict[str, Any]:
         raise InputError(f"--body is {text!r}, expected a JSON object such as '{{\"temperature\": 0.7}}'")
     for taken in ("model", "messages", "max_completion_tokens", "max_tokens", "n", "stream"):
         if taken in body:
-            raise InputError(f"--body sets {taken!r}, which the other arguments decide; take it out")
+            raise InputError(f"--body sets {taken!r}, which the command sets itself; remove it")
     return body
 
 
-def _above_zero(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _price(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no price")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price, expected a number of at least 0")
     return value
 
 
-def _name(text: str) -> str:
+def _non_empty(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty")
+        raise argparse.ArgumentTypeError("the name is empty")
     return text

@@ -169,7 +169,7 @@ def test_requests_in_place_of_results_are_one_sentence(preprocess, asked, tmp_pa
     command = ["instructions", "read", "--requests_dir", asked, "--results", asked / "requests-00000.jsonl"]
     outcome = preprocess(*command, "--image_prefix", "c", "--output_dir", tmp_path / "out", into=tmp_path / "out")
     assert outcome.code == 2
-    assert "requests-00000.jsonl, which holds requests" in outcome.err
+    assert "requests-00000.jsonl, which contains requests" in outcome.err
 
 
 def test_a_folder_without_requests_is_one_sentence(preprocess, tmp_path):

@@ -11,9 +11,10 @@ from conftest import CHECKOUT, needs_shared, shared_folder
 from interruption import contents, killed_at
 from tokenizers import Tokenizer
 
+from preprocess.converters.core.errors import InputError
 from preprocess.converters.instruction_data import requests as requests_module
 from preprocess.converters.instruction_data.cost import tokens_of
-from preprocess.converters.instruction_data.kinds import Kind, parts_of
+from preprocess.converters.instruction_data.kinds import Kind, parse_custom_id
 from preprocess.converters.instruction_data.prompts import load_prompt
 
 
@@ -105,7 +106,7 @@ def test_a_limit_draws_by_seed_and_a_smaller_one_draws_some_of_the_same(requests
 
     def drawn(*arguments):
         requests(images, "--kinds", "detail", "--overwrite", *arguments)
-        return [int(parts_of(line["custom_id"])[1]) for line in sent(requests.out)]
+        return [int(parse_custom_id(line["custom_id"])[1]) for line in sent(requests.out)]
 
     ten, five, other = drawn("--limit", 10), drawn("--limit", 5), drawn("--limit", 10, "--seed", 1)
     assert (len(ten), len(five), len(other)) == (10, 5, 10)
@@ -156,13 +157,13 @@ def test_the_cost_is_said_before_anything_is_sent(requests):
     result = requests([dog(7), dog(8)], "--price_per_million", 1000, 2000, "--max_tokens", 100)
     sent_tokens, expected = (
         int(number.replace(",", ""))
-        for number in re.search(r"6 requests, about ([\d,]+) tokens sent and ([\d,]+) ret", result.out).groups()
+        for number in re.search(r"6 requests, about ([\d,]+) input tokens and ([\d,]+) output", result.out).groups()
     )
     assert 0 < expected <= 600
     assert "(at most 600)" in result.out
     about = sent_tokens / 1000 + expected / 500
     most = sent_tokens / 1000 + 1.2
-    assert f"about {about:,.2f}, at most {most:,.2f}; 1,000 such images: about {about * 500:,.2f}, at" in result.out
+    assert f"about {about:,.2f}, at most {most:,.2f}; per 1,000 images: about {about * 500:,.2f}, at" in result.out
 
 
 @pytest.mark.slow
@@ -194,7 +195,7 @@ def test_requests_that_were_answered_are_not_replaced(requests):
     (requests.out / "results.jsonl").write_bytes(b"")
     refused = requests([dog()], "--max_tokens", "5", "--overwrite")
     assert refused.code == 2
-    assert "results.jsonl holds answers" in refused.err
+    assert "results.jsonl contains answers" in refused.err
 
 
 @pytest.mark.faults
@@ -221,8 +222,8 @@ def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files
     [
         (["--body", "[]"], "--body is '[]', expected a JSON object"),
         (["--body", '{"n": 2}'], "--body sets 'n'"),
-        (["--kinds", "conversation"], "conversations have no boxes; leave it out"),
-        (["--prompts", "nowhere"], "there is no conversation.yaml"),
+        (["--kinds", "conversation"], "the kind conversation does not use boxes; remove it"),
+        (["--prompts", "nowhere"], "--prompts is nowhere, which has no conversation.yaml"),
     ],
 )
 def test_arguments_that_cannot_be_are_one_sentence(requests, arguments, message):
@@ -235,7 +236,11 @@ def test_arguments_that_cannot_be_are_one_sentence(requests, arguments, message)
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--price_per_million", "-1", "2"], "-1 is no price"), (["--model", " "], "it is empty")],
+    [
+        (["--price_per_million", "-1", "2"], "'-1' is not a price, expected a number of at least 0"),
+        (["--model", " "], "the name is empty"),
+        (["--limit", "some"], "'some' is not a whole number above 0"),
+    ],
 )
 def test_values_that_cannot_be_are_a_usage_error(requests, arguments, message):
     result = requests([dog()], *arguments)
@@ -251,6 +256,24 @@ def test_files_of_two_splits_are_one_sentence(preprocess, tmp_path):
     result = preprocess(*command, "--output_dir", tmp_path / "out", into=tmp_path / "out")
     assert result.code == 2
     assert "give both files of the same split" in result.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not JSON\n", "byte 0: found 'n', expected an object with 'images'; check that this is the right file"),
+        ('{"a": 1}\n{"a": 2}\n', "found '}' and no key 'images' among the keys 'a'; check that this is the right file"),
+        ('{"images": [{"id": 1}, oops]}', "byte 23: expecting value; correct the file, or download it again"),
+    ],
+)
+def test_a_captions_file_that_is_not_one_is_named_with_advice(preprocess, tmp_path, content, message):
+    captions = tmp_path / "captions.json"
+    captions.write_text(content)
+    command = ["instructions", "requests", "--captions", captions, "--kinds", "conversation", "--model", "m"]
+    result = preprocess(*command, "--output_dir", tmp_path / "out", into=tmp_path / "out")
+    assert result.code == 2
+    assert f"{captions}: byte" in result.err
+    assert message in result.err
 
 
 def test_boxes_are_asked_for_where_a_kind_needs_them(preprocess, tmp_path):
@@ -270,9 +293,9 @@ def test_the_prompts_that_ship_hold_two_examples_that_the_parser_accepts(kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.update(sytem="x"), "sytem: Extra inputs are not permitted"),
-        (lambda values: values.pop("system"), "system: Field required"),
-        (lambda values: values.update(questions=["What?"]), "`questions` are for detail.yaml"),
+        (lambda values: values.update(sytem="x"), "sytem: extra inputs are not permitted"),
+        (lambda values: values.pop("system"), "system: field required"),
+        (lambda values: values.update(questions=["What?"]), "`questions` is only allowed in detail.yaml; remove it"),
         (lambda values: values["examples"][0].update(answer="Just text."), "examples.0.answer: part 1 begins"),
         (lambda values: values["examples"][1].update(boxes=[{"category": "a", "corners": [0, 0, 1, 1]}]), "no boxes"),
     ],
@@ -289,6 +312,13 @@ def test_a_prompt_of_ones_own_is_checked(requests, tmp_path, change, message):
     assert result.code == 2
     assert message in result.err
     assert "conversation.yaml" in result.err
+
+
+def test_a_prompt_for_details_without_questions_is_refused(tmp_path):
+    path = tmp_path / "detail.yaml"
+    path.write_text("system: Describe it.\n")
+    with pytest.raises(InputError, match="`questions` is missing or empty, expected a list of questions; add it"):
+        load_prompt(path, Kind.DETAIL)
 
 
 def test_a_prompt_of_ones_own_is_used(requests, tmp_path):

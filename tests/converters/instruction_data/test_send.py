@@ -160,7 +160,7 @@ def test_whatever_the_server_does_each_request_is_answered_once(server: Server, 
     with Journal(path) as journal:
         sent = send_all(map(request, texts), len(texts), journal, endpoint(server, timeout=1.5, retries=9))
     found = results(path)
-    assert (sent.answered, sent.refused, sent.open) == (len(texts), 0, 0)
+    assert (sent.answered, sent.refused, sent.unanswered) == (len(texts), 0, 0)
     assert found.keys() == {text.split()[0] for text in texts}
     for name, response in found.items():
         assert response["status_code"] == 200
@@ -209,7 +209,7 @@ def test_a_request_without_answer_stays_open_for_the_next_run(server: Server, tm
     texts = ["never 500 500 500 500 ok", *(f"b{number} ok" for number in range(9))]
     with Journal(path) as journal:
         sent = send_all(map(request, texts), 10, journal, endpoint(server))
-    assert (sent.answered, sent.open) == (9, 1)
+    assert (sent.answered, sent.unanswered) == (9, 1)
     assert "status 500" in sent.last_problem
     assert "never" not in results(path)
     with Journal(path) as journal:
@@ -252,7 +252,7 @@ def test_a_server_that_answers_nothing_ends_the_run(
     server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     texts = [f"r{number} 500" for number in range(200)]
-    with Journal(tmp_path / "r.jsonl") as journal, pytest.raises(UnfinishedError, match="nothing was answered"):
+    with Journal(tmp_path / "r.jsonl") as journal, pytest.raises(UnfinishedError, match="no request was answered"):
         send_all(map(request, texts), 200, journal, endpoint(server, retries=1))
     assert not capfd.readouterr().err.count("Traceback")
     assert sum(server.asked.values()) <= 40
@@ -261,7 +261,7 @@ def test_a_server_that_answers_nothing_ends_the_run(
 def test_one_request_that_is_never_answered_does_not_hold_up_the_others(server: Server, tmp_path: Path) -> None:
     with Journal(tmp_path / "r.jsonl") as journal:
         sent = send_all(map(request, ["a 500", "b ok"]), 2, journal, endpoint(server, in_flight=1, retries=0))
-    assert (sent.answered, sent.open) == (1, 1)
+    assert (sent.answered, sent.unanswered) == (1, 1)
 
 
 def test_a_full_disk_ends_the_run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_a_whole_result_without_its_line_end_is_kept(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, content: str, end: str) -> None:
     path = tmp_path / "other"
     path.write_text(content + end, encoding="utf-8")
-    with pytest.raises(InputError, match=r"line 1: is not a result with a response"):
+    with pytest.raises(InputError, match=r"line 1: found .*, expected a result with custom_id and response"):
         Journal(path)
     assert path.read_text(encoding="utf-8") == content + end
 
@@ -338,7 +338,9 @@ def test_the_command_sends_a_folder_and_says_what_became_of_it(
     (tmp_path / "requests-00000.jsonl").write_text("\n".join(lines), encoding="utf-8")
     out = tmp_path / "results.jsonl"
     assert run("--requests", tmp_path, "--results", out, "--base_url", server.url) == 0
-    assert "20 requests = 0 answered earlier + 20 answered now (0 with an error) + 0 open" in capsys.readouterr().out
+    assert (
+        "20 requests = 0 answered earlier + 20 answered now (0 with an error) + 0 unanswered" in capsys.readouterr().out
+    )
     assert run("--requests", tmp_path, "--results", out, "--base_url", server.url) == 0
     assert "20 requests, all answered earlier" in capsys.readouterr().out
     assert sum(server.asked.values()) == 20
@@ -350,14 +352,14 @@ def test_the_command_sends_a_folder_and_says_what_became_of_it(
         (
             f"{REQUEST}\n{REQUEST}",
             [],
-            "line 2: its custom_id stands",
+            "line 2: its custom_id 'a' also occurs in an earlier line",
         ),
         ('{"custom_id": "a"}', [], "line 1: has no body with model and messages"),
-        ("nonsense", [], "line 1: is not a request"),
-        ("", [], "requests.jsonl holds no request"),
+        ("nonsense", [], "line 1: has no custom_id, expected a request"),
+        ("", [], "requests.jsonl contains no requests"),
         (REQUEST, ["--in_flight", "0"], "--in_flight is 0, expected at least 1"),
-        (REQUEST, ["--base_url", "localhost:8000/v1"], "--base_url is localhost:8000/v1, expected an address"),
-        (REQUEST, ["--results", "."], "--results is ., a folder"),
+        (REQUEST, ["--base_url", "localhost:8000/v1"], "--base_url is localhost:8000/v1, expected a URL"),
+        (REQUEST, ["--results", "."], "--results is ., which is a folder; expected a file, such as results.jsonl"),
     ],
 )
 def test_wrong_requests_are_one_sentence_before_anything_is_sent(
@@ -382,7 +384,7 @@ def test_no_key_for_a_hosted_endpoint_is_one_sentence(
     path = tmp_path / "requests.jsonl"
     path.write_text(json.dumps(request("a ok")), encoding="utf-8")
     assert run("--requests", path, "--results", tmp_path / "r") == 2
-    assert "the environment has no OPENAI_API_KEY" in capsys.readouterr().err
+    assert "the environment variable OPENAI_API_KEY is not set" in capsys.readouterr().err
 
 
 def test_a_missing_folder_of_requests_says_what_was_looked_for(
@@ -390,5 +392,5 @@ def test_a_missing_folder_of_requests_says_what_was_looked_for(
 ) -> None:
     arguments = ["--results", tmp_path / "r", "--base_url", "http://localhost:1/v1"]
     assert run("--requests", tmp_path / "nowhere", *arguments) == 2
-    expected = "expected the folder that `instructions requests` wrote, or a file in it; check the path"
+    expected = "expected the output folder of `instructions requests`, or a file in it; check the path"
     assert f"--requests is {tmp_path / 'nowhere'}, which does not exist; {expected}" in (capsys.readouterr().err)
