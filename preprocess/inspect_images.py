@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = [options.folder] if options.against is None else [options.folder, options.against]
     for folder in folders:
         if not folder.is_dir():
-            found = "is a file" if folder.exists() else "does not exist"
-            print(f"inspect_images: {folder} {found}, expected a folder of images", file=sys.stderr)
+            problem = "is a file" if folder.exists() else "does not exist"
+            print(f"inspect_images: {folder} {problem}, expected a folder of images", file=sys.stderr)
             return WRONG_INPUT
     try:
         here, *there = [audit(folder) for folder in folders]

@@ -112,7 +112,7 @@ def test_an_object_without_data_is_an_error(preprocess, tmp_path, write_json):
     write_json(tmp_path / "val_v1.0.json", {"dataset_name": "SP-DocVQA", "questions": []})
     result = run(preprocess, "sp_docvqa", tmp_path)
     assert result.code == 2
-    assert "no key 'data', only 'dataset_name', 'questions'" in result.err
+    assert "no key 'data' among the keys 'dataset_name', 'questions'" in result.err
 
 
 @with_real_excerpts
