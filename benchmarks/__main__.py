@@ -112,8 +112,8 @@ def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         found["ratios"] |= section.ratios
     if "growth" in parts:
         grown = growth.grow(folder, options.tokenizer, note)
-        print(f"\n## Cost as work grows: phase 2, {growth.PROCESSES} processes\n\n{growth.growth_table(grown)}")
-        print(f"\n## Where the time of a worker goes\n\n{growth.stage_table(grown[-1])}", flush=True)
+        print(f"\n## Scaling: phase 2, {growth.PROCESSES} processes\n\n{growth.growth_table(grown)}")
+        print(f"\n## Time of a worker by stage\n\n{growth.stage_table(grown[-1])}", flush=True)
         found["growth"] = growth.growth_json(grown)
         found["ratios"] |= growth.growth_ratios(grown)
     print("\n## Ratios\n\n| | |\n|---|---:|")

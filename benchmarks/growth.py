@@ -93,7 +93,8 @@ def stages_of(receipts: list[dict[str, Any]]) -> dict[str, float]:
 def growth_table(grown: list[Grown]) -> str:
     """Markdown."""
     lines = [
-        "| records | whole command | a record | until the first task | peak memory of a process | again, all done |",
+        "| records | whole command | per record | until the first task | peak memory per process "
+        "| rerun, nothing to do |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for row in grown:
@@ -107,7 +108,7 @@ def growth_table(grown: list[Grown]) -> str:
 def stage_table(row: Grown) -> str:
     """Return a Markdown table of the time per stage of a worker."""
     total = sum(row.stages.values())
-    lines = ["| stage | µs a record | share |", "|---|---:|---:|"]
+    lines = ["| stage | µs per record | share |", "|---|---:|---:|"]
     lines += [f"| {STAGES[stage]} | {spent:.1f} | {spent / total:.0%} |" for stage, spent in row.stages.items()]
     return "\n".join([*lines, f"| all | {total:.1f} | |"])
 

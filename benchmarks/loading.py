@@ -80,7 +80,7 @@ def text_section(
     for result, name in zip(measured, (OURS, *peers), strict=False):
         result.out_bytes = size(folder / PEERS[name].folder if name in PEERS else folder / OURS)
     best = max((result for result in measured if result.name in peers), key=lambda result: result.rate)
-    title = f"Loading without images: {rows:,} rows, shuffled; one process where nothing else is said"
+    title = f"Loading without images: {rows:,} rows, shuffled; one process unless stated"
     return Section(title, measured, ours, {f"loading without images / {best.name}": measured[0].rate / best.rate})
 
 
@@ -99,7 +99,7 @@ def image_section(
                 f"Pillow alone, {'one process' if number == 1 else f'{number} processes'}",
                 epochs(LIMIT, folder, workers=number, pixels=pixels),
                 photos,
-                "everything but decode, resize, crop and normalise",
+                "everything except decode, resize, crop and normalise",
             ),
         ]
     measured = checked(in_turn(contestants, repeats, note), expected(folder))
@@ -115,7 +115,7 @@ def image_peers_section(folder: Path, photos: int, note: Note) -> Section:
     ours = "ours, one process"
     contestants = [Contestant(ours, epochs(OURS, folder, pixels="square"), photos)]
     contestants += [
-        Contestant(name, epochs(name, folder, pixels="square"), photos, f"{peer.leaves_out}; pixels by Pillow's limit")
+        Contestant(name, epochs(name, folder, pixels="square"), photos, f"{peer.leaves_out}; pixels decoded by Pillow")
         for name, peer in PEERS.items()
     ]
     measured = checked(in_turn(contestants, 1, note), expected(folder))
@@ -129,7 +129,7 @@ def stored_section(folder: Path, photos: int, peers: Sequence[dict[str, Peer]], 
     ]
     contestants += [
         Contestant("ours, path", epochs(OURS, folder, pixels="square"), photos),
-        Contestant("Pillow alone", epochs(LIMIT, folder, pixels="square"), photos, "everything but the pixels"),
+        Contestant("Pillow alone", epochs(LIMIT, folder, pixels="square"), photos, "everything except the pixels"),
     ]
     contestants += [
         Contestant(name, epochs(name, folder, pixels="square"), photos, peer.leaves_out)

@@ -163,10 +163,10 @@ def read_datasets(folder: Path, workers: int, pixels: str | None) -> Batches:
     )
 
 
-_NO_CHECK = "no checksum of what is read"
+_NO_CHECK = "no checksum when reading"
 PEERS = {
     "MosaicML Streaming": Peer("mosaicml", write_mosaicml, read_mosaicml, _NO_CHECK),
-    "LitData": Peer("litdata", write_litdata, read_litdata, f"{_NO_CHECK}; mixes 256 neighbours"),
+    "LitData": Peer("litdata", write_litdata, read_litdata, f"{_NO_CHECK}; shuffles within 256 rows"),
     "WebDataset": Peer("webdataset", write_webdataset, read_webdataset, f"{_NO_CHECK}; no resuming"),
     "Hugging Face datasets": Peer("datasets", write_datasets, read_datasets, f"{_NO_CHECK}; no resuming"),
 }

@@ -121,7 +121,7 @@ def table(measured: Sequence[Measured], ours: str, unit: str = "row") -> str:
     """Return a Markdown table; `ours` is the contestant that others are compared with, `unit` what is counted."""
     mine = next(result for result in measured if result.name == ours)
     lines = [
-        f"| | {unit}s/s | ours is faster | peak memory | bytes out a {unit} | leaves out |",
+        f"| | {unit}s/s | speedup of ours | peak memory | output bytes per {unit} | not included |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for result in measured:

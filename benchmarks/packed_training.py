@@ -1,4 +1,4 @@
-"""Training a tiny LLaVA on packed rows beside one row a sample: `python -m benchmarks.packed_training`.
+"""Training a tiny LLaVA on packed rows compared with one sample per row: `python -m benchmarks.packed_training`.
 
 The same records, one epoch, images read and all, in seconds of one thread of a CPU, so that other load on the machine
 counts little; samples are counted. It is a command of its own, since the trainer needs a newer transformers than the
@@ -41,7 +41,7 @@ def main() -> None:
         section = compare(Path(folder), options.samples, options.repeats)
     print(section.to_markdown())
     for result in section.measured:
-        print(f"{result.name}: {result.said['positions'] / result.rows:,.0f} positions a sample")
+        print(f"{result.name}: {result.said['positions'] / result.rows:,.0f} positions per sample")
     for name, ratio in section.ratios.items():
         print(f"{name}: {ratio:.2f}")
 
@@ -65,7 +65,7 @@ def compare(folder: Path, samples: int, repeats: int) -> Section:
     ]
     measured = checked(in_turn(contestants, repeats, note), samples)
     ratios = {f"{ours.name} / {other.name}": ours.rate / other.rate for ours in measured[:2] for other in measured[2:]}
-    title = f"Training a tiny model on packed rows: {samples:,} samples, one epoch on a CPU, {_ROWS} rows a batch"
+    title = f"Training a tiny model on packed rows: {samples:,} samples, one epoch on a CPU, {_ROWS} rows per batch"
     return Section(title, measured, measured[0].name, ratios, "sample")
 
 

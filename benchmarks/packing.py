@@ -1,7 +1,7 @@
-"""Loading packed rows beside one row a sample, of the same records, without images; samples are counted, not rows.
+"""Loading the same records packed and with one sample per row, without images; samples are counted, not rows.
 
 Rows have 2,048 positions; half of the records have an image of 576 slots. In the rows of one sample, text-only ones
-have as many masked slots. All contestants must come to the same checksum over their samples.
+have as many masked slots. All contestants must give the same checksum over their samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks.loading_peers import BATCH, PEERS
 from benchmarks.measure import Contestant, Measured, Section, in_turn, size
 
 PEER = "LitData"
-PACKED, SINGLE = "ours, packed", "ours, one row a sample"
+PACKED, SINGLE = "ours, packed", "ours, one sample per row"
 _SAMPLES = 400 * BATCH
 
 
@@ -31,7 +31,9 @@ def run(folder: Path, repeats: int, note: Note) -> list[Section]:
     contestants = [
         Contestant(PACKED, [*epochs(OURS, packed), "--samples"], _SAMPLES),
         Contestant(SINGLE, [*epochs(OURS, single), "--samples"], _SAMPLES),
-        Contestant(f"{PEER}, one row a sample", [*epochs(PEER, single), "--samples"], _SAMPLES, PEERS[PEER].leaves_out),
+        Contestant(
+            f"{PEER}, one sample per row", [*epochs(PEER, single), "--samples"], _SAMPLES, PEERS[PEER].leaves_out
+        ),
     ]
     measured = checked(in_turn(contestants, repeats, note), _SAMPLES)
     stored = (packed / OURS, single / OURS, single / PEERS[PEER].folder)

@@ -70,8 +70,8 @@ def read_mosaicml(folder: Path, workers: int, pixels: str | None) -> Batches:
 
 
 PIXEL_PEERS = {
-    "MosaicML Streaming, pixels": Peer("mosaicml-pixels", write_mosaicml, read_mosaicml, "no checksum of what is read"),
+    "MosaicML Streaming, pixels": Peer("mosaicml-pixels", write_mosaicml, read_mosaicml, "no checksum when reading"),
     "LitData, pixels": Peer(
-        "litdata-pixels", write_litdata, read_litdata, "no checksum of what is read; mixes 256 neighbours"
+        "litdata-pixels", write_litdata, read_litdata, "no checksum when reading; shuffles within 256 rows"
     ),
 }

@@ -79,7 +79,7 @@ def compare(
             name,
             command(tokenizer, data[sizes.ours], folder / kind, phase, processes, packing),
             sizes.ours,
-            "nothing: start, plan, checks, shards, report",
+            "– (includes start, plan, checks, shards, report)",
             folder / kind,
         )
         for name, kind, processes, packing in (
@@ -88,8 +88,8 @@ def compare(
             (PACKED, "packed-1", 1, "best_fit"),
         )
     ]
-    only_tokens = "all but the tokens: reading, labels, masks, rows, files"
-    no_rows = "image slots, fixed rows, checks, rejects; turns tokenized apart"
+    only_tokens = "all but tokenizing: reading, labels, masks, rows, files"
+    no_rows = "image slots, fixed rows, checks, rejects; turns tokenized separately"
     others = [
         stand_in(BATCH_CALL, "batch-call", sizes.batch_call, only_tokens, writes=False),
         stand_in(
@@ -114,7 +114,7 @@ def compare(
         others.append(
             stand_in(
                 "`encode` turn by turn, `h5py` gzip",
-                *("h5py-gzip", sizes.slow, "checks, rejects, resuming; turns tokenized apart"),
+                *("h5py-gzip", sizes.slow, "checks, rejects, resuming; turns tokenized separately"),
                 writes=True,
             )
         )
@@ -135,5 +135,5 @@ def compare(
         writer = by_name[others[-1].name]
         ratios[f"phase {phase}, 1 process against the h5py writer"] = by_name[OURS].rate / writer.rate
     shutil.rmtree(folder)
-    title = f"Preprocessing, phase {phase}: {tokens:.0f} text tokens a record, {length:,} positions a row"
+    title = f"Preprocessing, phase {phase}: {tokens:.0f} text tokens per record, {length:,} positions per row"
     return Section(title, measured, OURS, ratios)

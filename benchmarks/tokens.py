@@ -56,12 +56,12 @@ def compare(folder: Path, style: str, tokenizer: Path, kind: str, repeats: int, 
     arguments = [*command(tokenizer, data, out, 2, 1), f"dataset.system_prompt_style={style}"]
     config = read_config(arguments[3], arguments[4:])
     texts = write_records(folder / "texts.jsonl", rendered(data, Stages(config, loaded), _BATCH_CALL))
-    ours = Contestant("ours, 1 process", arguments, count, "nothing: start, plan, checks, shards, report", out)
+    ours = Contestant("ours, 1 process", arguments, count, "– (includes start, plan, checks, shards, report)", out)
     batch_call = Contestant(
         "`tokenizers` encode_batch_fast",
         ["-m", "benchmarks.stand_ins", "rendered-texts", "--data", str(texts), "--tokenizer", str(tokenizer)],
         _BATCH_CALL,
-        "all but the tokens: reading, rendering, labels, masks, rows, files",
+        "all but tokenizing: reading, rendering, labels, masks, rows, files",
         environment=ONE_THREAD,
     )
     measured = in_turn([ours, batch_call], repeats, note)
