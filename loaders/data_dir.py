@@ -109,7 +109,7 @@ def read_data_dir(root: str | Path) -> DataDir:
     )
 
 
-def require_alike(dirs: Sequence[DataDir]) -> None:
+def require_compatible(dirs: Sequence[DataDir]) -> None:
     """Refuse datasets whose rows cannot be in the same batch.
 
     Raises:
@@ -121,7 +121,7 @@ def require_alike(dirs: Sequence[DataDir]) -> None:
             free, fixed = (first, other) if first.image_start_idx is None else (other, first)
             raise DataDirError(
                 f"{free.root}: its rows are packed or hold several images, but those of {fixed.root} have one image "
-                "at a fixed position; rows of one loader must match: rewrite one with the same processor.packing"
+                "at a fixed position; write one of them again with the same processor.packing and dataset.max_images"
             )
         for name in (
             "max_sequence_length",
@@ -135,7 +135,7 @@ def require_alike(dirs: Sequence[DataDir]) -> None:
             if found != expected:
                 raise DataDirError(
                     f"{other.root}: has {name} {found}, but {first.root} has {expected}; "
-                    "all rows of a loader must match: rewrite one of them"
+                    "all rows of a loader must match: write one of them again"
                 )
 
 

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class LlavaDataLoader(DataLoader[Sample]):
-    """A torch `DataLoader` whose position can be saved and restored; made by `create_dataloader`.
+    """A torch `DataLoader` whose position can be saved and restored; created by `create_dataloader`.
 
     Each iteration covers one epoch; the next iteration covers the next epoch. An iteration that is not finished
     restarts its epoch, unless `load_state_dict` sets the position.
@@ -53,8 +53,8 @@ class LlavaDataLoader(DataLoader[Sample]):
         super().__init__(dataset, batch_sampler=batch_sampler, **options)
         self.failed_images = 0
         self._order = order
-        self._handed = 0
-        self._resumes = False
+        self._batches_returned = 0
+        self._is_restored = False
         self._iterations = 0
 
     @property
@@ -65,21 +65,21 @@ class LlavaDataLoader(DataLoader[Sample]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Iterate over the batches of the epoch, from the position of `load_state_dict` or from the first batch."""
         sampler = self.batch_sampler
-        if not self._resumes:
-            self._handed = 0
-        self._resumes = False
-        sampler.start = self._handed
+        if not self._is_restored:
+            self._batches_returned = 0
+        self._is_restored = False
+        sampler.start = self._batches_returned
         batches = super().__iter__()
         sampler.start = 0  # for callers that iterate over the sampler itself, as accelerate does to skip batches
         self._iterations += 1
-        return self._hand_out(batches, self._iterations)
+        return self._return_batches(batches, self._iterations)
 
-    def _hand_out(self, batches: Iterator[Any], iteration: int) -> Iterator[Batch]:
+    def _return_batches(self, batches: Iterator[Any], iteration: int) -> Iterator[Batch]:
         failed_before = self.failed_images
-        for batch in _in_one_sentence(batches):
+        for batch in _without_worker_traceback(batches):
             # An old iterator that is used after a new iteration has started must not change the position.
             if iteration == self._iterations:
-                self._handed += 1
+                self._batches_returned += 1
                 self.failed_images += batch.failed_images
             yield batch
         if iteration == self._iterations:
@@ -91,20 +91,20 @@ class LlavaDataLoader(DataLoader[Sample]):
                     self.failed_images,
                 )
             self.batch_sampler.set_epoch(self.epoch + 1)
-            self._handed = 0
+            self._batches_returned = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration; setting the current epoch keeps the position of a resumed run."""
         if epoch != self.epoch:
             self.batch_sampler.set_epoch(epoch)
-            self._handed, self._resumes = 0, False
+            self._batches_returned, self._is_restored = 0, False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the consumer as plain JSON of less than 1 KB; prefetched batches do not count.
 
         It counts global batches, so it is the same on every rank and for any number of ranks.
         """
-        epoch, batch = self.epoch, self._handed
+        epoch, batch = self.epoch, self._batches_returned
         if batch and batch >= len(self):
             epoch, batch = epoch + 1, 0
         return {"version": 1, "epoch": epoch, "batch": batch, **self._order}
@@ -126,9 +126,11 @@ class LlavaDataLoader(DataLoader[Sample]):
         for key in ("epoch", "batch"):
             number = state.get(key)
             if not isinstance(number, int) or number < 0:
-                raise ValueError(f"the state has {key} {number!r}, expected 0 or more; start without the state")
+                raise ValueError(
+                    f"the state has {key} {number!r}, expected an integer of at least 0; start without the state"
+                )
         self.batch_sampler.set_epoch(state["epoch"])
-        self._handed, self._resumes = state["batch"], True
+        self._batches_returned, self._is_restored = state["batch"], True
 
 
 def create_dataloader(
@@ -192,7 +194,7 @@ def create_dataloader(
         DataDirError: a folder is not a finished dataset, or the datasets are incompatible.
         ValueError: an argument is invalid, or there are fewer rows than one global batch.
     """
-    rank, world_size = _place(rank, world_size)
+    rank, world_size = _rank_and_world_size(rank, world_size)
     if (data_dir is None) == (mixture is None):
         raise ValueError("give either data_dir or mixture=[(folder, weight), …]")
     given: list[tuple[str, Any, int]] = [
@@ -270,8 +272,8 @@ def create_dataloader(
     )
 
 
-def _in_one_sentence(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches, and errors as they were raised: torch puts the traceback of a worker process in front of them."""
+def _without_worker_traceback(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches; raise errors of worker processes without the traceback that torch puts before the message."""
     try:
         yield from batches
     except (ImageError, ShardError) as error:
@@ -293,7 +295,7 @@ def _folders_and_weights(mixture: Sequence[tuple[str | Path, float]]) -> tuple[l
 
 
 def _row_order(dataset: LlavaH5Dataset, weights: Sequence[float] | None, window: int | None, seed: int) -> RowOrder:
-    """All rows as one sequence, or each dataset as its own for a mixture."""
+    """Return one order over all rows; for a mixture, the orders of the datasets interleaved by weight."""
     blocks = [dataset.blocks(number) for number in range(len(dataset.data_dirs))]
     if weights is None:
         joined = ([start for starts, _ in blocks for start in starts], [size for _, sizes in blocks for size in sizes])
@@ -304,18 +306,18 @@ def _row_order(dataset: LlavaH5Dataset, weights: Sequence[float] | None, window:
     first = 0
     for number, (data_dir, (starts, sizes)) in enumerate(zip(dataset.data_dirs, blocks, strict=True)):
         if not data_dir.rows:
-            raise DataDirError(f"{data_dir.root}: has no rows, which a mixture cannot draw from; leave it out")
+            raise DataDirError(f"{data_dir.root}: has no rows, so it cannot be part of a mixture; leave it out")
         if window is None:
             orders.append(SequentialOrder(first, data_dir.rows))
         else:
-            # Seeded by its place too: the same folder twice must not come twice in the same order.
+            # The seed depends on the number of the dataset, so that a folder given twice gets two different orders.
             orders.append(BlockShuffle(starts, sizes, window=window, seed=seed * len(blocks) + number))
         first += data_dir.rows
     return MixtureOrder(orders, weights)
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and world size, as given or as torch.distributed knows them."""
+def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return the given rank and world size, or those of torch.distributed."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank is {rank} and world_size {world_size}; give both or neither")
     if rank is None or world_size is None:
@@ -333,5 +335,5 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def _digest(document: Any) -> str:
-    """Enough of a sha256 to tell two datasets apart, short enough for a state."""
+    """Return the first 16 digits of a sha256: enough to distinguish datasets, and short enough for a state."""
     return hashlib.sha256(orjson.dumps(list(document))).hexdigest()[:16]

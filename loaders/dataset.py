@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from loaders.blocks import Array, Block, StoredImage, gather
 from loaders.collate import Collator
-from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_alike
+from loaders.data_dir import DataDir, DataDirError, read_data_dir, require_compatible
 from loaders.image_source import ImageFiles, ImageSource
 from loaders.image_transform import ImageError, ImageTransform
 from loaders.samples import Sample, Samples, WithoutLoss
@@ -91,13 +91,13 @@ class LlavaH5Dataset(Dataset[Sample]):
         if cache_blocks < 1 or open_files < 1:
             raise ValueError(f"cache_blocks is {cache_blocks} and open_files {open_files}, expected at least 1")
         self.data_dirs: tuple[DataDir, ...] = tuple(read_data_dir(folder) for folder in folders)
-        require_alike(self.data_dirs)
+        require_compatible(self.data_dirs)
         image_dirs = _image_dirs(img_data_dir, self.data_dirs)
         for dir_ in self.data_dirs:
             if dir_.image_aspect_ratio not in (None, image_aspect_ratio):
                 raise DataDirError(
                     f"{dir_.root}: stores pixels with image_aspect_ratio {dir_.image_aspect_ratio}, but "
-                    f"{image_aspect_ratio} is asked for; give the same, or write the dataset again"
+                    f"image_aspect_ratio is {image_aspect_ratio}; give the same, or write the dataset again"
                 )
         first = self.data_dirs[0]
         self.are_free = first.image_start_idx is None
@@ -110,9 +110,9 @@ class LlavaH5Dataset(Dataset[Sample]):
         self._reader = ShardReader(
             shards, cache_blocks=cache_blocks, open_files=open_files, threads=threads, verify=verify
         )
-        # Of each shard.
+        # One for each shard; empty if no images are read.
         self._image_sources: list[ImageSource] = []
-        if img_data_dir is not None or all(map(_stored, self.data_dirs)):
+        if img_data_dir is not None or all(map(_stored_form, self.data_dirs)):
             of_shards = {number: image_dirs[dir_] for number, dir_ in enumerate(self._dir_of_shard)}
             in_files = ImageFiles({number: path for number, path in of_shards.items() if path}, self._transform)
             in_shards = ShardImages(self._reader, shards, self._transform, verify=verify)
@@ -122,11 +122,11 @@ class LlavaH5Dataset(Dataset[Sample]):
         self._failures = 0
 
     def __len__(self) -> int:
-        """Number of rows in all folders."""
+        """Return the number of rows in all folders."""
         return int(self._starts[-1])
 
     def __getitem__(self, row: int) -> Sample:
-        """One sample; see `__getitems__`."""
+        """Return one sample; see `__getitems__`."""
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> Samples:
@@ -141,7 +141,7 @@ class LlavaH5Dataset(Dataset[Sample]):
             ImageError: an image cannot be read, with the row's source file and line.
             loaders.shard_reader.ShardError: a shard is damaged.
         """
-        shards, numbers = self._places(rows)
+        shards, numbers = self._locate(rows)
         blocks, places = np.divmod(numbers, BLOCK_ROWS)
         keys = list(zip(shards.tolist(), blocks.tolist(), strict=True))
         found = self._reader.blocks(sorted(set(keys)))
@@ -193,8 +193,8 @@ class LlavaH5Dataset(Dataset[Sample]):
         first = self.data_dirs[0]
         if with_cu_seqlens and not self.are_free:
             raise ValueError(
-                f"with_cu_seqlens needs rows without masked image slots, which {first.root} has: write the dataset "
-                "with processor.packing best_fit, or leave it out"
+                f"with_cu_seqlens is given, but the rows of {first.root} are fixed (one sample and one image position "
+                "each); write the dataset with processor.packing best_fit, or leave it out"
             )
         return Collator(
             max_sequence_length=first.max_sequence_length,
@@ -225,30 +225,30 @@ class LlavaH5Dataset(Dataset[Sample]):
         Raises:
             IndexError: the row or the sample does not exist.
         """
-        shards, numbers = self._places([row])
+        shards, numbers = self._locate([row])
         return self._source(int(shards[0]), int(numbers[0]), sample)
 
-    def _places(self, rows: Sequence[int]) -> tuple[Array, Array]:
+    def _locate(self, rows: Sequence[int]) -> tuple[Array, Array]:
         """Return the shard of each row, and the row number in that shard."""
         numbers = np.asarray(rows, dtype=np.int64)
         numbers = np.where(numbers < 0, numbers + len(self), numbers)
         wrong = (numbers < 0) | (numbers >= len(self))
         if wrong.any():
-            raise IndexError(f"row {rows[int(wrong.argmax())]} is asked for, but there are {len(self)} rows")
+            raise IndexError(f"row {rows[int(wrong.argmax())]} does not exist; there are {len(self)} rows")
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         return shards, numbers - self._starts[shards]
 
     def _source(self, shard: int, row: int, sample: int) -> tuple[str, int]:
-        first, behind = self._reader.column(shard, "samples/offsets", row, row + 2).tolist()
-        if not 0 <= sample < behind - first:
-            raise IndexError(f"sample {sample} is asked for, but the row has {behind - first}")
+        first, end = self._reader.column(shard, "samples/offsets", row, row + 2).tolist()
+        if not 0 <= sample < end - first:
+            raise IndexError(f"sample {sample} does not exist; the row has {end - first} samples")
         at = first + sample
         file = int(self._reader.column(shard, "samples/source_file", at, at + 1)[0])
         line = int(self._reader.column(shard, "samples/source_line", at, at + 1)[0])
         return self.data_dirs[self._dir_of_shard[shard]].inputs[file], line
 
     def _empty_images(self, count: int) -> torch.Tensor:
-        """To be filled: in memory that other processes and devices take it from without a copy."""
+        """Return memory for images: shared in a worker process, pinned if required, so that it is not copied later."""
         size, dtype = self._transform.image_size, self._transform.dtype
         shape = (count, 3, size, size)
         if get_worker_info() is not None:
@@ -259,20 +259,25 @@ class LlavaH5Dataset(Dataset[Sample]):
         return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory and torch.cuda.is_available())
 
     def _read_image(self, shard: int, row: int, image: StoredImage, lengths: list[int], out: torch.Tensor) -> bool:
-        """Write an image of a row whose samples have those lengths; False if it fails and is left blank."""
+        """Write an image to `out`; return False if it cannot be read and is left blank.
+
+        `lengths`: the lengths of the samples of its row, in positions.
+        """
         source = self._image_sources[shard]
         try:
             source.read(shard, image, out)
             return True
         except ImageError as error:
             file, line = self._source(shard, row, _sample_at(lengths, image.start))
-            said = f"{source.describe(shard, image)}, of {file}, line {line}, cannot be read ({error})"
+            message = f"{file}, line {line}: {source.describe(shard, image)} cannot be read ({error})"
             if self._blank_failures:
                 self._failures += 1
                 if self._failures <= _MOST_LOGGED:
-                    _log.warning("%s; the sample is left blank", said)
+                    _log.warning("%s; it is left blank, without loss for its sample", message)
                 return False
-            raise ImageError(f'{said}; restore the file, or give on_image_error="blank" to train without it') from None
+            raise ImageError(
+                f'{message}; restore the file, or give on_image_error="blank" to train without it'
+            ) from None
 
 
 def _sample_at(lengths: list[int], position: int) -> int:
@@ -292,14 +297,14 @@ def _as_list(folders: Folders) -> list[str | Path]:
     return [folders] if isinstance(folders, (str, Path)) else list(folders)
 
 
-def _stored(data_dir: DataDir) -> str | None:
-    """What of its images a dataset stores in its shards."""
+def _stored_form(data_dir: DataDir) -> str | None:
+    """Return the form of the images in the shards of a dataset; None if it does not store them."""
     return None if data_dir.store_images == "path" else data_dir.store_images
 
 
 def _image_dirs(img_data_dir: Folders | None, data_dirs: Sequence[DataDir]) -> list[Path | None]:
     """Return the image folder of each dataset; None if images are stored in its shards or not read."""
-    elsewhere = [dir_ for dir_ in data_dirs if _stored(dir_) is None]
+    elsewhere = [dir_ for dir_ in data_dirs if _stored_form(dir_) is None]
     if img_data_dir is None:
         if 0 < len(elsewhere) < len(data_dirs):
             raise DataDirError(
@@ -317,4 +322,4 @@ def _image_dirs(img_data_dir: Folders | None, data_dirs: Sequence[DataDir]) -> l
             f"img_data_dir has {len(folders)} folders for {len(elsewhere)} data dirs; give one for all, or one for each"
         )
     of_each = iter(folders * len(elsewhere) if len(folders) == 1 else folders)
-    return [next(of_each) if _stored(dir_) is None else None for dir_ in data_dirs]
+    return [next(of_each) if _stored_form(dir_) is None else None for dir_ in data_dirs]

@@ -114,7 +114,7 @@ def export(
             f"{out_dir}: cannot be created as a folder, because a file has this name or that of a parent folder; "
             "give another folder for the export"
         ) from None
-    # ModelZoo's reader opens every *.h5 in the folder, and takes no file without rows.
+    # ModelZoo's reader opens every *.h5 in the folder, and fails on a file without rows.
     wanted = {out.root / shard.path.name: shard for shard in data_dir.shards if shard.rows}
     for path in sorted(out.root.glob("*.h5")):
         if path not in wanted:
@@ -128,7 +128,7 @@ def export(
         data_dir.image_size,
         aspect_ratio,
     )
-    publish(out.data_params, [seal(_document(data_dir, layout, wanted), indent=True)])
+    publish(out.data_params, [seal(_export_params(data_dir, layout, wanted), indent=True)])
     _remove_receipts(out, len(wanted))
     return section
 
@@ -158,7 +158,7 @@ def _export_files(wanted: dict[Path, Shard], layout: ModelZooLayout, out: Output
     total = sum(shard.rows for shard in wanted.values())
     with tqdm(total=total, unit=" rows", unit_scale=True, disable=not sys.stderr.isatty()) as progress:
         for number, (path, shard) in enumerate(wanted.items()):
-            if not _is_ours(path, shard, layout) or _known_digest(out, number, path.name) != sha256_of(path):
+            if not _was_exported(path, shard, layout) or _known_digest(out, number, path.name) != sha256_of(path):
                 made = make_file(_blocks(reader, number, shard), shard.rows, layout, shard.sha256)
                 publish(path, [made])
                 written = {"name": path.name, "sha256": hashlib.sha256(made).hexdigest()}
@@ -177,7 +177,7 @@ def _blocks(reader: ShardReader, number: int, shard: Shard) -> Iterator[Block]:
         yield block
 
 
-def _is_ours(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
+def _was_exported(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
     """Return whether the file exists and names this shard as its source.
 
     Raises:
@@ -197,7 +197,7 @@ def _is_ours(path: Path, shard: Shard, layout: ModelZooLayout) -> bool:
     return True
 
 
-def _document(data_dir: DataDir, layout: ModelZooLayout, files: dict[Path, Shard]) -> dict[str, Any]:
+def _export_params(data_dir: DataDir, layout: ModelZooLayout, files: dict[Path, Shard]) -> dict[str, Any]:
     """Return the content of `data_params.json`, with the keys that users of ModelZoo expect."""
     params = data_dir.shards[0].params
     return {

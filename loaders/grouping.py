@@ -12,7 +12,7 @@ from loaders.row_order import RowOrder, Rows, keyed_hashes
 
 # Number of global batches whose rows are sorted by length together: the minimum makes lengths similar, the maximum is
 # that of Hugging Face's LengthGroupedSampler.
-_FEWEST_IN_SEGMENT, _MOST_IN_SEGMENT = 4, 50
+_MIN_SEGMENT_BATCHES, _MAX_SEGMENT_BATCHES = 4, 50
 
 
 class ModalityBatches:
@@ -82,7 +82,7 @@ class ModalityBatches:
             if self._drop_last:
                 places = places[: len(places) // self.size * self.size]
             fitting = self._window_rows * len(places) // (len(rows) * self.size)
-            step = self.size * min(max(fitting, _FEWEST_IN_SEGMENT), _MOST_IN_SEGMENT)
+            step = self.size * min(max(fitting, _MIN_SEGMENT_BATCHES), _MAX_SEGMENT_BATCHES)
             for start in range(0, len(places), step):
                 segment = places[start : start + step]
                 # Longest first, as in the authors' code, so that a batch that does not fit into memory fails at once.
@@ -93,8 +93,8 @@ class ModalityBatches:
         if not batches:
             return []
         first, last = np.array(spans, dtype=np.float64).T
-        where = first
+        sort_keys = first
         if self._shuffle:
             fractions = keyed_hashes(len(batches), "modality batches", self._seed, epoch) / 2.0**64
-            where = first + fractions * (last - first)
-        return [batches[number] for number in np.argsort(where, kind="stable")]
+            sort_keys = first + fractions * (last - first)
+        return [batches[number] for number in np.argsort(sort_keys, kind="stable")]

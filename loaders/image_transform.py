@@ -15,7 +15,7 @@ from preprocess.model_pixels import ModelPixels
 from preprocess.regular_files import open_regular
 from preprocess.square_images import AspectRatio
 
-_Made = TypeVar("_Made")
+T = TypeVar("T")
 
 
 class ImageError(ValueError):
@@ -26,7 +26,7 @@ class ImageTransform:
     """Resize, crop, rescale and normalise: `ModelPixels`, then `Normaliser`.
 
     Attributes:
-        values: the second step only.
+        normalise: the second step only.
     """
 
     def __init__(self, image_size: int, aspect_ratio: AspectRatio, dtype: torch.dtype = torch.float16) -> None:
@@ -43,7 +43,7 @@ class ImageTransform:
         self.image_size = image_size
         self.dtype = dtype
         self._pixels = ModelPixels(image_size, aspect_ratio)
-        self.values = Normaliser(dtype)
+        self.normalise = Normaliser(dtype)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Transform an image of any mode; return (3, image_size, image_size) in the dtype."""
@@ -53,21 +53,21 @@ class ImageTransform:
 
     def into(self, image: Image.Image, out: torch.Tensor) -> None:
         """Transform an image of any mode into a tensor of that shape and dtype, such as a part of a batch."""
-        self.values(self._pixels(image), out)
+        self.normalise(self._pixels(image), out)
 
     def blank(self) -> torch.Tensor:
         """Return zeros of the same shape and dtype, for a row without an image."""
         return torch.zeros((3, self.image_size, self.image_size), dtype=self.dtype)
 
 
-def read_image(path: Path, transform: Callable[[Image.Image], _Made]) -> _Made:
-    """What is made of an image file, decoded within the limits of `check_images: decode`.
+def read_image(path: Path, transform: Callable[[Image.Image], T]) -> T:
+    """Decode an image file within the limits of `check_images: decode`, and return the result of `transform`.
 
     Raises:
-        ImageError: says what Pillow, or the file system, said.
+        ImageError: with the message of Pillow or of the operating system.
     """
     try:
         with open_regular(path) as file, opened_image(file) as image:
             return transform(image)
-    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's plugins can raise any exception for a damaged file
         raise ImageError(what_was_said(error)) from None

@@ -1,7 +1,7 @@
 """A lazy dataset that tokenizes each sample on access, as LLaVA's own training code does.
 
-Names, arguments and shapes are those of haotian-liu/LLaVA, llava/train/train.py; what decides ids and labels are the
-stages of `preprocess`, the same that write the shards. For debugging, small data, and people who come from there.
+Names, arguments and shapes are those of haotian-liu/LLaVA, llava/train/train.py; ids and labels are computed by the
+stages of `preprocess` that also write the shards. For debugging, small data and users of that code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200
 # The authors' short name for their default template.
 _VERSIONS = {"v1": "vicuna_v1"}
-# transformers writes 1e30 where a tokenizer has no limit.
+# transformers uses 1e30 for a tokenizer without a limit.
 _NO_LIMIT = 1 << 31
 
 
@@ -49,7 +49,7 @@ class DataArguments:
         version: the template, a `system_prompt_style` (the authors keep it in their model arguments).
         image_folder: the folder that image paths are relative to; None reads no images.
         image_aspect_ratio: "square" or "pad".
-        is_multimodal: whether a text-only sample gets an image of zeros.
+        is_multimodal: whether text-only samples get an image of zeros.
         image_processor: a transformers image processor; None uses that of CLIP with `image_size`.
         image_size: side of the image in pixels if there is no processor.
         max_images: maximum number of images in a record.
@@ -68,13 +68,13 @@ class DataArguments:
 class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
     """Samples of a `.json` (one array) or `.jsonl` file: `input_ids`, `labels` (length,) int64, `image` (3, H, W).
 
-    An image stands in `input_ids` as one -200; labels without loss are -100 and are not shifted. `image` is there
-    for a record with an image when `image_folder` is given, and as zeros for the others when `is_multimodal`; of a
-    record with several it is (N, 3, H, W).
+    An image is one -200 in `input_ids`; labels are not shifted, and are -100 without loss. A record with an image has
+    `image` if `image_folder` is given, and a record with several has (N, 3, H, W). Text-only records have zeros if
+    `is_multimodal`, otherwise no `image`.
     """
 
     def __init__(self, data_path: str | Path, tokenizer: Any, data_args: Any) -> None:
-        """Read the records; nothing is tokenized yet.
+        """Read the records without tokenizing them.
 
         Args:
             data_path: the file.
@@ -83,7 +83,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             data_args: see `DataArguments`.
 
         Raises:
-            ValueError: the file is no JSON array, or tokenizer or template are wrong (`ConfigError`).
+            ValueError: the file is not a JSON array, or the tokenizer or template is wrong (`ConfigError`).
             OSError: it cannot be read.
         """
         self._path = Path(data_path)
@@ -98,7 +98,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         folder = getattr(data_args, "image_folder", None)
         self._folder = None if folder is None else Path(folder)
         keys = keys_by_format(dataset)
-        self._format = format_of(_parsable(self._records[:MOST_LOOKED_AT]), keys)
+        self._format = format_of(_parse_valid(self._records[:MOST_LOOKED_AT]), keys)
         self._keys = keys[self._format]
         self._reader = ConversationReader(dataset, self._renderer.traits)
         self._checker = ImageChecker(self._folder, "none" if folder is None else "exists")
@@ -110,18 +110,18 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         )
 
     def __len__(self) -> int:
-        """Number of records, including those that would be rejected."""
+        """Return the number of records, including those that would be rejected."""
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One sample.
+        """Return one sample.
 
         Raises:
             ValueError: the record would be rejected by `create_hdf5_dataset`, with its place and the reason.
         """
         where, data = self._records[index]
         try:
-            conversation = self._reader.read(_parsed(data), self._format)
+            conversation = self._reader.read(_parse(data), self._format)
             images = tuple(map(self._checker.check, conversation.images))
         except Rejected as reject:
             raise ValueError(f"{self._path}, {where}: {reject}; create_hdf5_dataset rejects such records") from None
@@ -134,7 +134,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             ids = np.insert(ids, sequence.image_at, IMAGE_TOKEN_INDEX)
             labels = np.insert(labels, sequence.image_at, IGNORE_INDEX)
         elif self._tokenizer.max_length is not None:
-            # The authors' tokenizer call cuts text-only records; with an image only the collator does.
+            # The authors' tokenizer call truncates text-only records; with an image, only their collator does.
             ids, labels = ids[: self._tokenizer.max_length], labels[: self._tokenizer.max_length]
         sample = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
         if not conversation.images:
@@ -147,24 +147,24 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
 
     @property
     def lengths(self) -> list[int]:
-        """Words of each record, and 128 where it has the key `image`, whatever its value: the authors' estimate."""
+        """Return the authors' estimate: words of each record, plus 128 if it has the key `image` with any value."""
         return [words + 128 * has_key for words, has_key in self._word_counts()]
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words of each record, negative without the key `image`: the authors' estimate for grouping."""
+        """Return the authors' estimate for grouping: the words of each record, negative without the key `image`."""
         return [words if has_key else -words for words, has_key in self._word_counts()]
 
     def _word_counts(self) -> list[tuple[int, bool]]:
         counts = []
         for where, data in self._records:
             try:
-                record = flatten_messages(_parsed(data), self._keys)
+                record = flatten_messages(_parse(data), self._keys)
                 words = sum(len(turn[self._keys.content].split()) for turn in record[self._keys.turns])
                 counts.append((words, self._keys.image in record or IMAGES in record))
             except (Rejected, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
-                    f"{self._path}, {where}: is not a conversation ({error}); correct or remove it"
+                    f"{self._path}, {where}: is not a conversation ({error}); correct or remove the record"
                 ) from None
         return counts
 
@@ -172,15 +172,15 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
 class DataCollatorForSupervisedDataset:
     """Pads samples to the longest: `input_ids`, `labels` (B, T) int64, `attention_mask` (B, T) bool, `images`.
 
-    Other than the authors', the mask follows from lengths and not from the pad id, which can stand in a text.
+    Unlike in the authors' code, the mask is computed from lengths, since the pad id may also occur in a text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer`: as of `LazySupervisedDataset`; its `model_max_length`, if any, cuts the batch."""
+        """`tokenizer`: see `LazySupervisedDataset`; the batch is truncated to its `model_max_length`, if any."""
         self._tokenizer = _LazyTokenizer.of(tokenizer)
 
     def __call__(self, instances: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
-        """Make a batch; `images` is (N, 3, H, W) for all N images in order, or a list where sizes differ.
+        """Make a batch; `images` is (N, 3, H, W) for all N images in order, or a list if their sizes differ.
 
         Raises:
             ValueError: some samples have an image and some have none.
@@ -200,7 +200,7 @@ class DataCollatorForSupervisedDataset:
             if len(images) < len(instances):
                 raise ValueError(
                     f"{len(instances) - len(images)} of {len(instances)} samples have no image; "
-                    "set is_multimodal of the data arguments, so that they get one of zeros"
+                    "set is_multimodal of the data arguments, so that they get an image of zeros"
                 )
             images = [one for image in images for one in (image if image.ndim == 4 else image[None])]
             alike = all(image.shape == images[0].shape for image in images)
@@ -209,18 +209,18 @@ class DataCollatorForSupervisedDataset:
 
 
 def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
-    """`train_dataset`, `eval_dataset` (None) and `data_collator`, as keyword arguments of a Hugging Face `Trainer`."""
-    facts = _LazyTokenizer.of(tokenizer)
+    """Return `train_dataset`, `eval_dataset` (None) and `data_collator`: arguments of a Hugging Face `Trainer`."""
+    loaded = _LazyTokenizer.of(tokenizer)
     return {
-        "train_dataset": LazySupervisedDataset(data_args.data_path, facts, data_args),
+        "train_dataset": LazySupervisedDataset(data_args.data_path, loaded, data_args),
         "eval_dataset": None,
-        "data_collator": DataCollatorForSupervisedDataset(facts),
+        "data_collator": DataCollatorForSupervisedDataset(loaded),
     }
 
 
 @dataclass(frozen=True)
 class _LazyTokenizer:
-    """A tokenizer of `preprocess`, with what a transformers one adds: its own pad id and length limit."""
+    """A tokenizer of `preprocess`, with the pad id and length limit of the given transformers tokenizer, if any."""
 
     tokenizer: Tokenizer
     pad_id: int
@@ -243,7 +243,7 @@ class _LazyTokenizer:
         if given.eos_token_id != loaded.eos_id:
             raise ValueError(
                 f"tokenizer has eos_token_id {given.eos_token_id}, but the one in {name} has {loaded.eos_id}; "
-                "give the folder that holds what you mean"
+                "give the folder of the tokenizer to use"
             )
         pad_id, limit = given.pad_token_id, given.model_max_length
         return _LazyTokenizer(
@@ -252,7 +252,7 @@ class _LazyTokenizer:
 
 
 class _ImageReader:
-    """Return the image of a sample: with a processor by the authors' steps, otherwise by our transform."""
+    """Reads the image of a sample: with the authors' steps if there is a processor, otherwise with `ImageTransform`."""
 
     def __init__(self, processor: Any, aspect_ratio: AspectRatio, image_size: int) -> None:
         self._processor = processor
@@ -277,7 +277,7 @@ class _ImageReader:
 
 
 def _read_records(path: Path) -> list[tuple[str, Any]]:
-    """Where each record stands, and the record: parsed for `.json`, the bytes of its line for JSONL."""
+    """Return the place of each record, and the record: parsed for `.json`, the bytes of its line for JSONL."""
     data = path.read_bytes().removeprefix(UTF8_BOM)
     if path.suffix != ".json":
         lines = enumerate(data.split(b"\n"), start=1)
@@ -285,18 +285,20 @@ def _read_records(path: Path) -> list[tuple[str, Any]]:
     try:
         records = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path}: is not valid JSON ({error}); a file of one record a line is called .jsonl") from None
+        raise ValueError(
+            f"{path}: is not valid JSON ({error}); give a file with one record per line the suffix .jsonl"
+        ) from None
     if not isinstance(records, list):
         raise ValueError(f"{path}: holds a JSON {type(records).__name__}, expected an array of records")
     return [(f"record {number}", record) for number, record in enumerate(records, start=1)]
 
 
-def _parsable(records: Sequence[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+def _parse_valid(records: Sequence[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
     for _, data in records:
         with contextlib.suppress(Rejected):
-            yield _parsed(data)
+            yield _parse(data)
 
 
-def _parsed(data: Any) -> dict[str, Any]:
+def _parse(data: Any) -> dict[str, Any]:
     record: dict[str, Any] = parse_record(data if isinstance(data, bytes) else orjson.dumps(data))
     return record

@@ -24,7 +24,7 @@ from preprocess.square_images import CLIP_MEAN, PAD_COLOUR, AspectRatio
 # The path that means "no image".
 NO_IMAGE = b"None"
 _FIXED, _SEVERAL = "LlavaHDF5MapDataProcessor", "MultimodalSimpleHDF5MapDataProcessor"
-# As for shards (hdf5_writer/shard.py): the levels above give other bytes in some processes.
+# As for shards (hdf5_writer/shard.py): with higher levels, the bytes can differ from process to process.
 _ISAL_LEVEL = 0
 
 
@@ -53,22 +53,22 @@ class ModelZooLayout:
 
     @property
     def processor(self) -> str:
-        """Name of the ModelZoo data processor that reads it."""
+        """Name of the ModelZoo data processor that reads this layout."""
         return _SEVERAL if self.image_start_idx is None else _FIXED
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What `data` holds, along its second axis."""
+        """Names of the features along the second axis of `data`."""
         four = ("text_input_ids", "loss_mask", "labels", "key_padding_mask")
         return four if self.image_start_idx is not None else (*four, "token_modality_idx")
 
     def arrays(self, block: Block) -> dict[str, Array]:
-        """The datasets of some rows.
+        """Convert n rows to the datasets of a file.
 
         Returns:
-            `data` (n, features, length) int32; `img_path` (n, most_images) bytes; and where images stand where the
-            text has them `has_img` (n, 1) bool and `img_data_loc` (n, most_images, num_patches) int32, positions of
-            the slots, filled with `length`.
+            `data` (n, features, length) int32 and `img_path` (n, most_images) bytes; for free rows also `has_img`
+            (n, 1) bool and `img_data_loc` (n, most_images, num_patches) int32, the positions of the slots, filled up
+            with `length`.
         """
         rows = len(block.images)
         data = np.zeros((rows, len(self.features), self.length), dtype=np.int32)
@@ -91,7 +91,7 @@ class ModelZooLayout:
         return arrays
 
     def train_input(self, folder: str, image_folder: str, image_size: int, aspect_ratio: AspectRatio) -> dict[str, Any]:
-        """The `train_input` section of a ModelZoo params file, with transforms that equal ours of `aspect_ratio`."""
+        """Return the section `train_input` of a ModelZoo params file, with the transforms of `aspect_ratio`."""
         bars = {"name": "expand_to_square", "background_color": list(PAD_COLOUR)}
         transforms = [
             *([bars] if aspect_ratio == "pad" else []),
@@ -118,13 +118,13 @@ class ModelZooLayout:
 
 
 def make_file(blocks: Iterator[Block], rows: int, layout: ModelZooLayout, source: str) -> bytes:
-    """An HDF5 file of some rows, read back before it is returned.
+    """Return the bytes of an HDF5 file with the given rows, after reading it back.
 
     Args:
-        blocks: of the rows, in order.
-        rows: how many there are, at least 1.
-        layout: of the export.
-        source: sha256 of the shard that they come from, kept as an attribute.
+        blocks: the rows, in order.
+        rows: number of rows, at least 1.
+        layout: layout of the export.
+        source: sha256 of the source shard, stored as an attribute.
 
     Raises:
         RuntimeError: read-back mismatch.
@@ -144,7 +144,7 @@ def make_file(blocks: Iterator[Block], rows: int, layout: ModelZooLayout, source
     with h5py.File("export", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         file.attrs["n_examples"] = rows
         file.attrs["source_sha256"] = np.bytes_(source.encode())
-        # A row is a chunk of its own: that is what is read at once.
+        # One chunk per row, since rows are read one at a time.
         data = file.create_dataset(
             "data", (rows, *shape), np.int32, chunks=(1, *shape), compression="gzip", compression_opts=1, shuffle=True
         )
@@ -153,17 +153,19 @@ def make_file(blocks: Iterator[Block], rows: int, layout: ModelZooLayout, source
         for name, column in columns.items():
             file.create_dataset(name, data=column, compression="gzip", compression_opts=1, shuffle=True)
         file.flush()
-        image: bytes = file.id.get_file_image()
-    with h5py.File(io.BytesIO(image), "r") as file:
+        content: bytes = file.id.get_file_image()
+    with h5py.File(io.BytesIO(content), "r") as file:
         for row, checksum in enumerate(checksums):
             if isal_zlib.crc32(np.ascontiguousarray(file["data"][row]).data) != checksum:
                 raise RuntimeError(
-                    f"read-back mismatch: HDF5 returned other values of data, row {row}, than were written"
+                    f"read-back mismatch: the values of data, row {row}, differ from those written; rerun the command"
                 )
         for name, column in columns.items():
             if not np.array_equal(file[name][:], column):
-                raise RuntimeError(f"read-back mismatch: HDF5 returned other values of {name} than were written")
-    return image
+                raise RuntimeError(
+                    f"read-back mismatch: the values of {name} differ from those written; rerun the command"
+                )
+    return content
 
 
 def _compressed(row: Array) -> bytes:

@@ -35,8 +35,8 @@ class Normaliser:
             raise ValueError(f"image_dtype is {dtype}, expected torch.float16, torch.bfloat16 or torch.float32")
         self.dtype = dtype
         self._mean, self._std = (torch.tensor(of).reshape(3, 1, 1) for of in (CLIP_MEAN, CLIP_STD))
-        # Bytes become int16 by vector instructions, float16 one by one. The bits of an int16 of 0 to 255 are those of a
-        # float16 2^24 times as small.
+        # Bytes are converted to int16 by vector instructions, but to float16 one by one. The bits of an int16 from 0 to
+        # 255 are those of a float16 that is 2^24 times smaller.
         self._bits, unit = (torch.int16, 2.0**24) if dtype == torch.float16 else (dtype, 1.0)
         self._step = torch.tensor(_STEP * unit, dtype=torch.float32)
         self._zero = torch.tensor(_ZERO, dtype=torch.float32)
@@ -56,8 +56,8 @@ class Normaliser:
         if self.dtype == torch.float32:
             out.div_(255).sub_(self._mean).div_(self._std)
             return
-        # A multiplication and an addition in float32, in one pass. They differ from the three steps of float32 in the
-        # last bits, and for no byte in those of float16 or bfloat16, fused or not.
+        # One multiplication and one addition in float32, in one pass. For every byte, the result rounds to the same
+        # float16 and bfloat16 as that of the three steps above, whether the two operations are fused or not.
         images, unused = out[None], self._unused
         torch.native_batch_norm(
             images, self._step, self._zero, self._zeros, self._ones, False, 0.0, 0.0, out=(images, unused, unused)

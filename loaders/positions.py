@@ -29,11 +29,11 @@ def runs_of(offsets: Array, lengths: Array, row_length: int) -> Runs:
         lengths: (samples,) positions of each sample.
         row_length: positions in a row, at least the total length of the samples of any row.
     """
-    first, behind = offsets[:-1], offsets[1:]
-    segments = np.arange(1, len(lengths) + 1, dtype=np.int32) - np.repeat(first, behind - first).astype(np.int32)
+    first, end = offsets[:-1], offsets[1:]
+    segments = np.arange(1, len(lengths) + 1, dtype=np.int32) - np.repeat(first, end - first).astype(np.int32)
     taken = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    padding = row_length - (taken[behind] - taken[first])
-    return Runs(np.insert(segments, behind, 0), np.insert(lengths.astype(np.int64), behind, padding))
+    padding = row_length - (taken[end] - taken[first])
+    return Runs(np.insert(segments, end, 0), np.insert(lengths.astype(np.int64), end, padding))
 
 
 def segment_ids(runs: Runs, row_length: int) -> Array:

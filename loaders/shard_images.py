@@ -19,20 +19,20 @@ from loaders.image_transform import ImageError, ImageTransform
 from loaders.shard_reader import ShardReader
 from preprocess.image_files import opened_image, what_was_said
 
-# Number of shards whose tables are cached; a table takes about 16 bytes per image.
-_KEPT = 64
+# Number of shards whose tables are cached; they take about 16 bytes per image.
+_CACHED_SHARDS = 64
 
 
 class _Tables(NamedTuple):
-    """Places of the images of a shard.
+    """Locations of the images in a shard.
 
     Attributes:
-        at: offset of `contents/data` in the file, in bytes.
+        data_offset: offset of `contents/data` in the file, in bytes.
         content: content number of each image.
         begin, crc32: offset and CRC-32 of each content.
     """
 
-    at: int
+    data_offset: int
     content: Array
     begin: Array
     crc32: Array
@@ -56,9 +56,9 @@ class ShardImages:
         self._shards = shards
         self._transform = transform
         self._verify = verify
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._tables: OrderedDict[int, _Tables] = OrderedDict()
         self._scratch = threading.local()
 
@@ -67,7 +67,7 @@ class ShardImages:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     def describe(self, shard: int, image: StoredImage) -> str:
         """See `ImageSource.describe`."""
@@ -80,17 +80,17 @@ class ShardImages:
         begin, end = int(tables.begin[content]), int(tables.begin[content + 1])
         data = self._buffer(end - begin)
         is_pixels = self._shards[shard].params.store_images == "pixels"
-        if self._reader.read_into(shard, tables.at + begin, data) != len(data):
-            raise ImageError("the shard ends before the end of the image")
+        if self._reader.read_into(shard, tables.data_offset + begin, data) != len(data):
+            raise ImageError("the shard ends inside the image")
         if (self._verify or not is_pixels) and isal_zlib.crc32(data.data) != tables.crc32[content]:
             raise ImageError("the bytes in the shard do not match their CRC-32")
         if is_pixels:
-            self._transform.values(data.reshape(out.shape), out)
+            self._transform.normalise(data.reshape(out.shape), out)
             return
         try:
             with opened_image(BytesIO(data.data)) as opened:
                 self._transform.into(opened, out)
-        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+        except Exception as error:  # Pillow's plugins can raise any exception for a damaged file
             raise ImageError(what_was_said(error)) from None
 
     def _buffer(self, size: int) -> Array:
@@ -104,8 +104,8 @@ class ShardImages:
         if shard not in self._tables:
             names = ("images/content", "contents/begin", "contents/crc32")
             columns = [self._reader.whole_column(shard, name) for name in names]
-            self._tables[shard] = _Tables(self._reader.place_of(shard, CONTENT_DATA), *columns)
-            if len(self._tables) > _KEPT:
+            self._tables[shard] = _Tables(self._reader.offset_of(shard, CONTENT_DATA), *columns)
+            if len(self._tables) > _CACHED_SHARDS:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(shard)
         return self._tables[shard]

@@ -28,8 +28,8 @@ from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, StoredImage, make_b
 from loaders.data_dir import Shard
 from preprocess.regular_files import open_descriptor, open_regular
 
-# Number of cached decoded chunks of table columns; each holds some thousand rows.
-_NARROW_CHUNKS = 64
+# Number of cached decoded chunks of table columns; each holds a few thousand entries.
+_COLUMN_CHUNKS = 64
 BLOCK_ROWS = DATASETS["labels"].per_chunk
 
 T = TypeVar("T")
@@ -66,9 +66,9 @@ class ShardReader:
         self._open_files = open_files
         self._threads = threads
         self._verify = verify
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
         # Protects the caches below, and reading: the descriptor of a file closed by another thread may be reused.
         # Decoding runs without the lock.
@@ -77,16 +77,16 @@ class ShardReader:
         self._files: OrderedDict[int, int] = OrderedDict()
         self._chunks: dict[int, dict[str, _Chunks]] = {}
         self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
-        self._narrow: OrderedDict[tuple[int, str, int], Array] = OrderedDict()
+        self._columns: OrderedDict[tuple[int, str, int], Array] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # File descriptors are not valid in a spawned process, and caches would be copied.
-        left_out = ("_process", "_lock", "_executor", "_files", "_chunks", "_blocks", "_narrow")
+        left_out = ("_process", "_lock", "_executor", "_files", "_chunks", "_blocks", "_columns")
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     def __del__(self) -> None:
         for file in getattr(self, "_files", {}).values():
@@ -129,7 +129,7 @@ class ShardReader:
         """Reset after a fork, which copies the lock, possibly held, but not the threads."""
         if self._process != os.getpid():
             self.__del__()
-            self._forget()
+            self._reset()
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -153,9 +153,9 @@ class ShardReader:
     def _images(self, shard: int, start: int, stop: int) -> list[list[StoredImage]]:
         """Return the images of some rows."""
         bounds = self.column(shard, "images/offsets", start, stop + 1).tolist()
-        first, behind = bounds[0], bounds[-1]
-        columns = (self.column(shard, f"images/{name}", first, behind).tolist() for name in ("path", "start", "slots"))
-        return _by_row(list(map(StoredImage, range(first, behind), *columns)), bounds)
+        first, end = bounds[0], bounds[-1]
+        columns = (self.column(shard, f"images/{name}", first, end).tolist() for name in ("path", "start", "slots"))
+        return _by_row(list(map(StoredImage, range(first, end), *columns)), bounds)
 
     def whole_column(self, shard: int, name: str) -> Array:
         """Return all entries of a column."""
@@ -164,7 +164,7 @@ class ShardReader:
             entries = self._index(shard)[name].entries
         return self.column(shard, name, 0, entries)
 
-    def place_of(self, shard: int, name: str) -> int:
+    def offset_of(self, shard: int, name: str) -> int:
         """Return the file offset of a contiguous dataset of bytes."""
         self._after_fork()
         with self._lock:
@@ -181,25 +181,25 @@ class ShardReader:
         parts = []
         self._after_fork()
         with self._lock:
-            rows = self._index(shard)[name].rows
+            per_chunk = self._index(shard)[name].entries_per_chunk
             while start < stop:
-                number, offset = divmod(start, rows)
-                end = min(stop, (number + 1) * rows)
-                parts.append(self._narrow_chunk(shard, name, number)[offset : offset + end - start])
+                number, offset = divmod(start, per_chunk)
+                end = min(stop, (number + 1) * per_chunk)
+                parts.append(self._column_chunk(shard, name, number)[offset : offset + end - start])
                 start = end
         if not parts:
             return np.zeros(0, dtype=np.int32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _narrow_chunk(self, shard: int, name: str, number: int) -> Array:
+    def _column_chunk(self, shard: int, name: str, number: int) -> Array:
         key = (shard, name, number)
-        if key in self._narrow:
-            self._narrow.move_to_end(key)
+        if key in self._columns:
+            self._columns.move_to_end(key)
         else:
-            self._narrow[key] = self._read_chunk(shard, name, number, _Chunks.decode)
-            if len(self._narrow) > _NARROW_CHUNKS:
-                self._narrow.popitem(last=False)
-        return self._narrow[key]
+            self._columns[key] = self._read_chunk(shard, name, number, _Chunks.decode)
+            if len(self._columns) > _COLUMN_CHUNKS:
+                self._columns.popitem(last=False)
+        return self._columns[key]
 
     def _read_chunk(self, shard: int, name: str, number: int, decode: Callable[[_Chunks, bytes], Array]) -> Array:
         with self._lock:
@@ -208,9 +208,9 @@ class ShardReader:
         try:
             return decode(chunks, data)
         except (_InflateError, ValueError) as error:
-            start = number * chunks.rows
+            start = number * chunks.entries_per_chunk
             raise ShardError(
-                f"{self._shards[shard].path}: {name} is damaged from row {start} on ({error}); "
+                f"{self._shards[shard].path}: {name} is damaged from entry {start} on ({error}); "
                 "copy the file again, or run create_hdf5_dataset again"
             ) from None
 
@@ -225,7 +225,7 @@ class ShardReader:
         size = os.fstat(file).st_size
         if size != entry.bytes:
             os.close(file)
-            raise ShardError(f"{entry.path}: has {size} bytes, expected {entry.bytes}: it was changed during reading")
+            raise ShardError(f"{entry.path}: has {size} bytes, expected {entry.bytes}; it was changed during reading")
         self._files[shard] = file
         return file
 
@@ -249,12 +249,12 @@ class _Chunks:
     """Offsets and storage format of the chunks of one dataset.
 
     Attributes:
-        rows: entries per chunk; `entries` is their number in the dataset.
+        entries_per_chunk, entries: number of entries in a chunk, and in the whole dataset.
         used_bytes: number of low bytes per item that can be non-zero. The remaining bytes are not inflated; the
             Adler-32 of the stream proves that they are zero. This halves the time.
     """
 
-    rows: int
+    entries_per_chunk: int
     entries: int
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -263,12 +263,12 @@ class _Chunks:
     sizes: list[int]
 
     def planes(self, data: bytes) -> Array:
-        """Inflate a chunk to (bytes per item, rows, *row_shape) uint8, with the lowest bytes of all items first.
+        """Inflate a chunk to (bytes per item, entries, *row_shape) uint8, with the lowest bytes of all items first.
 
-        For ids, high bytes that are zero are omitted; items of one byte are (rows, *row_shape).
+        For ids, high bytes that are zero are omitted; items of one byte are (entries, *row_shape).
         """
-        plane = self.rows * int(np.prod(self.row_shape, dtype=np.int64))
-        width, shape = self.dtype.itemsize, (self.rows, *self.row_shape)
+        plane = self.entries_per_chunk * int(np.prod(self.row_shape, dtype=np.int64))
+        width, shape = self.dtype.itemsize, (self.entries_per_chunk, *self.row_shape)
         if self.used_bytes < width:
             size = self.used_bytes * plane
             raw = isal_zlib.decompressobj().decompress(data, size)
@@ -280,11 +280,11 @@ class _Chunks:
         return np.frombuffer(raw, dtype=np.uint8).reshape(*((width,) if width > 1 else ()), *shape)
 
     def decode(self, data: bytes) -> Array:
-        """Inflate and unshuffle a chunk to (rows, *row_shape), read-only."""
+        """Inflate and unshuffle a chunk to (entries, *row_shape), read-only."""
         array = self.planes(data)
         if self.dtype.itemsize > 1:
             array = np.ascontiguousarray(np.moveaxis(array, 0, -1))
-        array = array.view(self.dtype).reshape(self.rows, *self.row_shape)
+        array = array.view(self.dtype).reshape(self.entries_per_chunk, *self.row_shape)
         array.setflags(write=False)  # cached: a caller who writes into it would change later batches
         return array
 
@@ -326,13 +326,13 @@ def _chunks_of(dataset: h5py.Dataset, name: str, used_bytes: int | None) -> _Chu
     count = -(-entries // chunk_rows)
     offsets, sizes = [-1] * count, [0] * count
 
-    def note(info: Any) -> None:
+    def record_chunk(info: Any) -> None:
         number = info.chunk_offset[0] // chunk_rows
         offsets[number], sizes[number] = info.byte_offset, info.size
         if info.filter_mask:
             offsets[number] = -1
 
-    dataset.id.chunk_iter(note)
+    dataset.id.chunk_iter(record_chunk)
     if min(offsets) < 0:
         raise ValueError(f"chunk {offsets.index(-1)} of {name} is absent or not compressed")
     return _Chunks(chunk_rows, entries, tuple(row_shape), dtype, used_bytes, offsets, sizes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from loaders import LlavaDataLoader, create_dataloader
-from loaders.data_dir import DataDir, read_data_dir, require_alike
+from loaders.data_dir import DataDir, read_data_dir, require_compatible
 from preprocess.templates.llava import TEMPLATES
 from trainer.params import ModelParams, Params, TrainInputParams
 from trainer.params_file import ParamsError
@@ -48,7 +48,7 @@ def read_row_shape(params: Params, folders: list[str]) -> RowShape:
         DataDirError: a folder is not a finished dataset, or the datasets do not match each other.
     """
     dirs = [read_data_dir(folder) for folder in folders]
-    require_alike(dirs)
+    require_compatible(dirs)
     first = dirs[0]
     _refuse_other(params.model, params.train_input, first)
     return RowShape(

@@ -388,5 +388,5 @@ def test_a_state_that_is_no_mapping_is_refused_with_what_was_expected(state: Any
 @pytest.mark.parametrize(("key", "number"), [("epoch", -1), ("epoch", "1"), ("batch", -1), ("batch", None)])
 def test_a_state_with_an_impossible_place_is_refused(key: str, number: Any) -> None:
     loader = make()
-    with pytest.raises(ValueError, match=f"the state has {key} {number!r}, expected 0 or more"):
+    with pytest.raises(ValueError, match=f"the state has {key} {number!r}, expected an integer of at least 0"):
         loader.load_state_dict({**loader.state_dict(), key: number})

@@ -25,7 +25,7 @@ def test_a_negative_number_counts_from_the_end() -> None:
 @pytest.mark.parametrize("row", [300, -301])
 def test_a_row_that_is_not_there_is_named(row: int) -> None:
     dataset = LlavaH5Dataset(first().root)
-    with pytest.raises(IndexError, match=f"row {row} is asked for, but there are 300 rows"):
+    with pytest.raises(IndexError, match=f"row {row} does not exist; there are 300 rows"):
         dataset[row]
 
 

@@ -105,7 +105,7 @@ def test_an_image_that_fails_is_named_with_file_and_line(tmp_path: Path) -> None
     images, failing = make_failing(tmp_path)
     loader = create_dataloader(first().root, images, 1, shuffle=False)
     for row, path in enumerate(failing):
-        with pytest.raises(ImageError, match=rf"image {path} in {images}, of first.jsonl, line {row + 1}, cannot be"):
+        with pytest.raises(ImageError, match=rf"^first.jsonl, line {row + 1}: image {path} in {images} cannot be"):
             loader.dataset[row]
     loader.dataset[3]
     with pytest.raises(ImageError, match=r"first.jsonl, line 1"):

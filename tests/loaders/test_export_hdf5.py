@@ -206,7 +206,7 @@ def test_a_file_damaged_before_the_export_was_finished_is_written_again(
     export(fixed, tmp_path / "whole")
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(export_hdf5, "_document", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        patch.setattr(export_hdf5, "_export_params", lambda *_: (_ for _ in ()).throw(OSError("no space")))
         with pytest.raises(OSError, match="no space"):
             export(fixed, out)
     assert not (out / "data_params.json").exists()

@@ -252,7 +252,7 @@ def test_a_record_that_would_be_rejected_is_named_with_its_reason(tmp_path: Path
 
 def test_wrong_files_and_templates_are_named(tmp_path: Path, records: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1}\n{"a": 2}\n')
-    with pytest.raises(ValueError, match=r"is called .jsonl"):
+    with pytest.raises(ValueError, match=r"the suffix \.jsonl"):
         LazySupervisedDataset(tmp_path / "a.json", TOKENIZER, DataArguments())
     (tmp_path / "b.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="holds a JSON dict, expected an array"):

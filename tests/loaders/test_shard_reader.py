@@ -75,7 +75,8 @@ def test_ids_beyond_two_bytes(tmp_path: Path) -> None:
     reader = ShardReader(read_data_dir(written.root).shards)
     chunks = reader._index(0)["labels"]
     for value in (65_535, 65_536, 2**31 - 1, -1):
-        array = np.arange(chunks.rows * 256, dtype="<i4").reshape(chunks.rows, 256)
+        entries = chunks.entries_per_chunk
+        array = np.arange(entries * 256, dtype="<i4").reshape(entries, 256)
         array[0, 0] = value
         from hdf5_writer.shard import compress_chunk
 
@@ -100,7 +101,7 @@ def test_a_block_cannot_be_changed_by_who_reads_it() -> None:
 
 
 def test_no_such_row() -> None:
-    with pytest.raises(IndexError, match="row 300 is asked for, but there are 300"):
+    with pytest.raises(IndexError, match="row 300 does not exist; there are 300"):
         LlavaH5Dataset(first().root)[300]
 
 
@@ -172,7 +173,7 @@ def test_a_flipped_bit_anywhere_in_a_chunk_is_noticed(copied: Path, name: str) -
         else:
             assert np.array_equal(getattr(block, name), first().arrays[name][70:134])
     assert unnoticed < 7
-    assert messages == {f"{shard}: {name} is damaged from row 0 on"}
+    assert messages == {f"{shard}: {name} is damaged from entry 0 on"}
 
 
 def test_damaged_structure_is_a_shard_error(copied: Path) -> None:

@@ -300,8 +300,8 @@ def test_an_image_that_is_gone_stops_the_run_with_its_line_and_code_1(
     )
     assert run(params, tmp_path / "model") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("trainer.run: image charts/")
-    assert "of records.jsonl, line" in said
+    assert said.startswith("trainer.run: records.jsonl, line ")
+    assert ": image charts/" in said
 
 
 @pytest.mark.long
