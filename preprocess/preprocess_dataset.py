@@ -83,29 +83,30 @@ def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
     # Check all jobs before running any, so that a refused command writes nothing.
     finished = [check(job, overwrite=arguments.overwrite) for job in jobs]
     total = Counts()
-    cut: list[Job] = []
+    incomplete: list[Job] = []
     for job, earlier in zip(jobs, finished, strict=True):
         counts = run(job, overwrite=arguments.overwrite) if earlier is None else earlier
         print(_summary(job, counts, "wrote" if earlier is None else "finished earlier, nothing to do:"), flush=True)
         total += counts
         if not counts.all_files_whole:
-            cut.append(job)
+            incomplete.append(job)
     if len(jobs) > 1:
         print(f"{len(jobs)} files: {_counted(total)}")
-    if cut:
-        names = ", ".join(str(job.inputs[0]) for job in cut[:3]) + (", …" if len(cut) > 3 else "")
+    if incomplete:
+        names = ", ".join(str(job.inputs[0]) for job in incomplete[:3]) + (", …" if len(incomplete) > 3 else "")
         raise InputError(
-            f"{len(cut)} of {len(jobs)} files cannot be read to the end ({names}): see the rejects, download "
-            "the incomplete files again, and rerun"
+            f"{len(incomplete)} of {len(jobs)} files cannot be read to the end ({names}): see the rejects, download "
+            "these files again, and rerun"
         )
     if total.read and not total.written:
         raise InputError(
-            "all records were rejected; check that the input is correct and see the rejects for the reasons"
+            f"all {total.read:,} records were rejected; see the rejects for the reasons, and check that this is the "
+            "right dataset"
         )
 
 
 def _reported(command: str, work: Callable[[], None]) -> int:
-    """Run `work`; print an error as one sentence and return the exit code."""
+    """Run `work`; print an error as one sentence; return the exit code."""
     try:
         work()
     except InputError as error:
@@ -116,7 +117,8 @@ def _reported(command: str, work: Callable[[], None]) -> int:
         return FAILED
     except PermissionError as error:
         print(
-            f"{command}: {error.filename}: {error.strerror}; make it accessible or give another path", file=sys.stderr
+            f"{command}: {error.filename}: {error.strerror}; correct the permissions, or give another path",
+            file=sys.stderr,
         )
         return WRONG_INPUT
     except OSError as error:
@@ -142,7 +144,7 @@ def _summary(job: Job, counts: Counts, done: str) -> str:
 def _counted(counts: Counts) -> str:
     images = f", {counts.images:,} images" if counts.images else ""
     rejected = sum(counts.rejected.values())
-    turns = f", {counts.turns_left_out:,} turns left out" if counts.turns_left_out else ""
+    turns = f", {counts.turns_left_out:,} turns dropped" if counts.turns_left_out else ""
     return f"{counts.read:,} read = {counts.written:,} written + {rejected:,} rejected{images}{turns}"
 
 

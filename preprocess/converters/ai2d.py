@@ -1,11 +1,11 @@
 """AI2D: multiple-choice questions about diagrams, one JSON file per image.
 
-Reads <question_dir>/<image>.png.json as AI2D publishes them:
+Reads <question_dir>/<image>.png.json:
   {"imageName": "2185.png", "questions": {<question>: {"abcLabel": bool, "answerTexts": [..], "correctAnswer": 0,
   "questionId": "2185.png-0"}}}
-Writes ai2d.jsonl: a record per question, files in the order of their names, questions in the order of the file.
+Writes ai2d.jsonl: one record per question, files sorted by name, questions in the order of the file.
 The options are listed with letters and the answer is the letter, even if the options are themselves letters in the
-diagram (abcLabel). Images are expected under ai2d/images/ in the parent image folder.
+diagram (abcLabel). Images are expected under ai2d/images/ in the parent folder of all images.
 
 The folder includes AI2D's test questions: to evaluate on them, first remove the files of the ids in ai2d_test_ids.csv.
 """
@@ -44,7 +44,7 @@ def convert(source: SourceRecord) -> Example:
     entry = an_object(entry)
     options = entry.get("answerTexts")
     if not isinstance(options, list) or not options:
-        raise Rejected(SourceReason.NO_OPTIONS, "answerTexts has no options")
+        raise Rejected(SourceReason.NO_OPTIONS, "answerTexts is missing or empty, expected a list of options")
     correct = entry.get("correctAnswer")
     if not isinstance(correct, int) or isinstance(correct, bool):
         raise Rejected(SourceReason.NO_ANSWER, f"correctAnswer is {correct!r}, expected the number of an option")
@@ -74,7 +74,7 @@ def questions(files: list[Path]) -> Iterator[SourceRecord]:
             continue
         entries = document.get("questions") if isinstance(document, dict) else None
         if not isinstance(entries, dict):
-            rejected = Rejected(SourceReason.NOT_AN_OBJECT, 'the file has no object "questions"')
+            rejected = Rejected(SourceReason.NOT_AN_OBJECT, 'found no "questions", expected an object with this key')
             yield SourceRecord(path.name, "file", 0, rejected)
             continue
         for number, (question, entry) in enumerate(entries.items()):
@@ -82,13 +82,13 @@ def questions(files: list[Path]) -> Iterator[SourceRecord]:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--question_dir", type=Path, required=True, help="AI2D's folder questions/")
+    parser.add_argument("--question_dir", type=Path, required=True, help="the folder questions/ of AI2D")
     add_output_jsonl_dir(parser)
 
 
 def _plan(arguments: argparse.Namespace) -> list[Job]:
     root = folder(arguments.question_dir, "--question_dir")
-    # categories.json lies one folder above: only names of the form <image>.<suffix>.json are questions.
+    # Only files named <image>.<suffix>.json contain questions, unlike categories.json in the parent folder.
     files = sorted(
         (path for path in root.glob("*.*.json") if not path.name.startswith(".")), key=lambda path: path.name
     )

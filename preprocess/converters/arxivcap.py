@@ -3,7 +3,7 @@
 Reads <input_dir>/arXiv_src_YYMM_NNN.parquet, a row per paper with
   caption_images: [{"caption", "cil_pairs": [{"sub_caption", "image_file": "<folder>/<name>.jpg",
   "image": {"bytes"}, "image_ocr"}]}]
---parquet_range A B takes the files with A <= NNN < B.
+--parquet_range A B selects the files with A <= NNN < B.
 Writes <name of the Parquet file>.jsonl and the images, as <output_image_dir>/<folder>/<name>.jpg, with their original
 bytes. Figures with one image and a caption are used: the caption is the answer to one of LLaVA's eleven instructions
 for a brief description, chosen by --seed and the id of the record. Rejected: several images in a figure, no caption, an

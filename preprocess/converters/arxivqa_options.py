@@ -15,7 +15,7 @@ from preprocess.rejects import Rejected, shorten
 _LETTERED = re.compile(r"\(?([A-Za-z])[).:]\s*(.*)", re.DOTALL)
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _LETTER_BLANK_TEXT = re.compile(r"([A-Za-z])\s+(.*)", re.DOTALL)
-# One string of a list as Python prints it; read as text, nothing is evaluated.
+# A string in a list in Python syntax; it is parsed as text, nothing is evaluated.
 _PRINTED_STRING = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
 _PRINTED_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
@@ -25,14 +25,14 @@ def read_options(value: object) -> list[str]:
     """The texts of the options, without their letters.
 
     Args:
-        value: a list of strings, or one string holding such a list as JSON or as Python prints it, or options in lines.
+        value: a list of strings; or one string with such a list in JSON or Python syntax, or with one option per line.
 
     Raises:
         Rejected: NO_OPTIONS, IMAGE_TOKEN_IN_TEXT.
     """
     options = _split(value) if isinstance(value, str) else value
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise Rejected(SourceReason.NO_OPTIONS, "options is not a list of text")
+        raise Rejected(SourceReason.NO_OPTIONS, "options is not a list of strings")
     texts = [option.strip() for option in options]
     while texts and not texts[-1]:
         texts.pop()
@@ -48,19 +48,19 @@ def read_options(value: object) -> list[str]:
             for match, option in zip(in_place + [None] * (len(texts) - len(in_place)), texts, strict=True)
         ]
     if any(IMAGE_TOKEN in option for option in texts):
-        raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"an option holds {IMAGE_TOKEN}")
+        raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"an option contains {IMAGE_TOKEN}")
     return texts
 
 
 def find_option(label: str, options: Sequence[str]) -> int:
-    """Which option a label means: by its letter, by letter and text, or by the whole text.
+    """The index of the option that a label refers to by its letter, by letter and text, or by its text.
 
     Args:
         label: not empty.
         options: without letters.
 
     Raises:
-        Rejected: LABEL_PAST_OPTIONS, LABEL_NOT_AN_OPTION (none or several).
+        Rejected: LABEL_PAST_OPTIONS, or LABEL_NOT_AN_OPTION if it refers to no option or to several.
     """
     label = _unwrap(label)
     if letter := _LETTER.fullmatch(label):
@@ -69,18 +69,18 @@ def find_option(label: str, options: Sequence[str]) -> int:
     if by_text is not None:
         return by_text
     if lettered := _LETTERED.fullmatch(label):
-        named = _at(lettered[1], options)
-        meant = _with_text(lettered[2], options)
-        if meant is not None and meant != named:
+        by_letter = _at(lettered[1], options)
+        by_text = _with_text(lettered[2], options)
+        if by_text is not None and by_text != by_letter:
             raise Rejected(
                 SourceReason.LABEL_NOT_AN_OPTION, f"letter and text of {shorten(label)} refer to different options"
             )
         if not _LETTER.fullmatch(lettered[2].strip()):
-            return named
+            return by_letter
     elif spaced := _LETTER_BLANK_TEXT.fullmatch(label):
-        meant = _with_text(spaced[2], options)
-        if meant is not None and LETTERS[meant] == spaced[1].upper():
-            return meant
+        by_text = _with_text(spaced[2], options)
+        if by_text is not None and LETTERS[by_text] == spaced[1].upper():
+            return by_text
     raise Rejected(SourceReason.LABEL_NOT_AN_OPTION, f"{shorten(label)} is not one of the {len(options)} options")
 
 

@@ -109,7 +109,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image_prefix",
         required=True,
-        help="path of the images as seen from the parent folder of all images, such as coco/train2017",
+        help="path of the images relative to the parent folder of all images, such as coco/train2017",
     )
     add_output_jsonl_dir(parser)
     parser.add_argument(

@@ -2,9 +2,9 @@
 
 Reads <dataset_folder>/{train,val,test}/{split}_{human,augmented}.json, if present:
   [{"imgname": "04960398003706.png", "query": "Which country ...?", "label": "Georgia"}]
-Writes <split>/<split>_<kind>.jsonl, one folder per split so that a training run can be pointed at train/ alone.
-The label is the answer unchanged, even if it looks like a list ("[2017, 2023]"). The file has no ids; a record is named
-by its position, such as chartqa_train_human_12. Images are expected under ChartQA_Dataset/<split>/png/.
+Writes <split>/<split>_<kind>.jsonl, one folder per split, so that training can use only train/.
+The label is the answer unchanged, even if it looks like a list ("[2017, 2023]"). The file has no ids; a record id
+contains its position, such as chartqa_train_human_12. Images are expected under ChartQA_Dataset/<split>/png/.
 """
 
 # Format: https://github.com/vis-nlp/ChartQA and https://huggingface.co/datasets/ahmed-masry/ChartQA;

@@ -1,6 +1,6 @@
 """The two DocVQA datasets: questions about scanned documents (SP-DocVQA) and about infographics (InfographicsVQA).
 
-Both publish one file per split, in two editions, with a list of correct answers for each question.
+Both have one file per split, in two editions, with a list of correct answers for each question.
 """
 
 # Format: https://rrc.cvc.uab.es/?ch=17 (tasks 1 and 3); Mathew et al., "DocVQA", arXiv:2007.00398, and
@@ -66,17 +66,17 @@ def _plan(
     arguments: argparse.Namespace,
     *,
     prefix: str,
-    instead: tuple[str, ...],
+    subfolders: tuple[str, ...],
     converter: Converter,
     convert: Callable[..., Example],
 ) -> list[Job]:
     """One job per split.
 
     Args:
-        arguments: of the command.
-        prefix: of the files' names, before the split.
-        instead: sub-folders the user may have meant.
-        converter: for the settings.
+        arguments: the arguments of the command.
+        prefix: the part of the file names before the split.
+        subfolders: sub-folders that are suggested if no files are found.
+        converter: provides the settings.
         convert: called with the source record and `split`.
     """
     root = folder(arguments.dataset_folder, "--dataset_folder")
@@ -86,10 +86,10 @@ def _plan(
         if match := pattern.fullmatch(path.name):
             editions.setdefault(match[1], []).append(path)
     if not editions:
-        raise nothing_found("--dataset_folder", root, f"{prefix}train_v1.0_withQT.json or another split", *instead)
+        raise nothing_found("--dataset_folder", root, f"{prefix}train_v1.0_withQT.json or another split", *subfolders)
     jobs = []
     for split, paths in sorted(editions.items()):
-        # The edition with question types holds the same questions.
+        # The edition with question types contains the same questions.
         path = max(paths, key=lambda path: (WITH_QUESTION_TYPES in path.name, path.name))
         output = output_folder(arguments) / split / f"{split}.jsonl"
         for other in sorted(output.parent.glob("*.jsonl")):
@@ -98,16 +98,16 @@ def _plan(
                     f"{other} has the same questions as the new {output.name} and would be read in addition to it; "
                     "remove it, or give another output folder"
                 )
-        left_out = ", ".join(other.name for other in paths if other != path)
+        unused = ", ".join(other.name for other in paths if other != path)
         jobs.append(
             Job(
-                # Named by the split, so that another edition of it replaces this one instead of doubling it.
+                # Named by the split, so that another edition replaces it instead of adding the same questions again.
                 output=output,
                 inputs=(path,),
                 input_root=root,
                 settings=converter.settings(),
                 fill=filling(partial(elements, path, key="data"), partial(convert, split=split)),
-                note=f"{left_out} was not read: the same questions as {path.name}" if left_out else "",
+                note=f"not used: {unused}, which has the same questions as {path.name}" if unused else "",
             )
         )
     return jobs
@@ -123,7 +123,7 @@ SP_DOCVQA: Converter = Converter(
     plan=lambda arguments: _plan(
         arguments,
         prefix="",
-        instead=("qa", "spdocvqa_qas", "SP-DocVQA", "SP-DocVQA/qa"),
+        subfolders=("qa", "spdocvqa_qas", "SP-DocVQA", "SP-DocVQA/qa"),
         converter=SP_DOCVQA,
         convert=partial(_convert, id_prefix="sp_docvqa", image_key="image", image_folder="sp_docvqa"),
     ),
@@ -139,7 +139,7 @@ INFOGRAPHICS_DOCVQA: Converter = Converter(
     plan=lambda arguments: _plan(
         arguments,
         prefix="infographicsVQA_",
-        instead=("qa", "infographicsvqa_qas", "Infographicsvqa", "Infographicsvqa/qa"),
+        subfolders=("qa", "infographicsvqa_qas", "Infographicsvqa", "Infographicsvqa/qa"),
         converter=INFOGRAPHICS_DOCVQA,
         convert=partial(
             _convert, id_prefix="infographicsvqa", image_key="image_local_name", image_folder="Infographicsvqa"

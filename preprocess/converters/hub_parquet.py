@@ -10,7 +10,7 @@ An image is {"bytes", "path"} or raw bytes; image or images, one or a list. If t
 the images are put before the first text of the user.
 Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with their original bytes, once
 per content. One image is "image": path, several are "image": [path, ...]. The id is the name of the file with the id of
-the row, or with its number from 0. Rejected: an image without bytes or that cannot be decoded, different numbers of
+the row, or with its number from 0. Rejected: an image without bytes or that cannot be decoded, unequal numbers of
 <image> and images, a turn that is not a string, ratings below --min_rating, an incomplete file.
 Needs pyarrow: pip install 'llava-hdf5[parquet]'
 """
@@ -39,7 +39,9 @@ def _rows(path: Path, name: str, columns: list[str]) -> Iterator[SourceRecord]:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     conversion.add_arguments(parser, suffix=".parquet")
-    parser.add_argument("--layout", choices=(AUTO, *NAMES), default=AUTO, help="default: auto, from the columns")
+    parser.add_argument(
+        "--layout", choices=(AUTO, *NAMES), default=AUTO, help="layout of the files (default: auto, from the columns)"
+    )
     parser.add_argument(
         "--columns",
         nargs="+",
@@ -86,7 +88,10 @@ def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], 
     columns = layout.find(available, given)
     used = [*columns.values(), *min_ratings]
     if missing := [name for name in min_ratings if name not in available]:
-        raise InputError(f"{place.path} has no column {missing[0]!r} for --min_rating, only {', '.join(available)}")
+        raise InputError(
+            f"{place.path} has no column {missing[0]!r} for --min_rating, only {', '.join(available)}; correct "
+            "--min_rating"
+        )
     reading = Reading(
         layout=layout,
         columns=columns,
@@ -121,7 +126,7 @@ def _min_ratings(arguments: argparse.Namespace) -> dict[str, int]:
 CONVERTER: Converter = Converter(
     name="parquet",
     version=1,
-    help="Parquet with images inside, from the Hub: FineVision, the_cauldron, LLaVA-OneVision and others",
+    help="Parquet files with images from the Hub: FineVision, the_cauldron, LLaVA-OneVision and others",
     description=__doc__,
     example="--input data/FineVision/ai2d --output_jsonl_dir data/FineVision/llava_jsonl "
     "--output_image_dir data/FineVision/images --image_prefix FineVision/images",

@@ -34,7 +34,7 @@ def one_line(record: bytes) -> bytes:
 
 
 def fill(path: Path, sink: Sink) -> None:
-    """Write the elements of the array in a file, one a line."""
+    """Write the elements of the array in a file, one per line."""
     for batch in read_array(path, keep_values=False):
         lines = [*map(one_line, batch.raw), b""]
         sink.write(b"\n".join(lines), len(batch.raw))
@@ -80,7 +80,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
     by_output = {output: path for path, output in outputs.items()}
     for path, output in outputs.items():
         if by_output[output] != path:
-            raise InputError(f"{path} and {by_output[output]} would both become {output}; rename one of them")
+            raise InputError(f"{path} and {by_output[output]} would both be written to {output}; rename one of them")
     return [
         Job(
             output=outputs[path],
@@ -96,7 +96,7 @@ def _plan(arguments: argparse.Namespace) -> list[Job]:
 CONVERTER = Converter(
     name="convert_json2jsonl",
     version=1,
-    help="any JSON files holding a list of records, to JSONL",
+    help="JSON files with an array of records, to JSONL",
     description=__doc__,
     example="--input_dir data/LLaVA-Pretrain",
     add_arguments=_add_arguments,

@@ -2,7 +2,7 @@
 
 Reads <input_dir>/train-000NN-of-00084-<hash>.parquet, a row per page with
   image: {"bytes", "path"}, ground_truth: '{"gt_parse": {"text_sequence": "..."}}'
---parquet_range A B takes the files with A <= NN < B.
+--parquet_range A B selects the files with A <= NN < B.
 Writes <name of the Parquet file>.jsonl and the images, as <output_image_dir>/train-000NN/<row>.jpg, with their original
 bytes. The text of the page is the answer to one of LLaVA's eleven instructions for a brief description, chosen by
 --seed and the id of the record. Rejected: no text, an image that cannot be decoded.

@@ -3,8 +3,8 @@
 Reads the .tar files of --input in order, without unpacking them:
   <key>.jpg, .jpeg, .png, .webp, … and <key>.json or <key>.txt, next to each other; the key ends at the first dot of the
   name, so <key>.0.jpg and <key>.1.jpg are two images of one sample, in the order of the archive
-The JSON has "conversations", "messages", "texts" or "caption", as 'preprocess_dataset parquet -h' says, and "id"; its
-"image" and other keys are not used. A .txt is the caption, even with a JSON that has none of these keys.
+The JSON has "conversations", "messages", "texts" or "caption", see 'preprocess_dataset parquet -h', and "id"; other
+keys, such as "image", are not used. A .txt is the caption, unless the JSON has one of the four keys.
 Writes <name of the file>.jsonl, and the images as <output_image_dir>/ab/cd/<sha256>.jpg with their original bytes,
 once per content. One image is "image": path, several are "image": [path, ...]. The id is the name of the file with the
 "id" of the JSON, or with the key. Rejected: as for parquet; a sample without text, a member of more than 128 MiB, all
@@ -45,7 +45,7 @@ _TEXTS = sorted({name for layout in LAYOUTS for name in layout.columns[TEXT]})
 
 @dataclass
 class _Sample:
-    """The members of one key that were read so far."""
+    """The members of one key."""
 
     key: str
     images: list[bytes] = field(default_factory=list)
@@ -73,21 +73,21 @@ class _Sample:
         try:
             if self.refused is not None:
                 raise self.refused
-            said = _parsed(self.texts["json"]) if "json" in self.texts else {}
-            if "txt" in self.texts and not any(name in said for name in _TEXTS):
-                said["caption"] = _decoded(self.texts["txt"])
+            entry = _parsed(self.texts["json"]) if "json" in self.texts else {}
+            if "txt" in self.texts and not any(name in entry for name in _TEXTS):
+                entry["caption"] = _decoded(self.texts["txt"])
         except Rejected as rejected:
             return rejected
-        # The JSON may call them something else in "image".
-        said.pop("image", None)
-        return {**said, "key": self.key, "images": self.images or None}
+        # "image" in the JSON may be another path; the members are the images.
+        entry.pop("image", None)
+        return {**entry, "key": self.key, "images": self.images or None}
 
 
 def samples(path: Path, name: str) -> Iterator[SourceRecord]:
     """The samples of an archive: the values are objects with "key", "images", and the keys of the text.
 
     If the file is not a tar file, or is truncated or damaged, the last sample is a reject: the one that contains the
-    damage, or precedes it. It stands for all samples after it.
+    damage or precedes it. The samples after it are not counted.
     """
     for number, sample in enumerate(_samples(path)):
         yield SourceRecord(name, f"sample {sample.key}", number, sample.record())
@@ -125,9 +125,7 @@ def _samples(path: Path) -> Iterator[_Sample]:
     except tarfile.TarError as error:
         # The damaged part may have contained more members of the sample, so the sample counts as incomplete.
         sample = sample or _Sample("at the beginning")
-        detail = (
-            f"the file cannot be read as a tar file from this sample on ({error}); check that the download is complete"
-        )
+        detail = f"the tar file cannot be read at or after this sample ({error}); check that the download is complete"
         sample.refused = Rejected(SourceReason.UNREADABLE_FILE, detail)
     if sample is not None:
         yield sample

@@ -68,7 +68,7 @@ def test_an_input_without_one_usable_record_is_a_wrong_input(dvqa, write_json):
     write_json(dvqa.folder / "val_easy_qa.json", [])
     result = dvqa()
     assert result.code == 2
-    assert "all records were rejected" in result.err
+    assert "all 2 records were rejected; see the rejects for the reasons" in result.err
     assert result.reasons == [("element 0", "not_an_object"), ("element 1", "not_an_object")]
     assert dvqa().code == 2
 
@@ -216,7 +216,7 @@ def test_an_input_that_may_not_be_read_is_a_wrong_input(dvqa, monkeypatch):
     result = dvqa()
     assert result.code == 2
     assert result.err == (
-        "preprocess_dataset dvqa: train_qa.json: Permission denied; make it accessible or give another path\n"
+        "preprocess_dataset dvqa: train_qa.json: Permission denied; correct the permissions, or give another path\n"
     )
 
 

@@ -87,7 +87,7 @@ def test_of_two_editions_of_a_split_one_is_read_and_the_user_is_told(preprocess,
     write_json(tmp_path / "val_v1.0_withQT.json", whole([document()]))
     result = run(preprocess, "sp_docvqa", tmp_path)
     assert len(result.records) == 1
-    assert "val_v1.0.json was not read: the same questions as val_v1.0_withQT.json" in result.out
+    assert "not used: val_v1.0.json, which has the same questions as val_v1.0_withQT.json" in result.out
 
 
 def test_infographics(preprocess, tmp_path, write_json):

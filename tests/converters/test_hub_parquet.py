@@ -141,8 +141,8 @@ def test_ratings_below_the_minimum_leave_out_turns_or_the_row_and_both_are_count
     ]
     assert values(result.records[0])[0] == ("human", "<image>\nb?")
     assert result.reasons == [("row 1", "below_min_rating"), ("row 4", "below_min_rating")]
-    assert "5 read = 3 written + 2 rejected, 1 images, 2 turns left out" in result.out
-    assert "2 turns left out" in run("--min_rating", "relevance_ratings=3", "formatting_min=2").out
+    assert "5 read = 3 written + 2 rejected, 1 images, 2 turns dropped" in result.out
+    assert "2 turns dropped" in run("--min_rating", "relevance_ratings=3", "formatting_min=2").out
     other = run()
     assert other.code == 2
     assert "min_rating was 'formatting_min=2, relevance_ratings=3' and is '' now" in other.err
@@ -374,7 +374,10 @@ def test_arguments_that_do_not_fit_the_file_say_so(run, tmp_path, image_bytes):
             ("--layout", "caption"),
             "has no column 'images' or 'image', which the layout caption requires, only bild",
         ),
-        (("--layout", "caption", "--columns", "image=x"), "has no column 'x', as --columns says, only bild, text"),
+        (
+            ("--layout", "caption", "--columns", "image=x"),
+            "has no column 'x', which --columns gives, only bild, text; correct --columns",
+        ),
         (("--columns", "text=text"), "--columns text=text requires --layout"),
         (("--columns", "bild"), "--columns is 'bild', expected role=name"),
         (("--columns", "picture=bild"), "--columns names the role 'picture', expected one of id, image, text"),
@@ -407,7 +410,7 @@ def test_files_are_taken_as_they_are_named_and_folders_at_any_depth(run, tmp_pat
     assert [record["id"] for record in run().records] == ["a/a", "b/train-00000/a", "b/train-00001/a"]
     assert [record["id"] for record in run(source=tmp_path / "data/a.parquet", out=tmp_path / "x").records] == ["a/a"]
     (tmp_path / "empty").mkdir()
-    assert "which has no .parquet files; give the folder that holds them" in run(source=tmp_path / "empty").err
+    assert "which has no .parquet files; give the folder that contains them" in run(source=tmp_path / "empty").err
     expected = "which does not exist; expected a .parquet file, or a folder with such files; check the path"
     assert expected in run(source=tmp_path / "nowhere").err
 

@@ -118,7 +118,7 @@ def test_two_inputs_for_one_output_are_refused(convert, tmp_path, write_json):
         pytest.skip("this file system does not tell a.json from a.JSON")
     result = convert()
     assert result.code == 2
-    assert "would both become" in result.err
+    assert "would both be written to" in result.err
 
 
 @pytest.mark.parametrize(

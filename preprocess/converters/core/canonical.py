@@ -1,8 +1,8 @@
 """The canonical record and its fields.
 
 The wording of the questions follows LLaVA-1.5's instruction mix (Liu et al., "Improved Baselines with Visual
-Instruction Tuning", https://arxiv.org/abs/2310.03744, section "Response format prompting"): options one a line with a
-capital letter, and a last line that says how to answer.
+Instruction Tuning", https://arxiv.org/abs/2310.03744, section "Response format prompting"): one option per line with a
+capital letter, and a last line with the answer format.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def text(value: object, name: str, missing: SourceReason) -> str:
     if not stripped:
         raise Rejected(missing, f"{name} is empty")
     if IMAGE_TOKEN in stripped:
-        raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"{name} holds {IMAGE_TOKEN}: {shorten(stripped)}")
+        raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"{name} contains {IMAGE_TOKEN}: {shorten(stripped)}")
     return stripped
 
 

@@ -19,7 +19,7 @@ class Converter:
 
     Args:
         name: of the command.
-        version: incremented when the same input gives different output, so that an older output is not taken for
+        version: incremented when the same input gives different output, so that an older output does not count as
             finished.
         help: one line for the list of commands.
         description: the input and output of the command, for its help.
@@ -62,7 +62,7 @@ def add_dataset_folder(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_output_jsonl_dir(parser: argparse.ArgumentParser) -> None:
     """Declare a required `--output_jsonl_dir`."""
-    parser.add_argument("--output_jsonl_dir", type=Path, required=True, help="folder for the JSONL; made if missing")
+    parser.add_argument("--output_jsonl_dir", type=Path, required=True, help="folder for the JSONL; created if missing")
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -71,12 +71,12 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="seed of the choice of the instruction, together with the record id (default: 0)",
+        help="seed of the random choices, which also depend on the record id (default: 0)",
     )
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
-    """Where the JSONL goes: as given, or inside the dataset folder."""
+    """The folder for the JSONL: as given, or inside the dataset folder."""
     given: Path | None = arguments.output_jsonl_dir
     dataset_folder: Path = arguments.dataset_folder
     return dataset_folder / "llava_jsonl" if given is None else given

@@ -15,7 +15,7 @@ from preprocess.converters.core.reasons import SourceReason
 from preprocess.image_files import decode_rgb, identified_image, what_was_said
 from preprocess.rejects import Rejected, shorten
 
-# For every format that is decoded.
+# Of all supported formats.
 SUFFIXES = {
     "JPEG": ".jpg",
     "MPO": ".jpg",
@@ -32,7 +32,7 @@ SUFFIXES = {
 
 
 class ImageStore:
-    """Writes the images of one job. Two records may share an image; two images may not share a name.
+    """Writes the images of one job. Several records may use the same image; different images need different paths.
 
     Args:
         folder: the folder that image paths are relative to.
@@ -49,14 +49,11 @@ class ImageStore:
 
     @property
     def count(self) -> int:
-        """How many different images were stored."""
+        """The number of different images that were stored."""
         return len(self._digests)
 
     def flush(self) -> None:
-        """Flush all stored images to the disk, so that they survive a power failure.
-
-        All at once, since flushing after each image took twice as long as everything else.
-        """
+        """Flush all stored images to the disk at once; flushing each image took twice as long as everything else."""
         if self._digests:
             os.sync()
 
@@ -88,7 +85,7 @@ class ImageStore:
         existing = target.read_bytes() if target.is_file() else b""
         if existing == image.data:
             return
-        # A file with only the beginning of the image was left by a power failure.
+        # A file that contains only the beginning of the image was left by a power failure.
         if not (image.data.startswith(existing) or self._overwrite):
             raise InputError(
                 f"{target} exists with different contents; use another --output_image_dir, or --overwrite to replace it"
@@ -108,7 +105,7 @@ def named_by_content(data: bytes) -> ImageFile:
     try:
         with identified_image(BytesIO(data)) as opened:
             suffix = SUFFIXES[str(opened.format)]
-    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's plugins raise any exception on a broken file
         raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
     digest = sha256(data).hexdigest()
     return ImageFile(f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}", data)
@@ -122,5 +119,5 @@ def check_decodes(data: bytes) -> None:
     """
     try:
         decode_rgb(BytesIO(data))
-    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+    except Exception as error:  # Pillow's plugins raise any exception on a broken file
         raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None

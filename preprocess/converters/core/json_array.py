@@ -50,7 +50,7 @@ class Batch:
 
 
 def read_array(path: Path, *, key: str | None = None, bare: bool = True, keep_values: bool = True) -> Iterator[Batch]:
-    """Stream the elements of the array that a file holds.
+    """Stream the elements of the array in a file.
 
     Args:
         path: a JSON file, UTF-8; a byte order mark at its start is skipped.

@@ -18,7 +18,7 @@ from preprocess.converters.core.reasons import SourceReason
 from preprocess.converters.core.sources import SourceRecord, folder, nothing_found
 from preprocess.rejects import Rejected
 
-# Rows converted to Python objects at a time; each may hold many images.
+# Rows converted to Python objects at a time; each may contain many images.
 ROWS = 8
 
 
@@ -40,7 +40,9 @@ def rows(path: Path, column_names: Sequence[str]) -> Iterator[tuple[int, dict[st
         available = file.schema_arrow.names
         missing = [name for name in column_names if name not in available]
         if missing:
-            raise InputError(f"{path} has no column {missing[0]!r}, only {', '.join(available)}")
+            raise InputError(
+                f"{path} has no column {missing[0]!r}, only {', '.join(available)}; check that this is the right file"
+            )
         number = 0
         for group in range(file.num_row_groups):
             end = number + file.metadata.row_group(group).num_rows
@@ -88,7 +90,9 @@ def _row(one: Any) -> dict[str, Any] | Rejected:
     try:
         (row,) = one.to_pylist()
     except UnicodeDecodeError as error:
-        return Rejected(SourceReason.NOT_UTF8, f"a text holds the byte 0x{error.object[error.start]:02x}")
+        return Rejected(
+            SourceReason.NOT_UTF8, f"a text has the byte 0x{error.object[error.start]:02x}, expected valid UTF-8"
+        )
     except (ValueError, OverflowError) as error:
         return Rejected(SourceReason.UNREADABLE_ROW, _damage(error))
     found: dict[str, Any] = row
@@ -106,11 +110,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, numbered: str, image_prefi
     """Declare the arguments of a command that reads Parquet files and extracts their images."""
     parser.add_argument("--input_dir", type=Path, required=True, help="folder with the Parquet files")
     add_output_jsonl_dir(parser)
-    parser.add_argument("--output_image_dir", type=Path, required=True, help="folder for the images; made if missing")
+    parser.add_argument(
+        "--output_image_dir", type=Path, required=True, help="folder for the images; created if missing"
+    )
     parser.add_argument(
         "--image_prefix",
         required=True,
-        help=f"path of --output_image_dir as seen from the parent folder of all images, such as {image_prefix}",
+        help=f"path of --output_image_dir relative to the parent folder of all images, such as {image_prefix}",
     )
     parser.add_argument(
         "--parquet_range",

@@ -8,21 +8,21 @@ from enum import Enum
 class SourceReason(str, Enum):
     """Why a source record was rejected; the value is what `*.rejects.jsonl` shows."""
 
-    # The record as the file holds it.
+    # The record in the file.
     NOT_UTF8 = "not_utf8"
     NOT_JSON = "not_json"
     LONE_SURROGATE = "lone_surrogate"
     NOT_AN_OBJECT = "not_an_object"
     WRONG_COLUMNS = "wrong_columns"
     UNREADABLE_ROW = "unreadable_row"
-    UNREADABLE_FILE = "unreadable_file"  # or the rest of one
+    UNREADABLE_FILE = "unreadable_file"  # the whole file, or its part after damage
     # Its fields.
     NO_ID = "no_id"
     NO_QUESTION = "no_question"
     NO_ANSWER = "no_answer"
     NO_CAPTION = "no_caption"
     IMAGE_TOKEN_IN_TEXT = "image_token_in_text"
-    # A conversation as the source has it.
+    # The conversation.
     NO_TURNS = "no_turns"
     BAD_TURN = "bad_turn"
     UNKNOWN_ROLE = "unknown_role"
@@ -38,7 +38,7 @@ class SourceReason(str, Enum):
     IMAGE_OUTSIDE_PREFIX = "image_outside_prefix"
     IMAGE_NAME_TAKEN = "image_name_taken"
     IMAGE_DOES_NOT_DECODE = "image_does_not_decode"
-    # Instruction data: the annotations, and the answers of the model.
+    # Instruction data: annotations and answers.
     BAD_BOX = "bad_box"
     DUPLICATE_ID = "duplicate_id"
     REFUSAL = "refusal"

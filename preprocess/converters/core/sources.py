@@ -21,8 +21,11 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class SourceRecord:
     """One record as published.
 
-    `file` is relative to the folder the command was given. `position` reads `line 7` (from 1), `element 7` or `row 7`
-    (from 0, as JSON and Parquet index them). `value` is the record, or the reject saying why it could not be read.
+    Attributes:
+        file: relative to the input folder.
+        position: such as `line 7` (from 1), or `element 7` and `row 7` (from 0, as in JSON and Parquet).
+        number: the number in `position`.
+        value: the record, or a reject if it could not be read.
     """
 
     file: str
@@ -35,7 +38,7 @@ def elements(path: Path, *, key: str | None = None, bare: bool = True) -> Iterat
     """The elements of a JSON array, streamed; see `read_array` for `key` and `bare`.
 
     Raises:
-        InputError: the file is not such JSON; the message names the byte.
+        InputError: the file is not in this format; the message names the byte.
     """
     for batch in read_array(path, key=key, bare=bare):
         for number, value in enumerate(batch.values, batch.first):
@@ -85,7 +88,7 @@ def folder(path: Path, argument: str) -> Path:
     """`path` if it is a folder.
 
     Raises:
-        InputError: naming the argument.
+        InputError: it is not; the message names the argument.
     """
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
@@ -94,10 +97,10 @@ def folder(path: Path, argument: str) -> Path:
 
 
 def file(path: Path, argument: str, expected: str = "a file") -> Path:
-    """`path` if it is a file; `expected` says what it should be.
+    """`path` if it is a file; `expected` describes the file in the error.
 
     Raises:
-        InputError: naming the argument.
+        InputError: it is not; the message names the argument.
     """
     if not path.is_file():
         found = "is a folder" if path.exists() else "does not exist"
@@ -112,7 +115,7 @@ def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path,
         for each file, (the folder that its name is relative to, its path).
 
     Raises:
-        InputError: naming the argument, where there are none.
+        InputError: there are none; the message names the argument.
     """
     found = []
     for path in paths:
@@ -126,8 +129,8 @@ def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path,
     return found
 
 
-def nothing_found(argument: str, path: Path, expected: str, *instead: str) -> InputError:
-    """The error for a folder without the expected files; it suggests a sub-folder that may be meant."""
-    meant = [str(path / name) for name in instead if (path / name).is_dir()]
-    hint = f"; did you mean {meant[0]}?" if meant else "; give the folder that holds them"
+def nothing_found(argument: str, path: Path, expected: str, *subfolders: str) -> InputError:
+    """The error for a folder without the expected files; it suggests the first of `subfolders` that exists."""
+    existing = [str(path / name) for name in subfolders if (path / name).is_dir()]
+    hint = f"; did you mean {existing[0]}?" if existing else "; give the folder that contains them"
     return InputError(f"{argument} is {path}, which has no {expected}{hint}")

@@ -85,7 +85,7 @@ def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) 
     A column rates either each turn of the list or the whole row. Turns without a rating are kept.
 
     Raises:
-        Rejected: BELOW_MIN_RATING, if no turn is left; WRONG_COLUMNS, if a column does not hold ratings.
+        Rejected: BELOW_MIN_RATING, if no turn is left; WRONG_COLUMNS, if a column does not contain ratings.
     """
     low: set[int] = set()
     for column, minimum in least.items():
@@ -101,7 +101,7 @@ def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) 
         return value, 0
     kept = [turn for place, turn in enumerate(value) if place not in low]
     if value and not kept:
-        raise Rejected(SourceReason.BELOW_MIN_RATING, f"none of {len(value)} turns is rated as high as {listed(least)}")
+        raise Rejected(SourceReason.BELOW_MIN_RATING, f"all {len(value)} turns have lower ratings than {listed(least)}")
     return kept, len(value) - len(kept)
 
 
@@ -112,14 +112,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, suffix: str) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help=f"files, or folders with {suffix} files at any depth",
+        help=f"{suffix} files, or folders that are searched for them recursively",
     )
     add_output_jsonl_dir(parser)
-    parser.add_argument("--output_image_dir", type=Path, required=True, help="folder for the images; made if missing")
+    parser.add_argument(
+        "--output_image_dir", type=Path, required=True, help="folder for the images; created if missing"
+    )
     parser.add_argument(
         "--image_prefix",
-        help="path of --output_image_dir as seen from the parent folder of all images, such as FineVision/images; "
-        "default: --output_image_dir is that folder",
+        help="path of --output_image_dir relative to the parent folder of all images, such as FineVision/images; "
+        "default: --output_image_dir is the parent folder",
     )
 
 

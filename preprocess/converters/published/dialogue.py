@@ -61,17 +61,20 @@ def with_image_tokens(turns: Sequence[Turn], images: int, *, at_head: bool) -> l
     """
     for number, turn in enumerate(turns, 1):
         if turn.role != HUMAN and IMAGE_TOKEN in turn.text:
-            raise Rejected(SourceReason.IMAGE_TOKEN_IN_TEXT, f"turn {number}, of {turn.role!r}, holds {IMAGE_TOKEN}")
+            raise Rejected(
+                SourceReason.IMAGE_TOKEN_IN_TEXT, f"turn {number} with the role {turn.role!r} contains {IMAGE_TOKEN}"
+            )
     tokens = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if tokens == images or (images == 1 and tokens > 1):
         return list(turns)
     if not images:
-        raise Rejected(SourceReason.NO_IMAGE, f"the turns hold {IMAGE_TOKEN}, but there is no image")
+        raise Rejected(SourceReason.NO_IMAGE, f"the turns contain {IMAGE_TOKEN}, but there is no image")
     first = next((number for number, turn in enumerate(turns) if turn.role == HUMAN), None)
     if tokens or not at_head or first is None:
         raise Rejected(
-            SourceReason.IMAGE_TOKENS, f"{images} images and {tokens} {IMAGE_TOKEN} in the turns of the user"
+            SourceReason.IMAGE_TOKENS,
+            f"found {images} images and {tokens} {IMAGE_TOKEN} in the user's turns, expected equal numbers",
         )
-    said = turns[first].text
-    head = "\n".join([IMAGE_TOKEN] * images + ([said] if said else []))
+    text = turns[first].text
+    head = "\n".join([IMAGE_TOKEN] * images + ([text] if text else []))
     return [*turns[:first], Turn(HUMAN, head), *turns[first + 1 :]]

@@ -4,7 +4,7 @@
 #   finevision    HuggingFaceM4/FineVision, its parts in several orders of columns and fields
 #   cauldron      HuggingFaceM4/the_cauldron
 #   llava         lmms-lab/LLaVA-OneVision-Data, LLaVA-ReCap-*
-#   messages      HuggingFaceH4/llava-instruct-mix-vsft, and what TRL trains on
+#   messages      HuggingFaceH4/llava-instruct-mix-vsft, and other datasets for TRL
 #   caption       lmms-lab/LLaVA-One-Vision-1.5-Mid-Training-85M
 
 from __future__ import annotations
@@ -98,10 +98,13 @@ def _messages(value: object, images: Images) -> tuple[list[Turn], Images]:
         return turns, images
     if sum(turn.text.count(IMAGE_TOKEN) for turn in turns) != len(places):
         raise Rejected(
-            SourceReason.IMAGE_TOKEN_IN_TEXT, f"there are parts that are images, and a text holds {IMAGE_TOKEN}"
+            SourceReason.IMAGE_TOKEN_IN_TEXT, f"the turns have image parts, and a text contains {IMAGE_TOKEN}"
         )
     if len(set(places)) != len(images):
-        raise Rejected(SourceReason.IMAGE_TOKENS, f"{len(images)} images, and {len(set(places))} of them have a part")
+        raise Rejected(
+            SourceReason.IMAGE_TOKENS,
+            f"the row has {len(images)} images, but image parts for {len(set(places))} of them",
+        )
     return turns, tuple(images[place] for place in places)
 
 
@@ -119,7 +122,7 @@ def _part(part: Mapping[str, Any], number: int, images: int, places: list[int]) 
     place = len(places) if index is None else index
     if type(place) is not int or not 0 <= place < images:
         raise Rejected(
-            SourceReason.IMAGE_TOKENS, f"a part of turn {number} is image {place!r:.20}, and there are {images}"
+            SourceReason.IMAGE_TOKENS, f"a part of turn {number} has index {place!r:.20}, but there are {images} images"
         )
     places.append(place)
     return IMAGE_TOKEN
@@ -203,7 +206,7 @@ def recognised(available: Sequence[str], wanted: str, given: Mapping[str, str], 
     has = f"only {', '.join(available)}"
     for name in given.values():
         if name not in available:
-            raise InputError(f"{where} has no column {name!r}, as --columns says, {has}")
+            raise InputError(f"{where} has no column {name!r}, which --columns gives, {has}; correct --columns")
     layout = fitting(available, given) if wanted == AUTO else next(each for each in LAYOUTS if each.name == wanted)
     if layout is None:
         raise InputError(
@@ -223,18 +226,22 @@ def recognised(available: Sequence[str], wanted: str, given: Mapping[str, str], 
 def _objects(value: object, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The objects of a list, numbered from 1."""
     if not isinstance(value, list) or not value:
-        found = "empty" if value == [] else f"{type(value).__name__}" if value is not None else "missing"
+        found = "empty" if value == [] else type(value).__name__ if value is not None else "missing"
         raise Rejected(SourceReason.NO_TURNS, f"{name} is {found}, expected a list")
     for number, item in enumerate(value, 1):
         if not isinstance(item, dict):
-            raise Rejected(SourceReason.BAD_TURN, f"{number} of {name} is {type(item).__name__}, expected an object")
+            raise Rejected(
+                SourceReason.BAD_TURN, f"element {number} of {name} is {type(item).__name__}, expected an object"
+            )
         yield number, item
 
 
 def _speaker(value: object, number: int) -> str:
     if not isinstance(value, str) or value not in _SPEAKERS:
         found = shorten(value) if isinstance(value, str) else "missing"
-        raise Rejected(SourceReason.UNKNOWN_ROLE, f"turn {number} is of {found}, expected {', '.join(_SPEAKERS)}")
+        raise Rejected(
+            SourceReason.UNKNOWN_ROLE, f"the role of turn {number} is {found}, expected one of {', '.join(_SPEAKERS)}"
+        )
     return _SPEAKERS[value]
 
 
