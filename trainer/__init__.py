@@ -1,4 +1,4 @@
-"""The reference training loop: batches of `loaders` → loss, on Hugging Face's LLaVA and `Trainer`. Needs torch.
+"""The reference training loop, with Hugging Face's LLaVA and `Trainer`, on batches of `loaders`. Needs torch.
 
 `python -m trainer.run` trains and evaluates, `python -m trainer.convert` converts; docs/trainer.md shows both.
 """

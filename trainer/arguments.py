@@ -1,4 +1,4 @@
-"""Params → `transformers.TrainingArguments`."""
+"""Convert params to `transformers.TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from preprocess.settings import did_you_mean, one_line
 from trainer.params import Params
 from trainer.params_file import ParamsError
 
-# Fields that the loader or this package sets; a value in the params would be silently ignored, so it is refused.
-_OURS = "train_input"
+# Fields that the loader or this package sets, and the key that sets them; a value in the params would be ignored.
+_LOADER = "train_input"
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
-_OWNED = {
+_SET_BY = {
     **dict.fromkeys(_CHECKPOINTING, "runconfig.gradient_checkpointing"),
     "max_steps": "runconfig.max_steps",
     "num_train_epochs": "runconfig.num_epochs",
@@ -30,12 +30,12 @@ _OWNED = {
     "per_device_eval_batch_size": "eval_input.micro_batch_size",
     "data_seed": "train_input.shuffle_seed",
     "resume_from_checkpoint": "--model_dir",
-    "ignore_data_skip": _OURS,
-    "remove_unused_columns": _OURS,
-    "average_tokens_across_devices": _OURS,
-    "auto_find_batch_size": _OURS,
-    "label_smoothing_factor": _OURS,
-    "logging_nan_inf_filter": _OURS,
+    "ignore_data_skip": _LOADER,
+    "remove_unused_columns": _LOADER,
+    "average_tokens_across_devices": _LOADER,
+    "auto_find_batch_size": _LOADER,
+    "label_smoothing_factor": _LOADER,
+    "logging_nan_inf_filter": _LOADER,
     "train_sampling_strategy": "train_input.group_by_modality",
 }
 
@@ -52,7 +52,7 @@ def make_training_arguments(params: Params, model_dir: Path, *, vision_is_traine
             from an earlier layer, so DDP must look for unused parameters.
 
     Raises:
-        ParamsError: `runconfig.training_arguments` or the precision is not accepted.
+        ParamsError: `runconfig.training_arguments` or the precision is invalid.
     """
     given, run, optimizer = params.train_input, params.runconfig, params.optimizer
     ours: dict[str, Any] = {
@@ -74,11 +74,11 @@ def make_training_arguments(params: Params, model_dir: Path, *, vision_is_traine
         # Without this, on a machine without GPUs, the Trainer treats every process as a single-process run.
         "use_cpu": not torch.accelerator.is_available(),
     }
-    owned = {**dict.fromkeys(ours.keys() - {"use_cpu"}, "a key of its own"), **_OWNED}
+    reserved = {**dict.fromkeys(ours.keys() - {"use_cpu"}, "another params key or argument"), **_SET_BY}
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     for name in run.training_arguments:
-        if name in owned:
-            raise ParamsError(f"runconfig.training_arguments.{name}: is set by {owned[name]}; remove it here")
+        if name in reserved:
+            raise ParamsError(f"runconfig.training_arguments.{name}: is set by {reserved[name]}; remove it here")
         if name not in known:
             raise ParamsError(f"unknown key runconfig.training_arguments.{name}{did_you_mean(name, sorted(known))}")
     ours |= {
@@ -102,14 +102,14 @@ def make_training_arguments(params: Params, model_dir: Path, *, vision_is_traine
     try:
         arguments = TrainingArguments(**{**ours, **run.training_arguments})
     except (ValueError, TypeError, ImportError) as error:
-        raise ParamsError(f"runconfig: transformers refuses it: {one_line(error)}") from None
+        raise ParamsError(f"runconfig: transformers rejects the values: {one_line(error)}") from None
     _ = arguments.device  # starts the process group
     if int(os.environ.get("WORLD_SIZE") or 1) != arguments.world_size:
         raise ParamsError(
             f"the environment has WORLD_SIZE {os.environ.get('WORLD_SIZE')}, but transformers sees "
             f"{arguments.world_size} process(es), so each would train separately; use torchrun or accelerate launch"
         )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; torchrun or accelerate starts several
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one GPU per process; torchrun or accelerate starts several
     return arguments
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from loaders import LlavaDataLoader
 
 MicroBatch = dict[str, Tensor]
-# Of a free batch, these have an entry for each image and not for each row.
-_OF_IMAGES = ("image_data", "image_rows", "image_starts", "image_slots")
+# The tensors of a free batch that have one entry per image instead of one per row.
+_PER_IMAGE = ("image_data", "image_rows", "image_starts", "image_slots")
 
 
 class BatchStream:
@@ -59,7 +59,7 @@ class BatchStream:
         return self.loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a position.
+        """Resume from a position.
 
         Raises:
             ValueError: it belongs to other data or batches.
@@ -90,6 +90,6 @@ def rows_of(batch: MicroBatch, start: int, stop: int) -> MicroBatch:
     if "image_rows" not in batch:
         return {name: values[start:stop] for name, values in batch.items()}
     mine = (batch["image_rows"] >= start) & (batch["image_rows"] < stop)
-    part = {name: values[mine] if name in _OF_IMAGES else values[start:stop] for name, values in batch.items()}
+    part = {name: values[mine] if name in _PER_IMAGE else values[start:stop] for name, values in batch.items()}
     part["image_rows"] = part["image_rows"] - start
     return part

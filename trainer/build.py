@@ -22,7 +22,7 @@ from trainer.data import RowShape
 from trainer.model import LlavaForRows
 from trainer.params import ModelParams, TextModelParams
 from trainer.params_file import ParamsError
-from trainer.pretrained import load_image_model, load_text_model, load_whole
+from trainer.pretrained import load_complete, load_image_model, load_text_model
 
 # The number of rows of the embedding is padded to a multiple of this, as in the llava-hf models.
 _ROWS_MULTIPLE = 64
@@ -54,7 +54,10 @@ def build_model(params: ModelParams, shape: RowShape, *, image_token_id: int | N
         else:
             language = _random_text_model(text, attention)
     except ImportError as error:
-        raise ParamsError(f"model.attention {attention}: transformers refuses it: {one_line(error)[:300]}") from None
+        raise ParamsError(
+            f"model.attention {attention}: cannot be used here ({one_line(error)[:300].rstrip('. ')}); give "
+            "model.attention sdpa"
+        ) from None
     config = LlavaConfig(
         vision_config=vision.config,
         text_config=language.config,
@@ -91,8 +94,8 @@ def _random_text_model(text: TextModelParams, attention: str) -> Any:
         return make(config)
     except Exception as error:  # a transformers class may raise any exception for sizes that it does not accept
         raise ParamsError(
-            f"model.text_model.model_type {kind}: transformers cannot build a language model of it with these sizes "
-            f"({one_line(error)[:200]}); give the model_type of a text model, such as qwen2, and sizes that fit"
+            f"model.text_model.model_type {kind}: transformers cannot build a language model with these sizes "
+            f"({one_line(error)[:200]}); give the model_type of a text model, such as qwen2, and sizes it supports"
         ) from None
 
 
@@ -102,11 +105,11 @@ def load_checkpoint(folder: str, params: ModelParams, shape: RowShape) -> LlavaF
     Raises:
         ParamsError: it cannot be loaded, or does not match the params or the rows.
     """
-    model = load_whole(LlavaForRows, folder, "--checkpoint_path", attn_implementation=params.attention)
+    model = load_complete(LlavaForRows, folder, "--checkpoint_path", attn_implementation=params.attention)
     found, wanted = model.config.vision_feature_layer, params.image_feature_select_layer_idx
     if found != wanted:
         raise ParamsError(
-            f"model.image_feature_select_layer_idx is {wanted}, but the projector of {folder} was made for {found}"
+            f"model.image_feature_select_layer_idx is {wanted}, but {folder} was trained with {found}; give {found}"
         )
     _check_fits(params, model.config, shape)
     model.image_start_idx = shape.image_start_idx
@@ -171,7 +174,8 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
     _refuse_other_sizes("model.text_model", sizes, text)
     if theta is not None and theta != text.rope_parameters["rope_theta"]:
         raise ParamsError(
-            f"model.text_model.rope_theta is {theta}, but the model has {text.rope_parameters['rope_theta']}"
+            f"model.text_model.rope_theta is {theta}, but the model has {text.rope_parameters['rope_theta']}; "
+            "leave it out or correct it"
         )
     patches = (vision.image_size // vision.patch_size) ** 2
     if vision.image_size != shape.image_size or patches != shape.num_patches:
@@ -183,13 +187,13 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
     layers, layer = vision.num_hidden_layers, params.image_feature_select_layer_idx
     if not -(layers + 1) <= layer <= layers:
         raise ParamsError(
-            f"model.image_feature_select_layer_idx is {layer}, but an image model of {layers} layers has the hidden "
-            f"states {-(layers + 1)} to {layers}"
+            f"model.image_feature_select_layer_idx is {layer}, but an image model of {layers} layers has hidden states "
+            f"{-(layers + 1)} to {layers}; give one of these"
         )
     if shape.vocab_size > config.image_token_index:
         raise ParamsError(
-            f"the rows hold ids below {shape.vocab_size}, but the text model and its tokenizer have only ids below "
-            f"{config.image_token_index}; give the text model whose tokenizer the dataset was written with"
+            f"the rows hold ids up to {shape.vocab_size - 1}, but the text model and its tokenizer have only ids up to "
+            f"{config.image_token_index - 1}; give the text model whose tokenizer the dataset was written with"
         )
     if shape.max_sequence_length > text.max_position_embeddings:
         raise ParamsError(
@@ -201,19 +205,19 @@ def _check_fits(params: ModelParams, config: LlavaConfig, shape: RowShape) -> No
 
 
 def _refuse_other_attention(text: Any, shape: RowShape) -> None:
-    """Refuse text models with other kinds of attention: our mask replaces theirs and would drop their restrictions."""
+    """Refuse text models with other kinds of attention: our mask replaces theirs and would lose their restrictions."""
     kinds = set(getattr(text, "layer_types", None) or ["sliding_attention"])
     window = getattr(text, "sliding_window", None)
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         raise ParamsError(
-            f"the text model has layers of {sorted(unknown)[0]}, through which the samples of a packed row would leak; "
-            "use another text model, or write the dataset with processor.packing none"
+            f"the text model has layers of {sorted(unknown)[0]}, which do not isolate the samples of a packed row; use "
+            "another text model, or write the dataset with processor.packing none"
         )
     if "sliding_attention" in kinds and window is not None and window < shape.max_sequence_length:
         raise ParamsError(
-            f"the text model attends to at most {window} positions, but packed rows have "
-            f"{shape.max_sequence_length} and no such limit; give model.attention flash_attention_2, or write "
-            f"the dataset with a processor.max_sequence_length of at most {window}"
+            f"the text model has an attention window of {window} positions, but the rows have "
+            f"{shape.max_sequence_length}, and the mask of packed rows has no window; give model.attention "
+            f"flash_attention_2, or write the dataset with a processor.max_sequence_length of at most {window}"
         )
 
 

@@ -19,18 +19,18 @@ from trainer.params_file import ParamsError
 _STATE = "loader_state.json"
 # Written last with the final model of a run.
 _FINISHED = "finished.json"
-_WEIGHTS = "model"  # how the names of these files begin
+_WEIGHTS = "model"  # prefix of the names of weight files
 _PARAMS = "params.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
-# Sections that must not change when a run is resumed, since the optimizer state is restored.
+# Sections that must not change when a run is resumed, since weights and optimizer state are restored.
 _FIXED = ("model", "optimizer")
 
 
 class DamagedError(ValueError):
-    """Files differ from what was written; the message names the first."""
+    """A file differs from what was written, or is missing; the message names it."""
 
 
-def finished_saving(model_dir: Path) -> list[Path]:
+def complete_checkpoints(model_dir: Path) -> list[Path]:
     """Return the completely written checkpoints of a folder, oldest first, without reading their files."""
     found = [path for path in model_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name) and is_checkpoint(path)]
     return sorted(found, key=step_of)
@@ -41,7 +41,7 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / _STATE).is_file()
 
 
-def newest_whole(model_dir: Path) -> tuple[Path | None, list[str]]:
+def newest_undamaged(model_dir: Path) -> tuple[Path | None, list[str]]:
     """Find the newest undamaged checkpoint.
 
     Returns:
@@ -51,7 +51,7 @@ def newest_whole(model_dir: Path) -> tuple[Path | None, list[str]]:
         ParamsError: there are checkpoints, and all are damaged.
     """
     damages: list[str] = []
-    for checkpoint in reversed(finished_saving(model_dir)):
+    for checkpoint in reversed(complete_checkpoints(model_dir)):
         try:
             check(checkpoint)
         except DamagedError as error:
@@ -66,34 +66,34 @@ def newest_whole(model_dir: Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def check(folder: Path, *, weights_alone: bool = False) -> None:
+def check(folder: Path, *, weights_only: bool = False) -> None:
     """Compare the files of a checkpoint, or of the final model of a run, with the recorded sizes and sha256.
 
     Args:
         folder: a checkpoint or model folder; a folder without such a record is not checked.
-        weights_alone: check only the weights.
+        weights_only: check only the weights.
 
     Raises:
         DamagedError: a file is missing, or has another size or content.
     """
-    written_last = next((folder / name for name in (_STATE, _FINISHED) if (folder / name).exists()), None)
-    if written_last is None:
+    manifest = next((folder / name for name in (_STATE, _FINISHED) if (folder / name).exists()), None)
+    if manifest is None:
         return
-    for name, written in _read_sealed(written_last)["files"].items():
-        if weights_alone and not name.startswith(_WEIGHTS):
+    for name, written in _read_sealed(manifest)["files"].items():
+        if weights_only and not name.startswith(_WEIGHTS):
             continue
         path = folder / name
         if not path.is_file():
             raise DamagedError(f"{path} is missing")
         if path.stat().st_size != written["size"]:
-            raise DamagedError(f"{path} has {path.stat().st_size:,} bytes, {written['size']:,} were written")
+            raise DamagedError(f"{path} has {path.stat().st_size:,} bytes, expected {written['size']:,}")
         if _sha256(path) != written["sha256"]:
             raise DamagedError(f"{path} does not match its checksum")
 
 
-def set_aside(model_dir: Path, resumed: Path) -> None:
-    """Mark the checkpoints after the resumed one as incomplete: they are damaged and must not count when pruning."""
-    for checkpoint in finished_saving(model_dir):
+def mark_newer_incomplete(model_dir: Path, resumed: Path) -> None:
+    """Mark the checkpoints after the resumed one as incomplete: they are damaged and must not count in `prune`."""
+    for checkpoint in complete_checkpoints(model_dir):
         if step_of(checkpoint) > step_of(resumed):
             (checkpoint / _STATE).unlink(missing_ok=True)
 
@@ -142,8 +142,8 @@ def finish(model_dir: Path, steps: int) -> None:
 
 
 def prune(model_dir: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest ones."""
-    for checkpoint in finished_saving(model_dir)[:-keep]:
+    """Remove all checkpoints except the `keep` newest."""
+    for checkpoint in complete_checkpoints(model_dir)[:-keep]:
         (checkpoint / _STATE).unlink()  # first, so that a kill does not leave a partial checkpoint that looks complete
         shutil.rmtree(checkpoint)
 
@@ -169,7 +169,7 @@ def refuse_other_params(model_dir: Path, params: Params) -> None:
     for key in sorted(before.keys() | now.keys()):
         if key.split(".")[0] in _FIXED and before.get(key) != now.get(key):
             raise ParamsError(
-                f"{model_dir}: holds checkpoints of a run with {key} {before.get(key)!r}, but the params have "
+                f"{model_dir}: has checkpoints of a run with {key} {before.get(key)!r}, but the params have "
                 f"{now.get(key)!r}; give another --model_dir, or the params of that run"
             )
 

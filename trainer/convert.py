@@ -36,7 +36,7 @@ from trainer.llava_layout import (
 )
 from trainer.llava_tokenizer import check_tokenizer, copy_tokenizer
 from trainer.params_file import ParamsError
-from trainer.pretrained import load_image_settings, load_whole, quiet_transformers
+from trainer.pretrained import load_complete, load_image_settings, quiet_transformers
 from trainer.processor import TOKENIZER_FILES, make_image_processor, make_processor
 from trainer.prompt_tokenizer import IMAGE_TOKEN, image_token_id, load_prompt_tokenizer
 
@@ -58,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source, target = Path(options.folder).expanduser(), Path(options.out).expanduser()
     try:
         if not source.is_dir():
-            raise LayoutError(f"{source}: there is no such folder")
+            raise LayoutError(f"{source}: no such folder; give the folder of a LLaVA model")
         if target.exists() and any(target.iterdir()):
             raise LayoutError(f"{target}: is not empty; give another OUT, or remove it")
         if options.to == "hf" and options.tokenizer is not None:
             raise LayoutError("--tokenizer is only for --to llava; --to hf uses the tokenizer in FOLDER")
-        with _whole_or_absent(target) as unfinished:
+        with _all_or_nothing(target) as unfinished:
             if options.to == "llava":
                 to_llava(source, unfinished, options.tokenizer, image_model=target.resolve() / IMAGE_MODEL)
             else:
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _whole_or_absent(target: Path) -> Iterator[Path]:
+def _all_or_nothing(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `target` at the end; a failed conversion leaves nothing behind."""
     target = target.resolve()
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -125,11 +125,11 @@ def to_llava(folder: Path, out: Path, tokenizer: str | None, *, image_model: Pat
     Raises:
         LayoutError, ParamsError: `folder` is not a LLaVA-1.5 model, or `tokenizer` is not the tokenizer of the model.
     """
-    model = load_whole(LlavaForConditionalGeneration, str(folder), "FOLDER")
+    model = load_complete(LlavaForConditionalGeneration, str(folder), "FOLDER")
     _restore_dtypes(model, folder)
     config: Any = model.config
     if config.vision_feature_select_strategy != "default" or config.projector_hidden_act != "gelu":
-        raise LayoutError(f"{folder}: its projector is not that of LLaVA-1.5, a GELU over patch features")
+        raise LayoutError(f"{folder}: its projector is not the GELU MLP of LLaVA-1.5; give a LLaVA-1.5 model")
     text_rows = getattr(config, "text_vocab_size", config.text_config.vocab_size)
     image, text, rest = split_tensors(model.state_dict(), text_rows)
     settings = load_image_settings(str(folder), "FOLDER")
@@ -174,8 +174,8 @@ def to_hf(folder: Path, out: Path) -> None:
         image_folder = Path(str(described.get("mm_vision_tower")))
         if not image_folder.is_dir():
             raise LayoutError(
-                f"{folder}: has no {IMAGE_MODEL}/, and its mm_vision_tower {image_folder} is not a folder; put the "
-                f"image model into {folder} as {IMAGE_MODEL}/"
+                f"{folder}: has no {IMAGE_MODEL}/, and its mm_vision_tower {image_folder} is not a folder; copy the "
+                f"image model to {folder / IMAGE_MODEL}"
             )
     vision = CLIPVisionConfig.from_pretrained(image_folder)
     text, image = _read_tensors(text_folder), _read_tensors(image_folder)
@@ -183,7 +183,9 @@ def to_hf(folder: Path, out: Path) -> None:
     try:
         text_rows = len(text["model.embed_tokens.weight"])
     except KeyError:
-        raise LayoutError(f"{text_folder}: has no tensor model.embed_tokens.weight") from None
+        raise LayoutError(
+            f"{text_folder}: has no tensor model.embed_tokens.weight; give a complete LLaVA-1.5 model"
+        ) from None
     all_rows = text_rows + (len(rest["lm_head.weight"]) if rest else 0)
     config = hf_config(described, vision, text_rows=text_rows, all_rows=all_rows)
     tokenizer = None
@@ -222,7 +224,7 @@ def _restore_dtypes(model: LlavaForConditionalGeneration, folder: Path) -> None:
     for path in folder.glob("model*.safetensors"):
         with safe_open(path, framework="pt") as file:
             for part in parts:
-                name = next((name for name in file.keys() if part in name), None)  # noqa: SIM118, it is no dict
+                name = next((name for name in file.keys() if part in name), None)  # noqa: SIM118, it is not a dict
                 if name is not None:
                     dtypes[part] = file.get_tensor(name).dtype
     for part, dtype in dtypes.items():
@@ -237,7 +239,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors |= load_file(path) if path.suffix == ".safetensors" else _read_pickled(path)
         if tensors:
             return tensors
-    raise LayoutError(f"{folder}: has no weights; expected model*.safetensors or pytorch_model*.bin")
+    raise LayoutError(
+        f"{folder}: has no weights, expected model*.safetensors or pytorch_model*.bin; give a complete model"
+    )
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:

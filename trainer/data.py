@@ -23,8 +23,8 @@ class RowShape:
         image_size: side of an image in pixels.
         max_sequence_length: positions in a row.
         vocab_size: all ids are below it.
-        images_begin_texts: whether the template is one of LLaVA 1.5, which tokenize the text after an image as a new
-            text.
+        image_starts_new_text: whether the text after an image is tokenized as a new text, as by the templates of LLaVA
+            1.5.
     """
 
     image_start_idx: int | None
@@ -32,7 +32,7 @@ class RowShape:
     image_size: int
     max_sequence_length: int
     vocab_size: int
-    images_begin_texts: bool = True
+    image_starts_new_text: bool = True
 
     @property
     def image_end(self) -> int:
@@ -89,15 +89,14 @@ def make_train_loader(params: Params, rank: int, world_size: int) -> LlavaDataLo
     given = params.train_input
     if given.batch_size % world_size:
         raise ParamsError(
-            f"train_input.batch_size is {given.batch_size}, which {world_size} processes cannot share equally; "
-            "give a multiple"
+            f"train_input.batch_size is {given.batch_size}, expected a multiple of the {world_size} processes"
         )
     share = given.batch_size // world_size
     micro = given.micro_batch_size or share
     if share % micro:
         raise ParamsError(
-            f"train_input.micro_batch_size is {micro}, which does not divide the {share} rows that each of "
-            f"{world_size} processes takes of a batch of {given.batch_size}; give one that does"
+            f"train_input.micro_batch_size is {micro}, expected a divisor of {share}, the rows of each process "
+            f"(batch_size {given.batch_size}, {world_size} processes)"
         )
     try:
         return create_dataloader(
@@ -126,7 +125,7 @@ def make_train_loader(params: Params, rank: int, world_size: int) -> LlavaDataLo
 
 
 def eval_folders(params: Params) -> list[str]:
-    """Return the folders of `eval_input`, or of `train_input` if there is no `eval_input`."""
+    """Return the folders of `eval_input`; without it, those of `train_input`."""
     return params.train_input.folders if params.eval_input is None else params.eval_input.folders
 
 
@@ -134,7 +133,7 @@ def make_eval_loader(params: Params, rank: int, world_size: int) -> LlavaDataLoa
     """Create the evaluation loader: every row once, in stored order.
 
     Raises:
-        ParamsError: the loader refuses the params.
+        ParamsError: the loader rejects the params.
     """
     train, given = params.train_input, params.eval_input
     images = None if given is None else given.img_data_dir

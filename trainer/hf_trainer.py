@@ -85,8 +85,9 @@ class LlavaTrainer(Trainer):
         loss = super().training_step(*args, **options)
         if not torch.isfinite(loss):
             raise LossError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the weights before it are in the "
-                "last checkpoint: lower optimizer.learning_rate, or give runconfig.precision bf16 or fp32"
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower optimizer.learning_rate "
+                "or give runconfig.precision bf16 or fp32, and start again in another --model_dir, from the last "
+                "checkpoint (--checkpoint_path) if there is one"
             )
         return loss
 
@@ -115,7 +116,7 @@ class LlavaTrainer(Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return the usual estimate of 6 operations per parameter and position; the Trainer expects `input_ids`."""
+        """Return the usual estimate of 6 operations per parameter and position; the Trainer's needs `input_ids`."""
         return int(6 * self._parameters * inputs["text_input_ids"].numel())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -30,14 +30,14 @@ _TO_TEXT = (
     ("lm_head.", "lm_head."),
 )
 _IMAGE = ("model.vision_tower.", "vision_model.")
-# Both spellings: transformers 4 has one more level in CLIPVisionModel.
+# transformers 4 has this additional level in CLIPVisionModel, so files may have either form.
 _INNER = "vision_model."
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 # The authors' checkpoints may contain a second copy of the frozen image model under this prefix.
 _SECOND_COPY = "model.vision_tower."
 
 # As in transformers 4.37, which the authors' code requires: modeling_llama.py, configuration_llama.py.
-_THEIR_SCALINGS = ("linear", "dynamic")
+_SUPPORTED_SCALINGS = ("linear", "dynamic")
 _LLAMA_KEYS = (
     "attention_bias",
     "attention_dropout",
@@ -127,7 +127,7 @@ def join_tensors(
         if source is given and theirs in rest:
             tensor = torch.cat([tensor, rest[theirs]])
         joined[name] = tensor
-    # Buffers of positions are not weights, but transformers 4 saved them.
+    # Position buffers are not weights, but transformers 4 saved them.
     left = sorted(name for name in {**found, **given} if not name.endswith(("position_ids", "rotary_emb.inv_freq")))
     if left:
         raise LayoutError(f"tensor {left[0]} does not belong to a LLaVA-1.5 model")
@@ -154,7 +154,7 @@ def text_config(
     values = llama.to_dict()
     rope = dict(values.get("rope_parameters") or {})
     theta = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
-    scaling = _their_scaling(rope)
+    scaling = _scaling_to_authors(rope)
     return {
         **{key: values[key] for key in _LLAMA_KEYS if key in values},
         **scaling,
@@ -182,7 +182,7 @@ def text_config(
     }
 
 
-def _their_scaling(rope: dict[str, Any]) -> dict[str, Any]:
+def _scaling_to_authors(rope: dict[str, Any]) -> dict[str, Any]:
     """Return `rope_scaling` in the form that transformers 4.37 accepts: exactly `type` and a float `factor`.
 
     Raises:
@@ -191,22 +191,22 @@ def _their_scaling(rope: dict[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type", "default")
     if kind == "default":
         return {}
-    if kind not in _THEIR_SCALINGS:
+    if kind not in _SUPPORTED_SCALINGS:
         raise LayoutError(
-            f"the text model scales its positions by rope_type {kind!r}, which the LLaVA authors' code does not "
-            f"support; expected {' or '.join(_THEIR_SCALINGS)}"
+            f"the text model has rope_type {kind!r}, which the LLaVA authors' code does not support; "
+            f"expected {' or '.join(_SUPPORTED_SCALINGS)}"
         )
     return {"rope_scaling": {"type": kind, "factor": float(rope["factor"])}}
 
 
-def _our_scaling(scaling: dict[str, Any]) -> dict[str, Any]:
+def _scaling_from_authors(scaling: dict[str, Any]) -> dict[str, Any]:
     """Convert `rope_scaling` to the keys of transformers 5, which calls `type` `rope_type`."""
     others = {key: value for key, value in scaling.items() if key != "type"}
     return {"rope_type": scaling.get("type", "default"), **others}
 
 
 def check_text_config(text: dict[str, Any], where: object) -> None:
-    """Refuse the `config.json` of any other kind of model.
+    """Check that a `config.json` is that of a LLaVA-1.5 model.
 
     Raises:
         LayoutError: it is not a Llama-based LLaVA-1.5 model of the authors' code.
@@ -219,7 +219,7 @@ def check_text_config(text: dict[str, Any], where: object) -> None:
         if text.get(key) not in expected:
             raise LayoutError(
                 f"{where}: has {key} {text.get(key)!r}, expected {' or '.join(expected)}; "
-                "give a LLaVA-1.5 model of the LLaVA authors' code, or what --to llava wrote"
+                "give a LLaVA-1.5 model of the LLaVA authors' code, or the output of --to llava"
             )
 
 
@@ -233,7 +233,7 @@ def hf_config(text: dict[str, Any], vision: CLIPVisionConfig, *, text_rows: int,
         all_rows: vocabulary size including the rows for the image token.
     """
     llama = {key: text[key] for key in _LLAMA_KEYS if text.get(key) is not None}
-    rope = {"rope_theta": text.get("rope_theta", 10000.0), **_our_scaling(text.get("rope_scaling") or {})}
+    rope = {"rope_theta": text.get("rope_theta", 10000.0), **_scaling_from_authors(text.get("rope_scaling") or {})}
     config = LlavaConfig(
         vision_config=vision,
         text_config=LlamaConfig.from_dict({**llama, "rope_parameters": rope, "vocab_size": all_rows}),
@@ -258,12 +258,12 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise LayoutError(
-            f"{path}: is missing; give a folder of the LLaVA authors' code, or one of --to llava"
+            f"{path}: is missing; give a model of the LLaVA authors' code, or the output of --to llava"
         ) from None
     except ValueError:
-        raise LayoutError(f"{path}: is not valid JSON") from None
+        raise LayoutError(f"{path}: is not valid JSON; copy the file again") from None
     if not isinstance(document, dict):
-        raise LayoutError(f"{path}: expected a JSON object")
+        raise LayoutError(f"{path}: holds a JSON {type(document).__name__}, expected an object; copy the file again")
     return document
 
 

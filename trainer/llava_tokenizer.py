@@ -14,7 +14,7 @@ from trainer.prompt_tokenizer import IMAGE_TOKEN
 
 _COPIED = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 # Keys of `tokenizer_config.json` that transformers 4 does not know, and those that a LlavaProcessor adds.
-_NOT_THEIRS = ("backend", "image_token", "processor_class", "extra_special_tokens", "model_specific_special_tokens")
+_UNKNOWN_KEYS = ("backend", "image_token", "processor_class", "extra_special_tokens", "model_specific_special_tokens")
 
 
 def check_tokenizer(given: Path, folder: Path, text_rows: int) -> None:
@@ -70,7 +70,7 @@ def copy_tokenizer(source: Path, target: Path, text_rows: int) -> str | None:
         document = read_json(path)
         decoder = document.get("added_tokens_decoder") or {}
         decoder.pop(next((key for key, token in decoder.items() if token["content"] == IMAGE_TOKEN), ""), None)
-        for key in _NOT_THEIRS:
+        for key in _UNKNOWN_KEYS:
             document.pop(key, None)
         if document.get("tokenizer_class") == "TokenizersBackend":
             document["tokenizer_class"] = "LlamaTokenizer"

@@ -83,7 +83,7 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         ):
             raise ValueError(
                 "a fixed batch has has_image; a free one position_ids, segment_ids, image_rows, image_starts and "
-                "image_slots; neither is given in full"
+                "image_slots; neither set is complete"
             )
         else:
             embeds = self._embed_free(text_input_ids, image_data, image_rows, image_starts, image_slots)
@@ -169,5 +169,5 @@ class LlavaForRows(LlavaForConditionalGeneration):  # type: ignore[no-untyped-ca
         return False
 
 
-# The class name that `save_pretrained` records in config.json.
+# `save_pretrained` records the class name in config.json.
 LlavaForRows.__name__ = LlavaForConditionalGeneration.__name__

@@ -50,7 +50,7 @@ class TrainInputParams(_Section):
     verify: bool = False
 
     @model_validator(mode="after")
-    def _one_source(self) -> TrainInputParams:
+    def _check_train_input(self) -> TrainInputParams:
         if (self.data_dir is None) == (self.mixture is None):
             raise ValueError("give either data_dir, or mixture with a weight for each folder")
         if self.prefetch_factor is not None and not self.num_workers:
@@ -91,7 +91,7 @@ class _PartOfModel(_Section):
         return {name: value for name, value in self.model_dump(include=names).items() if value is not None}
 
     @model_validator(mode="after")
-    def _is_complete(self) -> _PartOfModel:
+    def _check_sizes(self) -> _PartOfModel:
         fields = type(self).model_fields
         optional = {"pretrained", "tokenizer", "model_type", "num_key_value_heads", "head_dim"}
         optional |= {"max_position_embeddings", "rope_theta"}
@@ -133,7 +133,7 @@ class TextModelParams(_PartOfModel):
     rope_theta: PositiveFloat | None = None
 
     @model_validator(mode="after")
-    def _has_one_kind(self) -> TextModelParams:
+    def _check_model_type(self) -> TextModelParams:
         if self.pretrained is not None and self.model_type is not None:
             raise ValueError(
                 "model_type is only for random weights, since pretrained models have their own; remove model_type"
@@ -183,12 +183,12 @@ class RunParams(_Section):
     """Section `runconfig`: duration, precision, logging and checkpoints.
 
     Attributes:
-        max_steps: optimizer steps; None runs `num_epochs`.
-        checkpoint_steps: steps between checkpoints; one is always written at the end, with None only there.
+        max_steps: number of optimizer steps; None trains for `num_epochs`.
+        checkpoint_steps: steps between checkpoints; None writes only the one at the end, which is always written.
         keep_checkpoints: number of newest checkpoints to keep; None keeps all.
         eval_steps: steps between evaluations on `eval_input`; None never evaluates.
         load_checkpoint_states: "model" loads only the weights of `--checkpoint_path` and starts a new run; "all" also
-            loads optimizer and loader state and continues that run.
+            loads optimizer and loader state and resumes that run.
         precision: precision of the computation; weights are float32.
         training_arguments: more fields of `transformers.TrainingArguments`, such as `deepspeed` or `fsdp`.
     """
@@ -216,13 +216,13 @@ class Params(_Section):
     runconfig: RunParams
 
     @model_validator(mode="after")
-    def _evaluates_on_something(self) -> Params:
+    def _check_eval_input(self) -> Params:
         if self.runconfig.eval_steps is not None and self.eval_input is None:
             raise ValueError("runconfig.eval_steps needs the section eval_input, with the data_dir to evaluate on")
         return self
 
     @model_validator(mode="after")
-    def _attention_can_compute(self) -> Params:
+    def _check_attention(self) -> Params:
         if self.model.attention == "flash_attention_2" and self.runconfig.precision == "fp32":
             raise ValueError(
                 "model.attention flash_attention_2 computes in half precision only; give runconfig.precision bf16 or "

@@ -1,4 +1,4 @@
-"""YAML and `section.key=value` overrides → validated `Params`, or one sentence about what is wrong."""
+"""Read and validate a params file with `section.key=value` overrides."""
 
 from __future__ import annotations
 

@@ -26,16 +26,16 @@ def quiet_transformers() -> None:
 
 def load_image_model(source: str, attention: str) -> CLIPVisionModel:
     """Load a pretrained CLIP vision model in float32; `source` may be a whole CLIP model."""
-    return load_whole(CLIPVisionModel, source, "model.image_model.pretrained", attn_implementation=attention)
+    return load_complete(CLIPVisionModel, source, "model.image_model.pretrained", attn_implementation=attention)
 
 
 def load_text_model(source: str, attention: str) -> Any:
     """Load a pretrained language model in float32, of any class that `AutoModelForCausalLM` supports."""
     kind: Any = AutoModelForCausalLM
-    return load_whole(kind, source, "model.text_model.pretrained", attn_implementation=attention)
+    return load_complete(kind, source, "model.text_model.pretrained", attn_implementation=attention)
 
 
-def load_whole(kind: type[T], source: str, key: str, **options: Any) -> T:
+def load_complete(kind: type[T], source: str, key: str, **options: Any) -> T:
     """Call `from_pretrained`, but refuse missing weights, which transformers would initialise randomly.
 
     Args:
@@ -53,12 +53,12 @@ def load_whole(kind: type[T], source: str, key: str, **options: Any) -> T:
         model, found = loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
         return model, found
 
-    model, found = _said_plainly(load, source, key)
+    model, found = _call_loader(load, source, key)
     missing = sorted(found["missing_keys"]) + sorted(str(name) for name, *_ in found["mismatched_keys"])
     if missing:
         raise ParamsError(
             f"{key} {source}: {len(missing)} tensors of {kind.__name__} are missing or have another shape, the "
-            f"first is {missing[0]}; give a complete model of that kind"
+            f"first is {missing[0]}; give a complete model of that class"
         )
     return model
 
@@ -69,7 +69,7 @@ def load_tokenizer(source: str, key: str) -> PreTrainedTokenizerBase:
     Raises:
         ParamsError: it cannot be loaded.
     """
-    return _said_plainly(lambda: AutoTokenizer.from_pretrained(source), source, key)
+    return _call_loader(lambda: AutoTokenizer.from_pretrained(source), source, key)
 
 
 def load_image_settings(source: str, key: str) -> dict[str, Any]:
@@ -87,12 +87,12 @@ def load_image_settings(source: str, key: str) -> dict[str, Any]:
     # Imported here, since the import prints a message about a missing torchvision before it can be silenced.
     from transformers import CLIPImageProcessor
 
-    return dict(_said_plainly(lambda: CLIPImageProcessor.from_pretrained(source), source, key).to_dict())
+    return dict(_call_loader(lambda: CLIPImageProcessor.from_pretrained(source), source, key).to_dict())
 
 
-def _said_plainly(load: Callable[[], T], source: str, key: str) -> T:
+def _call_loader(load: Callable[[], T], source: str, key: str) -> T:
     if source.startswith(("/", "./", "../")) and not Path(source).is_dir():
-        raise ParamsError(f"{key} {source}: there is no such folder; give a folder, or a name on the Hugging Face hub")
+        raise ParamsError(f"{key} {source}: no such folder; give a folder, or a name on the Hugging Face hub")
     try:
         return load()
     except Exception as error:  # transformers raises many types for bad files, even AttributeError

@@ -16,25 +16,25 @@ _IMAGE_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "resample", "
 
 
 def find_tokenizer(
-    params: ModelParams, checkpoint: str | None, *, images_begin_texts: bool = True
+    params: ModelParams, checkpoint: str | None, *, image_starts_new_text: bool = True
 ) -> PreTrainedTokenizerBase | None:
     """Load the tokenizer to save, with the image token.
 
     Uses `model.text_model.tokenizer`, else the tokenizer of the checkpoint, else that of the pretrained text model;
-    returns None if there is none of these. `images_begin_texts`: see `load_prompt_tokenizer`.
+    returns None if there is none of these. `image_starts_new_text`: see `load_prompt_tokenizer`.
     """
     text = params.text_model
     if text.tokenizer is not None:
         return load_prompt_tokenizer(
-            text.tokenizer, "model.text_model.tokenizer", images_begin_texts=images_begin_texts
+            text.tokenizer, "model.text_model.tokenizer", image_starts_new_text=image_starts_new_text
         )
     if checkpoint is not None:
         if not any((Path(checkpoint) / name).exists() for name in TOKENIZER_FILES):
             return None
-        return load_prompt_tokenizer(checkpoint, "--checkpoint_path", images_begin_texts=images_begin_texts)
+        return load_prompt_tokenizer(checkpoint, "--checkpoint_path", image_starts_new_text=image_starts_new_text)
     if text.pretrained is not None:
         return load_prompt_tokenizer(
-            text.pretrained, "model.text_model.pretrained", images_begin_texts=images_begin_texts
+            text.pretrained, "model.text_model.pretrained", image_starts_new_text=image_starts_new_text
         )
     return None
 

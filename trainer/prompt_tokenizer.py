@@ -1,9 +1,9 @@
-"""Build the tokenizer that is saved with a model: it gives a prompt the same ids as the rows in training.
+"""Build the tokenizer that is saved with a model: it encodes prompts to the same ids as the rows in training.
 
-In rows of the SentencePiece family a text begins with `▁` at the start of the row and after the image, and nowhere
-else (`Encoder.encode` of `preprocess/tokenize/encoder.py`, which follows the LLaVA authors' `tokenizer_image_token`).
-transformers 5 builds every `LlamaTokenizer` so that only the start of the prompt has it. Its class `TokenizersBackend`
-(`PreTrainedTokenizerFast`) uses `tokenizer.json` unchanged, so the rule can be written there.
+With the SentencePiece family, `▁` is added at the start of a row and after the image, and nowhere else
+(`Encoder.encode` of `preprocess/tokenize/encoder.py`, which follows the LLaVA authors' `tokenizer_image_token`). Every
+`LlamaTokenizer` of transformers 5 adds it only at the start of the prompt. The class `TokenizersBackend`
+(`PreTrainedTokenizerFast`) uses `tokenizer.json` unchanged, so the rule is written there.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _KEPT = (
 )
 
 
-def load_prompt_tokenizer(source: str, key: str, *, images_begin_texts: bool = True) -> PreTrainedTokenizerBase:
+def load_prompt_tokenizer(source: str, key: str, *, image_starts_new_text: bool = True) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a folder or hub name, for prompts with `<image>`.
 
     Args:
         source: folder or hub name.
         key: the params key or argument that named it, for messages.
-        images_begin_texts: whether the text after an image is tokenized as a new text, as in the LLaVA 1.5 templates.
-            Otherwise `<image>` is an ordinary added token, and the template writes BOS.
+        image_starts_new_text: whether the text after an image is tokenized as a new text, as by the templates of LLaVA
+            1.5. Otherwise `<image>` is an ordinary added token, and the template writes BOS.
 
     Returns:
         the tokenizer; `<image>` is added as its last token if it is not in the vocabulary.
@@ -52,11 +52,11 @@ def load_prompt_tokenizer(source: str, key: str, *, images_begin_texts: bool = T
         folder = resolve_folder(source)
     except ConfigError as error:
         raise ParamsError(str(error).replace("processor.tokenizer_type", key)) from None
-    if not images_begin_texts:
-        tokenizer = _as_it_stands(tokenizer, folder)
+    if not image_starts_new_text:
+        tokenizer = _with_original_pipeline(tokenizer, folder)
     elif rows.dummy_prefix:
         tokenizer = _with_prefix_after_image(tokenizer, _merge_scores(folder))
-    if images_begin_texts and rows.bos_id is not None and tokenizer("").input_ids != [rows.bos_id]:
+    if image_starts_new_text and rows.bos_id is not None and tokenizer("").input_ids != [rows.bos_id]:
         # Every row begins with BOS, whatever the tokenizer config says about prompts.
         tokenizer.add_bos_token, tokenizer.add_eos_token = True, False
     if IMAGE_TOKEN not in tokenizer.get_vocab():
@@ -64,7 +64,7 @@ def load_prompt_tokenizer(source: str, key: str, *, images_begin_texts: bool = T
     return tokenizer
 
 
-def _as_it_stands(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedTokenizerBase:
+def _with_original_pipeline(tokenizer: PreTrainedTokenizerBase, folder: Path) -> PreTrainedTokenizerBase:
     """Use the pipeline of `tokenizer.json` unchanged; transformers 5 rebuilds it for some classes (Phi-3, Mistral)."""
     path = folder / "tokenizer.json"
     if not path.is_file():

@@ -26,10 +26,10 @@ from trainer.checkpoints import (
     has_finished,
     is_checkpoint,
     is_finished,
-    newest_whole,
+    mark_newer_incomplete,
+    newest_undamaged,
     read_state,
     refuse_other_params,
-    set_aside,
     step_of,
     write_params,
 )
@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         params = load_params(options.params, options.overrides)
         if options.checkpoint_path is not None and not Path(options.checkpoint_path).expanduser().is_dir():
-            raise ParamsError(f"--checkpoint_path {options.checkpoint_path}: there is no such folder")
+            raise ParamsError(
+                f"--checkpoint_path {options.checkpoint_path}: no such folder; give the folder of a LLaVA model"
+            )
         action = train if options.mode == "train" else evaluate
         checkpoint = None if options.checkpoint_path is None else str(Path(options.checkpoint_path).expanduser())
         action(params, Path(options.model_dir).expanduser(), checkpoint)
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, SafetensorError) as error:
         return _fail(FAILED, f"{one_line(error)}; complete checkpoints are kept; fix this and rerun")
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted; run the same command again to resume from the last checkpoint")
+        return _fail(INTERRUPTED, "interrupted; rerun the command to resume from the last checkpoint")
     return DONE
 
 
@@ -111,7 +113,7 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
     shape = read_row_shape(params, params.train_input.folders)
     resume = _checkpoint_to_resume(params, model_dir, checkpoint_path)
     weights = checkpoint_path if resume is None else str(resume)
-    model, processor = _make(params, shape, weights)
+    model, processor = _make_model(params, shape, weights)
     freeze(model, params.model.freeze)
     trains_vision = any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
     arguments = make_training_arguments(params, model_dir, vision_is_trained=trains_vision)
@@ -131,7 +133,7 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
     eval_loader = None
     if params.runconfig.eval_steps is not None:
         eval_shape = read_row_shape(params, eval_folders(params))
-        _place_images(model, eval_shape)
+        _set_image_position(model, eval_shape)
         eval_loader = make_eval_loader(params, arguments.process_index, arguments.world_size)
     trainer = LlavaTrainer(
         model=model,
@@ -146,7 +148,7 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
     done = 0 if resume is None else step_of(resume)
     if first:
         if resume is not None and resume.parent == model_dir:
-            set_aside(model_dir, resume)
+            mark_newer_incomplete(model_dir, resume)
         write_params(model_dir, params)
         print(_describe(model, params, weights, done, arguments.max_steps, len(loader)), flush=True)
     if not _is_finished(model_dir, arguments.max_steps, resume):
@@ -174,11 +176,11 @@ def evaluate(params: Params, model_dir: Path, checkpoint_path: str | None) -> No
     if checkpoint_path is not None:
         _check_weights(checkpoint_path)
     weights = checkpoint_path or _trained_model(model_dir)
-    model, _ = _make(params, shape, weights)
+    model, _ = _make_model(params, shape, weights)
     arguments = make_training_arguments(params, model_dir, vision_is_trained=False)
     loader = make_eval_loader(params, arguments.process_index, arguments.world_size)
     trainer = LlavaTrainer(model=model, args=arguments, eval_loader=loader)
-    trainer.remove_callback(PrinterCallback)  # the figures are printed below
+    trainer.remove_callback(PrinterCallback)  # the metrics are printed below
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         result = {
@@ -196,7 +198,7 @@ def evaluate(params: Params, model_dir: Path, checkpoint_path: str | None) -> No
 
 def _checkpoint_to_resume(params: Params, model_dir: Path, checkpoint_path: str | None) -> Path | None:
     """Return the checkpoint whose weights, optimizer and loader state are resumed; None for a new run."""
-    newest = _newest_whole(model_dir)
+    newest = _newest_undamaged(model_dir)
     if newest is not None:
         refuse_other_params(model_dir, params)
         return newest
@@ -210,39 +212,39 @@ def _checkpoint_to_resume(params: Params, model_dir: Path, checkpoint_path: str 
             f"--checkpoint_path {checkpoint_path}: is not a complete checkpoint of a run, which "
             "runconfig.load_checkpoint_states all needs; give a folder named checkpoint-N, or set it to model"
         )
-    _check_weights(checkpoint_path, weights_alone=False)
+    _check_weights(checkpoint_path, weights_only=False)
     return Path(checkpoint_path)
 
 
 def _trained_model(model_dir: Path) -> str:
     """Return the folder of the trained model of a run, or of its last complete checkpoint."""
     if not has_finished(model_dir):
-        newest = _newest_whole(model_dir)
+        newest = _newest_undamaged(model_dir)
         if newest is not None:
             return str(newest)
         if not (model_dir / "config.json").exists():
-            raise ParamsError(f"--model_dir {model_dir}: holds no model to evaluate; give --checkpoint_path")
+            raise ParamsError(f"--model_dir {model_dir}: has no model to evaluate; give --checkpoint_path")
     _check_weights(str(model_dir))
     return str(model_dir)
 
 
-def _newest_whole(model_dir: Path) -> Path | None:
-    newest, damages = newest_whole(model_dir)
+def _newest_undamaged(model_dir: Path) -> Path | None:
+    newest, damages = newest_undamaged(model_dir)
     for damage in damages:
         _warn(f"{damage}; {newest} is used instead")
     return newest
 
 
-def _check_weights(folder: str, *, weights_alone: bool = True) -> None:
-    """Refuse damaged weights or, unless `weights_alone`, a checkpoint with any damaged file."""
+def _check_weights(folder: str, *, weights_only: bool = True) -> None:
+    """Refuse damaged weights or, unless `weights_only`, a checkpoint with any damaged file."""
     try:
-        check(Path(folder), weights_alone=weights_alone)
+        check(Path(folder), weights_only=weights_only)
     except DamagedError as error:
         raise ParamsError(f"{error}; restore the file, or give the folder of another checkpoint") from None
 
 
 def _is_finished(model_dir: Path, steps: int, resume: Path | None) -> bool:
-    """Return whether the final model is saved already; a damaged one is saved again from the resumed checkpoint."""
+    """Return whether the final model is already saved; a damaged one is saved again from the resumed checkpoint."""
     try:
         return is_finished(model_dir, steps)
     except DamagedError as error:
@@ -255,10 +257,10 @@ def _is_finished(model_dir: Path, steps: int, resume: Path | None) -> bool:
         return False
 
 
-def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaForRows, object]:
+def _make_model(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaForRows, object]:
     """Load the model of a checkpoint or build a new one; also return the processor that is saved with it."""
     set_seed(params.runconfig.seed)
-    tokenizer = find_tokenizer(params.model, weights, images_begin_texts=shape.images_begin_texts)
+    tokenizer = find_tokenizer(params.model, weights, image_starts_new_text=shape.image_starts_new_text)
     if weights is not None:
         model = load_checkpoint(weights, params.model, shape)
     else:
@@ -274,15 +276,15 @@ def _make(params: Params, shape: RowShape, weights: str | None) -> tuple[LlavaFo
     return model, processor
 
 
-def _place_images(model: LlavaForRows, shape: RowShape) -> None:
+def _set_image_position(model: LlavaForRows, shape: RowShape) -> None:
     """Set the image position of the model for evaluation on fixed rows, and refuse one that differs from training."""
     found, wanted = model.image_start_idx, shape.image_start_idx
     if found is None:
         model.image_start_idx = wanted
     elif wanted not in (None, found):
         raise ParamsError(
-            f"eval_input: the image slots of its rows begin at position {wanted}, those of train_input at {found}; "
-            "write one of them with the template of the other, or evaluate with --mode eval"
+            f"eval_input: its image slots begin at position {wanted}, those of train_input at {found}; write both "
+            "datasets with the same template, or evaluate with --mode eval"
         )
 
 

@@ -32,7 +32,7 @@ def segment_attention(implementation: str, segment_ids: Tensor, key_padding_mask
         (`FlashAttentionKwargs` of transformers/modeling_flash_attention_utils.py); with `BY_SAMPLE` `sample_lengths`.
     """
     if not is_flattened(implementation):
-        return {"attention_mask": block_mask(segment_ids, key_padding_mask, _computed_in(dtype, segment_ids.device))}
+        return {"attention_mask": block_mask(segment_ids, key_padding_mask, _compute_dtype(dtype, segment_ids.device))}
     bounds, longest = sequence_bounds(segment_ids)
     if implementation == BY_SAMPLE:
         # transformers uses a 4-dimensional mask unchanged; without one, it would build a mask of (B * T)² elements.
@@ -78,7 +78,7 @@ def sequence_bounds(segment_ids: Tensor) -> tuple[Tensor, int]:
     return bounds, int(bounds.diff().max())
 
 
-def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+def _compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Return the dtype of the computation, so that autocast does not convert the mask again in every layer."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 

@@ -141,7 +141,7 @@ def test_the_saved_processor_gives_the_ids_of_every_golden(style: str, tmp_path:
     source = shared_folder("tokenizers") / TOKENIZERS[style]
     rows = load_tokenizer(str(source))
     renderer = renderer_for(DatasetConfig(system_prompt_style=style), rows)
-    tokenizer = load_prompt_tokenizer(str(source), "test", images_begin_texts=False)
+    tokenizer = load_prompt_tokenizer(str(source), "test", image_starts_new_text=False)
     images = make_image_processor({}, image_size=14, pad=False)
     make_processor(tokenizer, images, patch_size=14).save_pretrained(tmp_path)
     saved = AutoProcessor.from_pretrained(tmp_path).tokenizer

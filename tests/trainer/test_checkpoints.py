@@ -15,7 +15,7 @@ pytest.importorskip("accelerate")
 from safetensors.torch import load_file  # noqa: E402
 from small import write_params  # noqa: E402
 
-from trainer.checkpoints import DamagedError, check, finished_saving, newest_whole  # noqa: E402
+from trainer.checkpoints import DamagedError, check, complete_checkpoints, newest_undamaged  # noqa: E402
 from trainer.run import main  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def copied(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [(remove, "is missing"), (cut, "were written"), (flip_a_bit, "does not match its checksum")],
+    [(remove, "is missing"), (cut, "bytes, expected"), (flip_a_bit, "does not match its checksum")],
 )
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json"]
@@ -66,7 +66,7 @@ def test_any_damage_to_a_file_of_a_checkpoint_is_found(
 ) -> None:
     _, model_dir = copied
     damage(model_dir / "checkpoint-4" / name)
-    newest, damages = newest_whole(model_dir)
+    newest, damages = newest_undamaged(model_dir)
     assert newest == model_dir / "checkpoint-2"
     assert len(damages) == 1
     assert f"checkpoint-4/{name} " in damages[0]
@@ -82,7 +82,7 @@ def test_every_file_of_a_checkpoint_is_listed(trained: tuple[Path, Path]) -> Non
 def test_damage_to_the_list_itself_is_found(copied: tuple[Path, Path]) -> None:
     _, model_dir = copied
     flip_a_bit(model_dir / "checkpoint-4" / "loader_state.json")
-    newest, damages = newest_whole(model_dir)
+    newest, damages = newest_undamaged(model_dir)
     assert newest == model_dir / "checkpoint-2"
     assert "loader_state.json does not match its checksum" in damages[0]
 
@@ -99,7 +99,7 @@ def test_a_run_resumes_from_the_newest_whole_checkpoint_and_ends_with_the_same_w
     assert "checkpoint-4/optimizer.pt does not match its checksum; " in said.err
     assert "checkpoint-2 is used instead" in said.err
     assert "2 of 4 done" in said.out
-    assert [path.name for path in finished_saving(model_dir)] == ["checkpoint-4"]
+    assert [path.name for path in complete_checkpoints(model_dir)] == ["checkpoint-4"]
     check(model_dir / "checkpoint-4")
     expected, weights = (load_file(folder / "model.safetensors") for folder in (trained[1], model_dir))
     for name in expected:
@@ -146,7 +146,7 @@ def test_a_finished_model_that_is_damaged_is_refused_where_no_checkpoint_has_it(
     copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     params, model_dir = copied
-    for checkpoint in finished_saving(model_dir):
+    for checkpoint in complete_checkpoints(model_dir):
         shutil.rmtree(checkpoint)
     remove(model_dir / "model.safetensors")
     assert run(params, model_dir) == 2

@@ -238,7 +238,7 @@ def test_a_scaling_that_the_authors_code_does_not_know_is_refused(
     }
     path.write_text(json.dumps(config))
     assert convert("llava", tmp_path / "saved", tmp_path / "out") == 2
-    assert "by rope_type 'yarn', which the LLaVA authors' code does not support" in capsys.readouterr().err
+    assert "has rope_type 'yarn', which the LLaVA authors' code does not support" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -280,7 +280,7 @@ def test_the_converted_model_answers_as_before(saved: Path, llava: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["llava", "/no/such"], "/no/such: there is no such folder"),
+        (["llava", "/no/such"], "/no/such: no such folder"),
         (["hf", "empty"], "config.json: is missing"),
         (["llava", "empty"], "/empty: cannot be loaded (OSError: "),
         (

@@ -284,5 +284,5 @@ def test_bfloat16_arithmetic_isolates_too(attention: str) -> None:
 def test_a_batch_that_is_neither_fixed_nor_free_is_refused() -> None:
     batch = make_batch(make_samples())
     del batch["segment_ids"]
-    with pytest.raises(ValueError, match="neither is given in full"):
+    with pytest.raises(ValueError, match="neither set is complete"):
         make_model("llama", "sdpa")(**batch)

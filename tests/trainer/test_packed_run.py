@@ -175,7 +175,7 @@ def test_evaluating_while_training_on_fixed_rows_with_slots_elsewhere_is_refused
     params = write_params(tmp_path, runconfig__eval_steps=2, eval_input={"data_dir": str(small_dataset(style="plain"))})
     assert main(["--params", str(params), "--model_dir", str(tmp_path / "model")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "eval_input: the image slots of its rows begin at position 1, those of train_input at 33" in line
+    assert "eval_input: its image slots begin at position 1, those of train_input at 33" in line
 
 
 @pytest.mark.parametrize(

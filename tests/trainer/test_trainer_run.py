@@ -20,7 +20,7 @@ from small import IMAGES, dataset, logged, run_python, write_params  # noqa: E40
 from loaders import create_dataloader  # noqa: E402
 from trainer.batch_stream import BatchStream  # noqa: E402
 from trainer.build import load_checkpoint  # noqa: E402
-from trainer.checkpoints import finished_saving  # noqa: E402
+from trainer.checkpoints import complete_checkpoints  # noqa: E402
 from trainer.data import read_row_shape  # noqa: E402
 from trainer.params_file import load_params  # noqa: E402
 from trainer.run import main  # noqa: E402
@@ -143,7 +143,7 @@ def test_killed_in_the_middle_and_resumed_it_sees_the_same_batches_and_ends_with
     )
     assert killed.returncode == -9, killed.stderr
     assert (tmp_path / "log").read_text().split() == expected[:10]
-    assert [path.name for path in finished_saving(broken)] == ["checkpoint-2", "checkpoint-4"]
+    assert [path.name for path in complete_checkpoints(broken)] == ["checkpoint-2", "checkpoint-4"]
     assert recorded_run(broken) == expected[8:], "two micro-batches to a step: it goes on with the fifth step"
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(broken)[name]), name
@@ -181,7 +181,7 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(
     (tmp_path / "model" / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
     assert run(params, tmp_path / "model") == 0
     assert "checkpoint-2" in capsys.readouterr().out
-    assert [path.name for path in finished_saving(tmp_path / "model")] == ["checkpoint-2", "checkpoint-4"]
+    assert [path.name for path in complete_checkpoints(tmp_path / "model")] == ["checkpoint-2", "checkpoint-4"]
     assert_close(tmp_path / "model", model_dir, 1e-6)
 
 
@@ -250,12 +250,12 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_1(tmp_path: Path, caps
     ("arguments", "message"),
     [
         (["train_input.batch_size=100"], "24 rows do not fill one global batch of 100"),
-        (["train_input.micro_batch_size=3"], "train_input.micro_batch_size is 3, which does not divide the 4 rows"),
+        (["train_input.micro_batch_size=3"], "train_input.micro_batch_size is 3, expected a divisor of 4"),
         (["train_input.data_dir=/no/such"], "/no/such: no such folder"),
         (["train_input.img_data_dir=/no/such"], "img_data_dir /no/such: no such folder"),
         (["model.freeze=['vison']"], "'vison' matches no parameter name"),
-        (["--checkpoint_path", "/no/such"], "--checkpoint_path /no/such: there is no such folder"),
-        (["--mode", "eval"], "holds no model to evaluate; give --checkpoint_path"),
+        (["--checkpoint_path", "/no/such"], "--checkpoint_path /no/such: no such folder"),
+        (["--mode", "eval"], "has no model to evaluate; give --checkpoint_path"),
         (["runconfig.training_arguments={max_steps: 4}"], "max_steps: is set by runconfig.max_steps; remove it here"),
         (["runconfig.training_arguments={deepseed: a}"], "training_arguments.deepseed (did you mean deepspeed?)"),
     ],
