@@ -88,7 +88,7 @@ def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
         counts = run(job, overwrite=arguments.overwrite) if earlier is None else earlier
         print(_summary(job, counts, "wrote" if earlier is None else "finished earlier, nothing to do:"), flush=True)
         total += counts
-        if not counts.all_files_whole:
+        if not counts.all_files_complete:
             incomplete.append(job)
     if len(jobs) > 1:
         print(f"{len(jobs)} files: {_counted(total)}")
@@ -100,8 +100,8 @@ def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
         )
     if total.read and not total.written:
         raise InputError(
-            f"all {total.read:,} records were rejected; see the rejects for the reasons, and check that this is the "
-            "right dataset"
+            f"no records were written ({total.read:,} rejected); see the rejects for the reasons, and check that this is "
+            "the right dataset"
         )
 
 

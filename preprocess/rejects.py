@@ -54,7 +54,7 @@ class Reason(str, Enum):
 
 
 class Rejected(Exception):
-    """A record is rejected. `detail` tells the owner of the data what was found.
+    """A record is rejected. `detail` describes what was found.
 
     `reason` is a `Reason` when rows are written, and a `SourceReason` in the converters of source datasets.
     """

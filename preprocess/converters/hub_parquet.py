@@ -29,7 +29,7 @@ from preprocess.converters.core.job import Job
 from preprocess.converters.core.sources import SourceRecord
 from preprocess.converters.published import conversion
 from preprocess.converters.published.conversion import Place, Reading, listed
-from preprocess.converters.published.layouts import AUTO, NAMES, ROLES, TEXT, recognised
+from preprocess.converters.published.layouts import AUTO, NAMES, ROLES, TEXT, require_layout
 
 
 def _rows(path: Path, name: str, columns: list[str]) -> Iterator[SourceRecord]:
@@ -82,7 +82,7 @@ def _job(arguments: argparse.Namespace, place: Place, given: Mapping[str, str], 
             columns="",
             min_rating=listed(min_ratings),
         )
-    layout = recognised(available, arguments.layout, given, str(place.path))
+    layout = require_layout(available, arguments.layout, given, str(place.path))
     if min_ratings and not layout.rated:
         raise InputError(f"{place.path} has the layout {layout.name}, but --min_rating requires finevision; remove it")
     columns = layout.find(available, given)

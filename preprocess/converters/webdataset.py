@@ -35,7 +35,7 @@ from preprocess.converters.core.sources import SourceRecord
 from preprocess.converters.published import conversion
 from preprocess.converters.published.conversion import Place, Reading
 from preprocess.converters.published.dialogue import Dialogue
-from preprocess.converters.published.layouts import ID, LAYOUTS, TEXT, fitting
+from preprocess.converters.published.layouts import ID, LAYOUTS, TEXT, find_layout
 from preprocess.image_files import LARGEST_FILE
 from preprocess.rejects import Rejected
 
@@ -96,7 +96,7 @@ def samples(path: Path, name: str) -> Iterator[SourceRecord]:
 def convert(source: SourceRecord, *, id_prefix: str, image_prefix: str) -> Dialogue:
     """One sample."""
     record = an_object(source.value)
-    layout = fitting(tuple(record), {})
+    layout = find_layout(tuple(record), {})
     if layout is None:
         raise Rejected(
             SourceReason.NO_TURNS, f"the sample has neither a .txt nor a .json with one of {', '.join(_TEXTS)}"

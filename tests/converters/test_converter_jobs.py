@@ -68,7 +68,7 @@ def test_an_input_without_one_usable_record_is_a_wrong_input(dvqa, write_json):
     write_json(dvqa.folder / "val_easy_qa.json", [])
     result = dvqa()
     assert result.code == 2
-    assert "all 2 records were rejected; see the rejects for the reasons" in result.err
+    assert "no records were written (2 rejected); see the rejects for the reasons" in result.err
     assert result.reasons == [("element 0", "not_an_object"), ("element 1", "not_an_object")]
     assert dvqa().code == 2
 

@@ -139,7 +139,7 @@ def check(job: Job, *, overwrite: bool) -> Counts | None:
     if receipt is None:
         raise InputError(f"{job.output} exists but has no receipt; {again}")
     origin = job.origin()
-    if not receipt.counts.all_files_whole and receipt.origin.inputs != origin.inputs:
+    if not receipt.counts.all_files_complete and receipt.origin.inputs != origin.inputs:
         return None  # the input was incomplete and has changed
     if difference := receipt.origin.difference(origin):
         raise InputError(f"{job.output} was made from other inputs or arguments: {difference}; {again}")

@@ -26,7 +26,7 @@ class Counts:
     turns_left_out: int = 0
 
     @property
-    def all_files_whole(self) -> bool:
+    def all_files_complete(self) -> bool:
         """Whether every input could be read to its end."""
         return SourceReason.UNREADABLE_FILE.value not in self.rejected
 

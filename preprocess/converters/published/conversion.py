@@ -48,7 +48,7 @@ class Reading:
         row = an_object(source.value)
         value, left_out = row.get(self.columns[TEXT]), 0
         if self.min_ratings:
-            value, left_out = well_rated(value, row, self.min_ratings)
+            value, left_out = drop_low_ratings(value, row, self.min_ratings)
         images = images_of(row.get(self.columns[IMAGE])) if IMAGE in self.columns else ()
         turns, images = self.layout.read(value, images)
         own_id = row.get(self.columns[ID]) if ID in self.columns else None
@@ -79,7 +79,7 @@ def images_of(value: object) -> tuple[ImageFile, ...]:
     return tuple(images)
 
 
-def well_rated(value: object, row: Mapping[str, Any], least: Mapping[str, int]) -> tuple[object, int]:
+def drop_low_ratings(value: object, row: Mapping[str, Any], least: Mapping[str, int]) -> tuple[object, int]:
     """The turns with sufficient ratings, and the number of dropped turns.
 
     A column rates either each turn of the list or the whole row. Turns without a rating are kept.

@@ -186,13 +186,13 @@ LAYOUTS = (
 NAMES = tuple(layout.name for layout in LAYOUTS)
 
 
-def fitting(available: Sequence[str], given: Mapping[str, str]) -> Layout | None:
+def find_layout(available: Sequence[str], given: Mapping[str, str]) -> Layout | None:
     """The first layout that fits these columns; `given` are the user's columns by role."""
     return next((layout for layout in LAYOUTS if layout.fits(available, given)), None)
 
 
-def recognised(available: Sequence[str], wanted: str, given: Mapping[str, str], where: str) -> Layout:
-    """The layout of a file.
+def require_layout(available: Sequence[str], wanted: str, given: Mapping[str, str], where: str) -> Layout:
+    """The layout of a file, given or detected.
 
     Args:
         available: the names of its columns.
@@ -207,7 +207,7 @@ def recognised(available: Sequence[str], wanted: str, given: Mapping[str, str], 
     for name in given.values():
         if name not in available:
             raise InputError(f"{where} has no column {name!r}, which --columns gives, {has}; correct --columns")
-    layout = fitting(available, given) if wanted == AUTO else next(each for each in LAYOUTS if each.name == wanted)
+    layout = find_layout(available, given) if wanted == AUTO else next(each for each in LAYOUTS if each.name == wanted)
     if layout is None:
         raise InputError(
             f"{where} has the columns {', '.join(available)}, which match none of the layouts {', '.join(NAMES)}; "
