@@ -1,4 +1,4 @@
-"""How many rows packing saves on the made-up records of phase 2, and how full its rows are, as a table and a plot.
+"""Fill of rows with and without packing, for generated records of phase 2, as a table and a plot.
 
 python -m benchmarks.packed_fill --svg docs/images/packing.svg
 """
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def lengths_of(tokenizer: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and images of the samples of made-up records in the template vicuna_v1."""
+    """Positions and images of the samples of generated records with the template vicuna_v1."""
     loaded = load_tokenizer(str(tokenizer))
     dataset = DatasetConfig(system_prompt_style="vicuna_v1")
     renderer, encoder = renderer_for(dataset, loaded), BatchEncoder(Encoder(loaded))
@@ -78,14 +78,14 @@ def draw(fills: list[Fill], file: Path) -> None:
     axes = figure.add_subplot()
     places = np.arange(len(fills))
     for shift, name, shares, colour in (
-        (-0.2, "one sample a row", [fill.unpacked for fill in fills], "#8a93a1"),
+        (-0.2, "one sample per row", [fill.unpacked for fill in fills], "#8a93a1"),
         (0.2, "packed", [fill.packed for fill in fills], "#5585e0"),
     ):
         bars = axes.barh(places + shift, [100 * share for share in shares], 0.38, label=name, color=colour)
         axes.bar_label(bars, labels=[f"{share:.0%}" for share in shares], padding=3)
     axes.set_yticks(places, [f"{fill.max_sequence_length:,}" for fill in fills])
-    axes.set_ylabel("positions in a row")
-    axes.set_xlabel("positions that are attended, %")
+    axes.set_ylabel("positions per row")
+    axes.set_xlabel("attended positions, %")
     axes.set_xlim(0, 112)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

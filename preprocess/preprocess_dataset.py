@@ -100,8 +100,8 @@ def _run_jobs(dataset: Converter, arguments: argparse.Namespace) -> None:
         )
     if total.read and not total.written:
         raise InputError(
-            f"no records were written ({total.read:,} rejected); see the rejects for the reasons, and check that this is "
-            "the right dataset"
+            f"no records were written ({total.read:,} rejected); see the rejects for the reasons, and check that this "
+            "is the right dataset"
         )
 
 
