@@ -75,6 +75,7 @@ def test_converters_know_nothing_of_hdf5_or_torch_and_import_pyarrow_only_when_n
                 assert top != "pyarrow" or (path.name == "parquet.py" and node not in tree.body), (path, name)
 
 
+@pytest.mark.slow
 def test_nothing_is_evaluated_as_code():
     for path in Path(preprocess.converters.__file__).parent.rglob("*.py"):
         calls = [

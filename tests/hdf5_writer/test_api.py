@@ -46,6 +46,7 @@ def test_a_result_counts_and_lists_every_record(result: hdf5_writer.DatasetResul
     assert "<td" in result._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_finished_dataset_is_returned_at_once(result: hdf5_writer.DatasetResult) -> None:
     config = hdf5_writer.load_config(
         "quickstart",

@@ -158,6 +158,7 @@ def test_ten_blank_images_are_logged_and_then_a_count_per_epoch(
     assert said[-1] == f"epoch 0: {failed} images could not be read and were left blank, {failed} since the start"
 
 
+@pytest.mark.slow
 def test_images_of_several_dirs_come_from_their_own_folder(tmp_path: Path) -> None:
     import shutil
 

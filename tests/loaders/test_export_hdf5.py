@@ -100,12 +100,14 @@ def check_fixed_rows(dataset_dir: Path, out: Path) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("records", [500, pytest.param(5000, marks=pytest.mark.long)])
 def test_fixed_rows_have_four_features_and_one_path(records: int, tmp_path: Path) -> None:
     folder = write_folder(tmp_path, records=records, samples_per_shard=records // 3)
     assert check_fixed_rows(folder, tmp_path / "exported") == records
 
 
+@pytest.mark.slow
 def test_the_quickstart_is_exported_row_by_row(tmp_path: Path) -> None:
     config = load_config("quickstart.yaml", setup__output_dir=str(tmp_path / "quickstart"), setup__processes=1)
     create(config)

@@ -245,6 +245,7 @@ def test_a_batch_without_images_has_an_empty_array_of_them() -> None:
         assert batch[name].dtype == torch.int32
 
 
+@pytest.mark.slow
 def test_rows_that_only_fill_up_the_last_batch_have_no_loss() -> None:
     loader = make(drop_last=False, batch_size=24)
     supervised = sum(int(batch["loss_mask"].sum()) for batch in loader)

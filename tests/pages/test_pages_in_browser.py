@@ -98,6 +98,7 @@ def test_supervised_tokens_shown_are_those_of_loss_mask(browser: Browser, exampl
     assert_quiet(browser)
 
 
+@pytest.mark.slow
 @WIDTHS
 def test_the_page_fetches_nothing_even_when_a_record_asks_for_it(browser: Browser, example: Path, width: int) -> None:
     dataset = InspectedDataset(example)
@@ -125,6 +126,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset_of(folder, records, packing="best_fit", max_sequence_length=3000, max_images=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1400])
 def test_supervised_tokens_of_packed_rows_are_those_of_loss_mask(browser: Browser, packed: Path, width: int) -> None:
     browser.open(inspect(packed), width)
@@ -149,6 +151,7 @@ def test_the_report_of_packed_data_shows_its_rows(browser: Browser, packed: Path
     assert browser.run("return document.querySelectorAll('#first-rows .row').length") == rows
 
 
+@pytest.mark.slow
 def test_every_kind_of_position_is_shown_with_its_count(browser: Browser, example: Path) -> None:
     dataset = InspectedDataset(example)
     numbers = [*dataset.find_text_only(1), *dataset.find_image("charts/0001.png", 1)]
@@ -193,6 +196,7 @@ def test_four_short_rows_stand_on_one_screen(browser: Browser, tmp_path: Path) -
     assert "ASSISTANT:" in browser.run("return document.querySelector('.said').textContent")
 
 
+@pytest.mark.slow
 def test_thumbnails_are_in_the_page_and_square(browser: Browser, example: Path) -> None:
     for option in ("square", "pad"):
         browser.open(inspect(example, "--image", "shapes/0012.png", "--image-aspect-ratio", option), 1400)
@@ -279,6 +283,7 @@ def test_golden_records_show_the_labels_of_the_authors(
     assert browser.fetched() == []
 
 
+@pytest.mark.slow
 def test_the_browser_would_notice(browser: Browser, tmp_path: Path) -> None:
     """A page that fetches, fails, or is too wide is seen by the checks that the other tests rely on."""
     (tmp_path / "near.css").write_text("b { color: red }")

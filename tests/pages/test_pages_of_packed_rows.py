@@ -246,6 +246,7 @@ def test_images_beyond_the_most_a_page_shows_of_a_row_are_counted(
     assert sum(map(int, counts)) == row.images - 1
 
 
+@pytest.mark.slow
 @needs_shared("tokenizers")
 def test_the_newline_between_turns_of_a_chat_template_is_no_bubble(tmp_path: Path, make_config: ConfigMaker) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", RECORDS[3:4])

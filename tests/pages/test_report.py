@@ -261,6 +261,7 @@ def test_a_report_that_cannot_be_written_is_one_line(written: OutputLayout, caps
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("child", "reason"), [("import time; time.sleep(60)", "not done after"), ("import os; os.abort()", "exit code -6")]
 )

@@ -88,6 +88,7 @@ def test_byte_level_pieces_are_decoded() -> None:
     assert [speller.piece(id_) for id_ in (300, 301, 302, 303)] == ["▁caf", "é", "\n", "Ã"]
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> None:
     other = load_speller(dataset.params, str(QUICKSTART / "tokenizer_sentencepiece"))
     gone = load_speller(dataset.params, "/no/such/folder")

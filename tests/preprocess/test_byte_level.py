@@ -188,6 +188,7 @@ def test_the_vocabulary_comes_back_alike(encoder: Encoder, batches: BatchEncoder
     assert [ids[start:end] for start, end in pairwise(found.begins.tolist())] == expected
 
 
+@pytest.mark.slow
 def test_added_tokens_typed_in_a_text_stay_text(tokenizer: Tokenizer) -> None:
     typed = f"a {tokenizer.tokens[tokenizer.eos_id]} b<tool_call>c<|im_end|>"
     found = Encoder(tokenizer).encode([Mark.IMAGE, Text(typed, False)])
@@ -286,6 +287,7 @@ def test_other_pipelines_are_left_to_the_library(changes: dict[str, Any]) -> Non
     assert pattern_cuts(_pipeline(**changes)) is None
 
 
+@pytest.mark.slow
 def test_many_new_words_have_the_ids_of_the_library_while_caches_overflow_and_tiktoken_takes_over(
     folder: str, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

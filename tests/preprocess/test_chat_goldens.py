@@ -160,6 +160,7 @@ def test_rows_of_the_jinja_template_equal_the_goldens(style: str) -> None:
                 assert is_golden(row_of(batch_of(sample)), golden), f"{path.stem}: {golden['record']['id']}"
 
 
+@pytest.mark.slow
 def test_a_fixed_dataset_rejects_images_behind_a_system_text_or_a_question() -> None:
     """Of 270 records of ChatML these; all others with an image have it at the start of the first question."""
     renderer, encoder = renderer_of("chatml"), Encoder(tokenizer_of("chatml"))

@@ -65,6 +65,7 @@ def test_pretrained_parts_keep_every_weight_and_the_projector_is_new(pretrained:
     assert 0.9 * bound < weight.abs().max() <= bound
 
 
+@pytest.mark.slow
 def test_the_image_token_gets_a_row_and_new_rows_are_the_mean_of_the_others(pretrained: dict[str, Any]) -> None:
     model = make(**pretrained)
     assert model.config.image_token_index == 1800

@@ -55,6 +55,7 @@ def test_the_layout_is_that_of_the_authors_files_byte_for_byte(lengths, boxes, l
     assert len(made.encode()) == size  # of the published file
 
 
+@pytest.mark.slow
 @needs_shared("conversations")
 def test_captions_and_boxes_of_the_authors_80_images_come_back_exactly_from_coco_annotations(tmp_path):
     path = shared_folder("conversations") / "llava_caps_boxes_80.jsonl"

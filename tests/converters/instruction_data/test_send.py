@@ -167,6 +167,7 @@ def test_whatever_the_server_does_each_request_is_answered_once(server: Server, 
         assert response["body"]["choices"][0]["message"]["content"] == name, "an answer belongs to another request"
 
 
+@pytest.mark.slow
 def test_retry_after_holds_back_all_requests(server: Server, tmp_path: Path) -> None:
     with Journal(tmp_path / "results.jsonl") as journal:
         asked = map(request, ["a wait ok", *(f"b{number} ok" for number in range(4))])
