@@ -196,3 +196,15 @@ def test_no_two_files_of_tests_have_one_name() -> None:
     tests = CHECKOUT / "tests"
     names = [path.name for path in tests.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
+def test_files_of_tests_that_need_torch_are_skipped_without_it() -> None:
+    for path in sorted((CHECKOUT / "tests").rglob("test_*.py")):
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if "importorskip('torch'" in ast.unparse(statement):
+                break
+            imported = {alias.name for alias in statement.names} if isinstance(statement, ast.Import) else set()
+            if isinstance(statement, ast.ImportFrom):
+                imported.add(statement.module or "")
+            torch_users = {name for name in imported if name.split(".")[0] in ("torch", "loaders", "trainer")}
+            assert not torch_users, f"{path}: imports {torch_users} before importorskip('torch')"

@@ -109,7 +109,7 @@ def test_what_python_refuses_is_refused_and_what_it_takes_is_taken(tmp_path, mon
         (b'[{"a": 1},', 10, "the file ends inside element 1"),
         (b"[1, 2, ]", 7, r"found ']', expected a value after the comma"),
         (b"[1, , 2]", 4, "found ',', expected a value after the comma"),
-        (b'[{"a": 1,}]', 9, "expecting property name"),
+        (b'[{"a": 1, b}]', 10, "expecting property name"),
         (b'[{"a": 1}, {"a": NaN}]', 17, "NaN is not JSON"),
         (b'["NaN", -Infinity]', 8, "-Infinity is not JSON"),
         (b'[{"a": 1} {"a": 2}]', 10, "extra data"),

@@ -13,18 +13,20 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import torch
 import yaml
 from conftest import CHECKOUT, create, turn_pair
 from PIL import Image
-from tools.written import IMAGES, PICTURES, write_folder
 
-from hdf5_writer import load_config
-from loaders import LlavaH5Dataset, export_hdf5, modelzoo
-from loaders.data_dir import DataDirError, read_data_dir
-from loaders.export_hdf5 import ExportError, export, main
-from loaders.image_transform import ImageTransform
-from preprocess.square_images import pad_to_square
+torch = pytest.importorskip("torch", reason="the loaders need torch")
+
+from written import IMAGES, PICTURES, write_folder  # noqa: E402
+
+from hdf5_writer import load_config  # noqa: E402
+from loaders import LlavaH5Dataset, export_hdf5, modelzoo  # noqa: E402
+from loaders.data_dir import DataDirError, read_data_dir  # noqa: E402
+from loaders.export_hdf5 import ExportError, export, main  # noqa: E402
+from loaders.image_transform import ImageTransform  # noqa: E402
+from preprocess.square_images import pad_to_square  # noqa: E402
 
 
 def read_as_described(folder: Path) -> Iterator[dict[str, Any]]:
