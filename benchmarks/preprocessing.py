@@ -128,7 +128,7 @@ def compare(
         f"phase {phase}, 1 process against encode_batch on one thread": by_name[OURS].rate / by_name[BATCH_CALL].rate,
         f"phase {phase}, 1 process against the on-the-fly path": by_name[OURS].rate / by_name[others[2].name].rate,
         f"phase {phase}, 2 processes against 1": by_name[OURS_2].rate / by_name[OURS].rate,
-        f"phase {phase}, packed against one sample a row": by_name[PACKED].rate / by_name[OURS].rate,
+        f"phase {phase}, packed against one sample per row": by_name[PACKED].rate / by_name[OURS].rate,
         f"phase {phase}, raw int32 against shards on disk": 4 * 4 * length * counts["written"] / shards,
     }
     if all_of_them:

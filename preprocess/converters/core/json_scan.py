@@ -53,6 +53,6 @@ def _escaped(places: NDArray[np.intp], code: NDArray[np.uint8]) -> NDArray[np.in
     # In a run of backslashes every second one is escaped by the one before it.
     active = slashes[(numbers - run_start) % 2 == 0]
     active = active[active + 1 < len(places)]
-    behind = active + 1
-    follows: NDArray[np.intp] = behind[places[behind] == places[active] + 1]
+    after = active + 1
+    follows: NDArray[np.intp] = after[places[after] == places[active] + 1]
     return follows

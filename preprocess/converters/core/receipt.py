@@ -16,13 +16,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Counts:
-    """Records of one output; `read` is `written` plus all of `rejected`, which counts by reason."""
+    """Counts of one output; `read` is `written` plus the sum of `rejected`, which is by reason."""
 
     read: int = 0
     written: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     images: int = 0
-    # Of records that were written; the user asked for it (--min_rating).
+    # Turns of written records that were dropped because of --min_rating.
     turns_left_out: int = 0
 
     @property
@@ -88,7 +88,7 @@ class Receipt:
     rejects_size: int
 
     def to_bytes(self) -> bytes:
-        """As indented JSON."""
+        """The receipt as indented JSON."""
         document = {
             "format": FORMAT,
             "settings": dict(self.origin.settings),

@@ -131,8 +131,8 @@ def _part(part: Mapping[str, Any], number: int, images: int, places: list[int]) 
 def _joined(text: str, part: str) -> str:
     """Concatenate texts; insert a line break between an image and a text, unless there is whitespace."""
     at_image = text.endswith(IMAGE_TOKEN) or part == IMAGE_TOKEN
-    apart = not text or not part or text[-1].isspace() or part[0].isspace()
-    return f"{text}\n{part}" if at_image and not apart else text + part
+    separated = not text or not part or text[-1].isspace() or part[0].isspace()
+    return f"{text}\n{part}" if at_image and not separated else text + part
 
 
 def _caption(value: object, images: Images) -> tuple[list[Turn], Images]:
