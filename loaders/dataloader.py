@@ -120,8 +120,8 @@ class LlavaDataLoader(DataLoader[Sample]):
         for key, ours in {"version": 1, **self._order}.items():
             if state.get(key) != ours:
                 raise ValueError(
-                    f"the state has {key} {state.get(key)!r}, this loader {ours!r}: the state does not match; "
-                    "recreate the loader with the same settings, or start without the state"
+                    f"the state has {key} {state.get(key)!r}, but this loader has {ours!r}; recreate the loader with "
+                    "the same settings, or start without the state"
                 )
         for key in ("epoch", "batch"):
             number = state.get(key)
@@ -280,8 +280,8 @@ def _without_worker_traceback(batches: Iterator[Any]) -> Iterator[Any]:
         if not str(error).startswith("Caught "):
             raise
         kind = type(error)
-        said = str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
-        raise kind(said) from None
+        message = str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
+        raise kind(message) from None
 
 
 def _folders_and_weights(mixture: Sequence[tuple[str | Path, float]]) -> tuple[list[str | Path], list[float]]:

@@ -96,8 +96,8 @@ def _call_loader(load: Callable[[], T], source: str, key: str) -> T:
     try:
         return load()
     except Exception as error:  # transformers raises many types for bad files, even AttributeError
-        said = one_line(error)[:300].rstrip(". ")
+        message = one_line(error)[:300].rstrip(". ")
         raise ParamsError(
-            f"{key} {source}: cannot be loaded ({type(error).__name__}: {said}); give the folder of a model that "
+            f"{key} {source}: cannot be loaded ({type(error).__name__}: {message}); give the folder of a model that "
             "transformers can load, or a name on the Hugging Face hub"
         ) from None

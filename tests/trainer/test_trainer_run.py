@@ -275,7 +275,7 @@ def test_what_the_user_got_wrong_is_one_sentence_and_code_2(
     ("arguments", "message"),
     [
         (["optimizer.learning_rate=1e-4"], "with optimizer.learning_rate 0.001, but the params have 0.0001"),
-        (["train_input.shuffle_seed=1"], "the state has shuffle_seed 0, this loader 1"),
+        (["train_input.shuffle_seed=1"], "the state has shuffle_seed 0, but this loader has 1"),
     ],
 )
 def test_another_run_is_not_continued_in_the_same_folder(
