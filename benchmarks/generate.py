@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from preprocess.tokenize.cuts import BLANK
+from preprocess.tokenize.splitters import METASPACE
 from preprocess.tokenize.tokenizer import Tokenizer
 
 _WORDS_PER_ROUND = 46
@@ -20,7 +20,7 @@ IMAGE = "shapes/0001.png"  # embedded in the package
 def words_of(tokenizer: Tokenizer) -> list[str]:
     """Return the words among the tokenizer's pieces, most frequent first, then compounds of them."""
     # Byte-level vocabularies spell the blank "Ġ".
-    pieces = [piece[1:] for piece in tokenizer.tokens if piece[:1] in (BLANK, "Ġ") and piece[1:].isalpha()]
+    pieces = [piece[1:] for piece in tokenizer.tokens if piece[:1] in (METASPACE, "Ġ") and piece[1:].isalpha()]
     words = [piece for piece in pieces if piece.isascii() and len(piece) > 1]
     return words + [a + b for a, b in zip(words[::3], words[1::3], strict=False)]
 

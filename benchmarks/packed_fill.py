@@ -67,8 +67,8 @@ def lengths_of(tokenizer: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     for start in range(0, count, _AT_A_TIME):
         batch, failed = encoder.encode(rendered[start : start + _AT_A_TIME])
         assert not failed
-        images.append(np.diff(batch.image_begins))
-        attended.append(np.diff(batch.begins) - 1 + images[-1] * SLOTS)
+        images.append(np.diff(batch.image_offsets))
+        attended.append(np.diff(batch.offsets) - 1 + images[-1] * SLOTS)
     return np.concatenate(attended), np.concatenate(images)
 
 

@@ -60,28 +60,28 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
     """
     batch = _without_first_labels(batch, layout)
     slots, most = layout.num_patches, layout.max_sequence_length
-    begins, ends = batch.begins[:-1], batch.begins[1:]
-    run_at, run_begins = layout.slot_runs(batch)
-    runs = np.diff(run_begins)
+    starts, ends = batch.offsets[:-1], batch.offsets[1:]
+    run_at, run_offsets = layout.slot_runs(batch)
+    runs = np.diff(run_offsets)
     of_run = np.repeat(np.arange(batch.records), runs)  # sample number of each run of slots
-    positions = ends - begins + runs * slots - 1
+    positions = ends - starts + runs * slots - 1
     truncated = positions > most
 
     # `kept` counts tokens and slots until the end of this block, then text tokens only.
     kept_runs, kept = runs.copy(), np.minimum(positions, most) + 1
     if layout.image_start_idx is None and truncated.any():
-        starts = run_at + (np.arange(len(run_at)) - run_begins[of_run]) * slots
-        unfit = truncated[of_run] & (starts + slots > most)
+        run_starts = run_at + (np.arange(len(run_at)) - run_offsets[of_run]) * slots
+        unfit = truncated[of_run] & (run_starts + slots > most)
         kept_runs -= np.bincount(of_run[unfit], minlength=batch.records)
-        np.minimum.at(kept, of_run[unfit], starts[unfit])
+        np.minimum.at(kept, of_run[unfit], run_starts[unfit])
     kept -= kept_runs * slots
 
     labels = np.flatnonzero(batch.supervised)
-    first = np.searchsorted(labels, begins)
-    until = np.searchsorted(labels, begins + kept)
+    first = np.searchsorted(labels, starts)
+    until = np.searchsorted(labels, starts + kept)
     count = until - first
     if layout.image_start_idx is None and len(run_at):
-        last_label = np.where(count > 0, np.append(labels, 0)[until - 1] - begins, -1)
+        last_label = np.where(count > 0, np.append(labels, 0)[until - 1] - starts, -1)
         unused = run_at > last_label[of_run]
         dropped = np.bincount(of_run[unused], minlength=batch.records)
         shortened = runs - dropped < kept_runs
@@ -89,17 +89,17 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
         kept_runs = np.minimum(kept_runs, runs - dropped)
 
     # A supervised span starts after an unsupervised token or at the start of a sample.
-    begins_here = np.zeros(len(batch.ids) + 1, dtype=np.bool_)
-    begins_here[begins] = True
-    spans = labels[begins_here[labels] | ~batch.supervised[labels - 1]]
-    text_only = np.diff(batch.image_begins) == 0
+    starts_here = np.zeros(len(batch.ids) + 1, dtype=np.bool_)
+    starts_here[starts] = True
+    spans = labels[starts_here[labels] | ~batch.supervised[labels - 1]]
+    text_only = np.diff(batch.image_offsets) == 0
     measures = SampleMeasures(
         length=kept + kept_runs * slots - 1,
         text_tokens=kept - 1,
         images=np.where(text_only, 0, kept_runs),
         images_cut=runs - kept_runs,
         supervised=count,
-        rounds=np.searchsorted(spans, begins + kept) - np.searchsorted(spans, begins),
+        rounds=np.searchsorted(spans, starts + kept) - np.searchsorted(spans, starts),
         truncated=truncated,
     )
     wrong = _wrong(batch, layout, measures, labels, positions)
@@ -110,7 +110,7 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
     fitting = measures.take(fits)
     fitted = _cut(batch, np.where(fits, kept, 0), np.where(fits, measures.images, 0))
     fitted = fitted._replace(
-        begins=np.append(0, np.cumsum(fitting.text_tokens + 1)), image_begins=np.append(0, np.cumsum(fitting.images))
+        offsets=np.append(0, np.cumsum(fitting.text_tokens + 1)), image_offsets=np.append(0, np.cumsum(fitting.images))
     )
     return fitted, fitting, wrong
 
@@ -120,26 +120,26 @@ def _without_first_labels(batch: SampleBatch, layout: RowLayout) -> SampleBatch:
 
     No position predicts the first token of a sequence.
     """
-    first = batch.begins[:-1][np.diff(batch.begins) > 0]
+    first = batch.offsets[:-1][np.diff(batch.offsets) > 0]
     if layout.image_start_idx is not None or not batch.supervised[first].any():
         return batch
     supervised = batch.supervised.copy()
     supervised[first] = False
-    behind_image = np.repeat(batch.begins[:-1], np.diff(batch.image_begins))[batch.image_at == 0]
-    supervised[behind_image] = batch.supervised[behind_image]
+    after_image = np.repeat(batch.offsets[:-1], np.diff(batch.image_offsets))[batch.image_at == 0]
+    supervised[after_image] = batch.supervised[after_image]
     return batch._replace(supervised=supervised)
 
 
 def _cut(batch: SampleBatch, ids: _Ints, images: _Ints) -> SampleBatch:
     """Keep the first `ids[i]` ids and `images[i]` images of sample i."""
-    kept = _firsts(batch.begins, ids)
-    images_kept = _firsts(batch.image_begins, images)
+    kept = _firsts(batch.offsets, ids)
+    images_kept = _firsts(batch.image_offsets, images)
     return batch._replace(ids=batch.ids[kept], supervised=batch.supervised[kept], image_at=batch.image_at[images_kept])
 
 
-def _firsts(begins: _Ints, counts: _Ints) -> _Flags:
+def _firsts(offsets: _Ints, counts: _Ints) -> _Flags:
     """Return a mask of the first `counts[i]` elements of each sample i."""
-    kept: _Flags = np.arange(begins[-1]) < np.repeat(begins[:-1] + counts, np.diff(begins))
+    kept: _Flags = np.arange(offsets[-1]) < np.repeat(offsets[:-1] + counts, np.diff(offsets))
     return kept
 
 
@@ -148,12 +148,12 @@ def _wrong(
 ) -> dict[int, Rejected]:
     """Return the rejects by sample number."""
     start, length = layout.image_start_idx, layout.max_sequence_length
-    begins = batch.begins[:-1]
-    first = np.searchsorted(labels, begins)
-    any_label = np.searchsorted(labels, batch.begins[1:]) > first
-    answer_at = np.append(labels, len(batch.ids))[first] - begins
-    images = np.diff(batch.image_begins)
-    first_image = np.append(batch.image_at, 0)[batch.image_begins[:-1]]
+    starts = batch.offsets[:-1]
+    first = np.searchsorted(labels, starts)
+    any_label = np.searchsorted(labels, batch.offsets[1:]) > first
+    answer_at = np.append(labels, len(batch.ids))[first] - starts
+    images = np.diff(batch.image_offsets)
+    first_image = np.append(batch.image_at, 0)[batch.image_offsets[:-1]]
     nothing = np.zeros(batch.records, dtype=np.bool_)
     misplaced = nothing if start is None else (images > 0) & (first_image != start)
     too_early = nothing if start is None else any_label & (answer_at < start + (images == 0))

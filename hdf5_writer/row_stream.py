@@ -38,7 +38,7 @@ class Samples(NamedTuple):
 
     def part(self, start: int, stop: int) -> Samples:
         """Return samples `start` to `stop` - 1."""
-        images = self.batch.image_begins
+        images = self.batch.image_offsets
         return Samples(
             self.batch.part(start, stop),
             self.measures.part(start, stop),
@@ -50,10 +50,10 @@ class Samples(NamedTuple):
     def take(self, order: _Ints) -> Samples:
         """Return the samples with the given numbers, in that order."""
         batch = self.batch
-        ids, begins = _gather(batch.begins, order)
-        images, image_begins = _gather(batch.image_begins, order)
+        ids, offsets = _gather(batch.offsets, order)
+        images, image_offsets = _gather(batch.image_offsets, order)
         return Samples(
-            SampleBatch(batch.ids[ids], batch.supervised[ids], begins, batch.image_at[images], image_begins),
+            SampleBatch(batch.ids[ids], batch.supervised[ids], offsets, batch.image_at[images], image_offsets),
             self.measures.take(order),
             self.source_file[order],
             self.source_line[order],
@@ -72,11 +72,11 @@ def join_samples(parts: Sequence[Samples]) -> Samples:
     )
 
 
-def _gather(begins: _Ints, order: _Ints) -> tuple[_Ints, _Ints]:
+def _gather(offsets: _Ints, order: _Ints) -> tuple[_Ints, _Ints]:
     """Return the indices of the elements of the given samples, concatenated, and the offsets of the samples in them."""
-    counts = np.diff(begins)[order]
+    counts = np.diff(offsets)[order]
     after = np.append(0, np.cumsum(counts))
-    return np.arange(after[-1]) + np.repeat(begins[order] - after[:-1], counts), after
+    return np.arange(after[-1]) + np.repeat(offsets[order] - after[:-1], counts), after
 
 
 class RowStream:
@@ -130,7 +130,7 @@ class RowStream:
         self._waiting.clear()
         packed = self._make_rows(samples.measures.length, samples.measures.images, self._windows)
         self._positions, self._windows = 0, self._windows + 1
-        begins = np.append(0, np.cumsum(packed.samples_per_row))
+        offsets = np.append(0, np.cumsum(packed.samples_per_row))
         for row in range(0, len(packed.samples_per_row), _ROWS_AT_A_TIME):
             some = packed.samples_per_row[row : row + _ROWS_AT_A_TIME]
-            self._sink(samples.take(packed.order[begins[row] : begins[row + len(some)]]), some)
+            self._sink(samples.take(packed.order[offsets[row] : offsets[row + len(some)]]), some)

@@ -36,11 +36,11 @@ class RowLayout:
         """Locate the runs of image slots, including the dummy slots of fixed text-only rows.
 
         Returns:
-            for each run, the number of ids of its sample before it; and `begins`, (n + 1,): sample i has the runs
-            `begins[i]` to `begins[i + 1] - 1`.
+            for each run, the number of ids of its sample before it; and `offsets`, (n + 1,): sample i has the runs
+            `offsets[i]` to `offsets[i + 1] - 1`.
         """
         if self.image_start_idx is None:
-            return batch.image_at, batch.image_begins
+            return batch.image_at, batch.image_offsets
         return np.full(batch.records, self.image_start_idx), np.arange(batch.records + 1)
 
 
@@ -123,17 +123,17 @@ def write_rows(batch: SampleBatch, places: Places, layout: RowLayout, rows: RowA
         return 0
     ends = places.start + places.length
     count, width = int(places.row[-1]) + 1, int(ends.max())
-    begins, last = batch.begins[:-1], batch.begins[1:] - 1
-    run_at, run_begins = layout.slot_runs(batch)
+    offsets, last = batch.offsets[:-1], batch.offsets[1:] - 1
+    run_at, run_offsets = layout.slot_runs(batch)
     # Scatter into rows with one extra position, so that the last token of a full row has a place.
     stride = width + 1
     # Target of each token: start of its sample + tokens before it + image slots before it.
     to = np.arange(len(batch.ids))
     if len(run_at):
-        runs_upto = np.bincount(run_at + np.repeat(begins, np.diff(run_begins)), minlength=len(batch.ids)).cumsum()
+        runs_upto = np.bincount(run_at + np.repeat(offsets, np.diff(run_offsets)), minlength=len(batch.ids)).cumsum()
         to += runs_upto * layout.num_patches
-    base = places.row * stride + places.start - begins - run_begins[:-1] * layout.num_patches
-    to += np.repeat(base, np.diff(batch.begins))
+    base = places.row * stride + places.start - offsets - run_offsets[:-1] * layout.num_patches
+    to += np.repeat(base, np.diff(batch.offsets))
 
     rows = rows.part(0, count)
     rows.text_input_ids[:, width:] = rows.labels[:, width:] = layout.pad_id
@@ -158,6 +158,6 @@ def write_rows(batch: SampleBatch, places: Places, layout: RowLayout, rows: RowA
     rows.key_padding_mask[:, :width] = np.arange(width, dtype=np.int32) >= used[:, None]
     if layout.image_start_idx is not None:
         start = layout.image_start_idx
-        text_only = np.diff(batch.image_begins) == 0
+        text_only = np.diff(batch.image_offsets) == 0
         rows.key_padding_mask[places.row[text_only], start : start + layout.num_patches] = 1
     return width

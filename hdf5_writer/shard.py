@@ -66,7 +66,7 @@ class ShardCounts:
         """Add the counts of some rows."""
         measures = samples.measures
         text_only = measures.images == 0
-        begins = np.cumsum(samples_per_row) - samples_per_row
+        offsets = np.cumsum(samples_per_row) - samples_per_row
         self.rows += len(samples_per_row)
         self.samples += len(text_only)
         self.images += int(measures.images.sum())
@@ -75,8 +75,8 @@ class ShardCounts:
         if layout.image_start_idx is not None:
             self.text_only_cut += int((measures.truncated & text_only).sum())
         self.images_cut += int(measures.images_cut.sum())
-        if len(begins):
-            self.most_images = max(self.most_images, int(np.add.reduceat(measures.images, begins).max()))
+        if len(offsets):
+            self.most_images = max(self.most_images, int(np.add.reduceat(measures.images, offsets).max()))
         self.text_tokens += int(measures.text_tokens.sum())
         self.supervised += int(measures.supervised.sum())
         attended = measures.text_tokens + measures.images * layout.num_patches
@@ -153,11 +153,11 @@ class ShardBuilder:
             samples_per_row: (rows,) number of samples in each row.
         """
         places = place_samples(samples.measures.length, samples_per_row)
-        begins = np.append(0, np.cumsum(samples_per_row))
+        offsets = np.append(0, np.cumsum(samples_per_row))
         done, count = 0, len(samples_per_row)
         while done < count:
             taken = min(count - done, self._block_rows - self._filled)
-            first, last = int(begins[done]), int(begins[done + taken])
+            first, last = int(offsets[done]), int(offsets[done + taken])
             free = self._rows.part(self._filled, self._block_rows)
             width = write_rows(samples.batch.part(first, last), places.part(done, first, last), self._layout, free)
             self._width = max(self._width, width)

@@ -32,9 +32,9 @@ class Tables:
     def add(self, samples: Samples, places: Places, samples_per_row: _Ints) -> None:
         """Append the entries of some rows."""
         batch, slots = samples.batch, self._layout.num_patches
-        images = np.diff(batch.image_begins)
+        images = np.diff(batch.image_offsets)
         # Number of images of the same sample before each image; their slots shift its start.
-        before = np.arange(len(batch.image_at)) - np.repeat(batch.image_begins[:-1], images)
+        before = np.arange(len(batch.image_at)) - np.repeat(batch.image_offsets[:-1], images)
         columns = {
             "samples/offsets": samples_per_row,
             "samples/start": places.start,

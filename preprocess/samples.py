@@ -31,32 +31,32 @@ class SampleBatch(NamedTuple):
     Attributes:
         ids: shape (total,), int32.
         supervised: shape (total,), bool.
-        begins: shape (n + 1,), int64: sample i has the ids `begins[i]` to `begins[i + 1]`.
+        offsets: shape (n + 1,), int64: sample i has the ids `offsets[i]` to `offsets[i + 1]`.
         image_at: shape (m,), int64: number of ids of its sample before each image; ascending within a sample.
-        image_begins: shape (n + 1,), int64: sample i has the images `image_begins[i]` to `image_begins[i + 1]`.
+        image_offsets: shape (n + 1,), int64: sample i has the images `image_offsets[i]` to `image_offsets[i + 1]`.
     """
 
     ids: npt.NDArray[np.int32]
     supervised: npt.NDArray[np.bool_]
-    begins: _Ints
+    offsets: _Ints
     image_at: _Ints
-    image_begins: _Ints
+    image_offsets: _Ints
 
     @property
     def records(self) -> int:
         """The number of samples, one per record."""
-        return len(self.begins) - 1
+        return len(self.offsets) - 1
 
     def part(self, start: int, stop: int) -> SampleBatch:
         """Samples `start` to `stop`, exclusive."""
-        first, last = int(self.begins[start]), int(self.begins[stop])
-        first_image, last_image = int(self.image_begins[start]), int(self.image_begins[stop])
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        first_image, last_image = int(self.image_offsets[start]), int(self.image_offsets[stop])
         return SampleBatch(
             self.ids[first:last],
             self.supervised[first:last],
-            self.begins[start : stop + 1] - first,
+            self.offsets[start : stop + 1] - first,
             self.image_at[first_image:last_image],
-            self.image_begins[start : stop + 1] - first_image,
+            self.image_offsets[start : stop + 1] - first_image,
         )
 
     def without(self, left_out: Sequence[int]) -> SampleBatch:
@@ -91,9 +91,9 @@ def join_batches(batches: Sequence[SampleBatch]) -> SampleBatch:
     return SampleBatch(
         np.concatenate([batch.ids for batch in batches]),
         np.concatenate([batch.supervised for batch in batches]),
-        _offsets([batch.begins for batch in batches]),
+        _offsets([batch.offsets for batch in batches]),
         np.concatenate([batch.image_at for batch in batches]),
-        _offsets([batch.image_begins for batch in batches]),
+        _offsets([batch.image_offsets for batch in batches]),
     )
 
 

@@ -27,7 +27,7 @@ STAGES = [
     "preprocess.images",
     "preprocess.tokenize.backends",
     "preprocess.tokenize.byte_level",
-    "preprocess.tokenize.cuts",
+    "preprocess.tokenize.splitters",
     "preprocess.tokenize.folder",
     "preprocess.tokenize.tokenizer",
     "preprocess.templates.renderer",
@@ -64,7 +64,7 @@ LEAVES = [
 FOR_TRAINER = {
     "preprocess.settings",
     "preprocess.config",
-    "preprocess.tokenize.cuts",
+    "preprocess.tokenize.splitters",
     "preprocess.tokenize.folder",
     "preprocess.tokenize.tokenizer",
     "preprocess.templates.llava",

@@ -17,8 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from preprocess.config import ConfigError
-from preprocess.tokenize.cuts import BLANK
 from preprocess.tokenize.folder import resolve_folder
+from preprocess.tokenize.splitters import METASPACE
 from preprocess.tokenize.tokenizer import START_OF_TEXT
 from preprocess.tokenize.tokenizer import load_tokenizer as load_row_tokenizer
 from trainer.params_file import ParamsError
@@ -97,8 +97,8 @@ def _with_prefix_after_image(tokenizer: PreTrainedTokenizerBase, scores: list[fl
     spec["normalizer"] = {
         "type": "Sequence",
         "normalizers": [
-            {"type": "Replace", "pattern": {"Regex": rf"{START_OF_TEXT}(?!(?:{others})?\z)"}, "content": BLANK},
-            {"type": "Replace", "pattern": {"String": " "}, "content": BLANK},
+            {"type": "Replace", "pattern": {"Regex": rf"{START_OF_TEXT}(?!(?:{others})?\z)"}, "content": METASPACE},
+            {"type": "Replace", "pattern": {"String": " "}, "content": METASPACE},
         ],
     }
     spec["pre_tokenizer"] = None

@@ -188,33 +188,33 @@ class RecordReader:
         """
         files, numbers = self.locate(records)
         offsets = np.memmap(self._layout.offsets, dtype="<i8", mode="r")
-        begins, sizes = offsets[records + files], offsets[records + files + 1] - offsets[records + files]
+        starts, sizes = offsets[records + files], offsets[records + files + 1] - offsets[records + files]
         kept = np.cumsum(np.minimum(sizes, LONGEST_LINE))
         start = 0
         while start < len(records):
             budget = (kept[start - 1] if start else 0) + _MOST_READ
             stop = max(start + 1, int(np.searchsorted(kept, budget, side="right")))
-            yield self._read_some(files[start:stop], numbers[start:stop], begins[start:stop], sizes[start:stop])
+            yield self._read_some(files[start:stop], numbers[start:stop], starts[start:stop], sizes[start:stop])
             start = stop
 
     def _read_some(
         self,
         files: npt.NDArray[np.int64],
         numbers: npt.NDArray[np.int64],
-        begins: npt.NDArray[np.int64],
+        starts: npt.NDArray[np.int64],
         sizes: npt.NDArray[np.int64],
     ) -> list[Line]:
         lines: list[Line | None] = [None] * len(files)
         handle, opened = -1, -1
         try:
-            for i in np.lexsort((begins, files)).tolist():
+            for i in np.lexsort((starts, files)).tolist():
                 file, size = int(files[i]), int(sizes[i])
                 if file != opened:
                     if handle >= 0:
                         os.close(handle)
                         handle = -1
                     handle, opened = self._open(file), file
-                data = _read_at(handle, int(begins[i]), min(size, LONGEST_LINE), self._inputs[file].path)
+                data = _read_at(handle, int(starts[i]), min(size, LONGEST_LINE), self._inputs[file].path)
                 lines[i] = Line(file, int(numbers[i]), data, size)
         finally:
             if handle >= 0:

@@ -56,14 +56,14 @@ class TaskStatistics:
         """Add samples, in shard order."""
         batch, measures = samples.batch, samples.measures
         ids = batch.ids.tobytes()
-        begins = (batch.begins * batch.ids.itemsize).tolist()
+        offsets = (batch.offsets * batch.ids.itemsize).tolist()
         # The place of an image is part of the content; NUL is a safe separator, since paths have none.
         places = zip(samples.image_paths, batch.image_at.tolist(), strict=True)
         images = [f"{path}\0{place}\0".encode() for path, place in places]
-        image_begins = batch.image_begins.tolist()
+        image_offsets = batch.image_offsets.tolist()
         for sample in range(batch.records):
-            content = ids[begins[sample] : begins[sample + 1]]
-            content += b"".join(images[image_begins[sample] : image_begins[sample + 1]])
+            content = ids[offsets[sample] : offsets[sample + 1]]
+            content += b"".join(images[image_offsets[sample] : image_offsets[sample + 1]])
             # A CRC-32 decides first, since it costs a tenth of the digest.
             if self._every == 1 or isal_zlib.crc32(content) % self._every == 0:
                 self._hashes.append(hashlib.sha1(content, usedforsecurity=False).digest()[:8])

@@ -9,7 +9,7 @@ from hdf5_writer.data_params import DataParams
 from preprocess.config import ConfigError
 from preprocess.templates import TEMPLATES
 from preprocess.tokenize.byte_level import byte_alphabet
-from preprocess.tokenize.cuts import BLANK
+from preprocess.tokenize.splitters import METASPACE
 from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -58,7 +58,7 @@ class Speller:
         if self._tokenizer is None or self._tokenizer.sentencepiece_rule or id_ in self._special:
             return piece
         text = self._decode([id_])
-        return piece if "\N{REPLACEMENT CHARACTER}" in text else text.replace(" ", BLANK)
+        return piece if "\N{REPLACEMENT CHARACTER}" in text else text.replace(" ", METASPACE)
 
     def _spelling(self, id_: int) -> str:
         """Return the piece as in the vocabulary."""
@@ -117,7 +117,7 @@ class Speller:
             elif byte and self._tokenizer.sentencepiece_rule:
                 data.append(int(byte[1], 16))
             else:
-                data += piece.replace(BLANK, " ").encode()
+                data += piece.replace(METASPACE, " ").encode()
         return data.decode(errors="replace")
 
 

@@ -203,7 +203,7 @@ class SegmentBuilder:
 
     def special(self, segment: Special, token: AddedToken) -> None:
         """Add a special token."""
-        if token.takes_blanks_before:
+        if token.lstrip:
             while self._segments and isinstance(last := self._segments[-1], Text):
                 kept = last.text.rstrip(BLANKS)
                 if kept:
@@ -211,7 +211,7 @@ class SegmentBuilder:
                     break
                 self._segments.pop()
         self._segments.append(segment)
-        self._drops_blanks = token.takes_blanks_behind
+        self._drops_blanks = token.rstrip
 
     def image(self) -> None:
         """Add an image."""

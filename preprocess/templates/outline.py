@@ -63,10 +63,10 @@ def make_outline(parts: Iterable[Part]) -> Outline | None:
         last = found[-1] if found else None
         if isinstance(part, tuple):
             special, token = part
-            if token.takes_blanks_before:
+            if token.lstrip:
                 return None
             found.append(special)
-            drops_blanks = token.takes_blanks_behind
+            drops_blanks = token.rstrip
         elif part is None:
             if isinstance(last, Place):
                 return None

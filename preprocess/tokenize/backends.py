@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-# Not in any vocabulary, hence encoded as bytes, which nothing merges with.
+# In no vocabulary, hence encoded as bytes, which merge with nothing.
 _ISOLATED = "\ue000"
 
 
@@ -12,7 +12,7 @@ class Backend(Protocol):
     """Interface to a tokenizer library."""
 
     def encode(self, piece: str) -> list[int]:
-        """Ids of a piece in which blanks are `▁` already and nothing is added (SentencePiece rule)."""
+        """Ids of a text; with the SentencePiece rule its spaces are `▁` already and no dummy prefix is added."""
 
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         """Ids and the start offset of each token, in the unit of `measure`."""
@@ -33,7 +33,7 @@ class SentencePieceBackend:
         self._prefix_pieces = len(processor.EncodeAsPieces(_ISOLATED))
 
     def encode(self, piece: str) -> list[int]:
-        # The isolated character takes the dummy prefix, which the processor cannot be told to leave out.
+        # The processor cannot omit the dummy prefix: it goes before the isolated character, whose ids are dropped.
         ids: list[int] = self._processor.EncodeAsIds(_ISOLATED + piece)
         return ids[self._prefix_ids :]
 
@@ -55,7 +55,7 @@ class SentencePieceBackend:
 
 
 class JsonModelBackend:
-    """The model of a `tokenizers.Tokenizer` alone: no normaliser, no added tokens, the SentencePiece rule is ours."""
+    """The model alone of a `tokenizers.Tokenizer`: no normaliser, no added tokens; the caller escapes spaces."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

@@ -1,8 +1,7 @@
 """Encode batches of records: all words of a batch are looked up together in a hash table of numpy arrays.
 
-The ids are those of `tokens.Encoder`, which encodes every word that is met for the first time. Only what it would cut
-into single words goes through the table; a text with runs of blanks, or one record of a tokenizer whose vocabulary
-cannot be cut at blanks, is given to it whole.
+The ids are those of `Encoder`, which encodes every new word. It also encodes what cannot be split into single words:
+texts with runs of spaces, and all records of a tokenizer without a splitter.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import numpy.typing as npt
 
 from preprocess.samples import SampleBatch, batch_of, empty_batch, join_batches
 from preprocess.segments import Fixed, Mark, Segment, Special, Text
-from preprocess.tokenize.cuts import Cuts, SentencePieceCuts
 from preprocess.tokenize.encoder import Constant, Encoder
-from preprocess.tokenize.word_table import AFTER_BLANK, BARE, CONSTANT, PatternWordTable, WordTable, cut
+from preprocess.tokenize.splitters import SentencePieceSplitter, Splitter
+from preprocess.tokenize.word_table import AFTER_SPACE, CONSTANT, NO_SPACE, PatternWordTable, WordTable, split_at_spaces
 
-# An enum's member is slower to look up than a name of the module.
+# Module-level names are faster to look up than members of an enum.
 _BOS, _EOS, _IMAGE, _IMAGE_TOKEN = Mark.BOS, Mark.EOS, Mark.IMAGE, Mark.IMAGE_TOKEN
-# The arrays of a batch need some hundred bytes for each word of it.
-_LARGEST_RECORD = 1 << 20
+# The arrays of a batch need about 100 bytes per word.
+_LARGEST_RECORD = 1 << 20  # characters
 _Ints = npt.NDArray[np.int64]
 
 
@@ -31,47 +30,47 @@ class BatchEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._cuts = encoder.tokenizer.cuts
-        self._table = WordTable() if isinstance(self._cuts, SentencePieceCuts) else PatternWordTable()
+        self._splitter = encoder.tokenizer.splitter
+        self._table = WordTable() if isinstance(self._splitter, SentencePieceSplitter) else PatternWordTable()
         self._constants: dict[Constant, str] = {}
         self._constant_ids: list[bytes] = []
         self._bos, self._eos = self._constant(_BOS), self._constant(_EOS)
 
     def encode(self, records: Sequence[Sequence[Segment]]) -> tuple[SampleBatch, dict[int, Exception]]:
-        """Ids of rendered records, as `Encoder.encode` gives them.
+        """Encode rendered records, with the ids of `Encoder.encode`.
 
         Returns:
-            the batch, in which a record that failed has no ids; and what each of those failed with, such as
-            `Rejected`: TOO_LONG.
+            the batch, in which a failed record has no ids; and the error of each failed record, for example
+            `Rejected` with TOO_LONG.
         """
         failed: dict[int, Exception] = {}
-        apart: dict[int, SampleBatch] = {}
+        separate: dict[int, SampleBatch] = {}
         items = _Items()
         for number, segments in enumerate(records):
-            if not (self._cuts is not None and self._collect(segments, self._cuts, items)):
+            if not (self._splitter is not None and self._collect(segments, self._splitter, items)):
                 items.drop_open_record()
                 try:
-                    apart[number] = batch_of(self._encoder.encode(segments))
-                except Exception as error:  # judged by the caller, who knows which record it is
+                    separate[number] = batch_of(self._encoder.encode(segments))
+                except Exception as error:  # the caller knows the record and decides
                     failed[number] = error
             items.close_record()
         batch = self._look_up(items, failed)
         for number in failed:
-            apart[number] = empty_batch(1)
-        if apart:
-            batch = join_batches([apart.get(i) or batch.part(i, i + 1) for i in range(len(records))])
+            separate[number] = empty_batch(1)
+        if separate:
+            batch = join_batches([separate.get(i) or batch.part(i, i + 1) for i in range(len(records))])
         return batch, failed
 
-    def _collect(self, segments: Sequence[Segment], cuts: Cuts, items: _Items) -> bool:
-        """Note the items of a record; False where neighbouring texts cannot be cut apart, and for a huge record."""
+    def _collect(self, segments: Sequence[Segment], splitter: Splitter, items: _Items) -> bool:
+        """Append the items of a record; False if adjacent texts cannot be split, and for a very long record."""
         texts, kinds, supervised = items.texts, items.kinds, items.supervised
-        start_kind = AFTER_BLANK if cuts.dummy_prefix else BARE
-        can_cut, prefix_after_special = cuts.between, self._encoder.tokenizer.prefix_after_special
+        start_kind = AFTER_SPACE if splitter.dummy_prefix else NO_SPACE
+        can_split, prefix_after_special = splitter.can_split_between, self._encoder.tokenizer.prefix_after_special
         starts_text, before, size = True, None, 0
         for position, segment in enumerate(segments):
             if type(segment) is Text:
                 text, is_supervised, constant = segment
-                if before is not None and not can_cut(before, text):
+                if before is not None and not can_split(before, text):
                     return False
                 before = text
                 size += len(text)
@@ -80,7 +79,7 @@ class BatchEncoder:
                     kinds.append(CONSTANT)
                 else:
                     texts.append(text)
-                    kinds.append(start_kind if starts_text and text else BARE)
+                    kinds.append(start_kind if starts_text and text else NO_SPACE)
                 supervised.append(is_supervised)
                 starts_text = False
                 continue
@@ -101,7 +100,7 @@ class BatchEncoder:
         return size <= _LARGEST_RECORD
 
     def _constant(self, key: Constant) -> str:
-        """The number, in words of the table, of what is the same in many records; see `Encoder.encode_constant`."""
+        """The number of a constant, as a word of the table (kind CONSTANT)."""
         number = self._constants.get(key)
         if number is None:
             number = self._constants[key] = str(len(self._constants))
@@ -116,20 +115,20 @@ class BatchEncoder:
         else:
             encoded = [text.encode() for text in texts]
             data, lengths = b" ".join(encoded), np.fromiter(map(len, encoded), np.int64, len(texts))
-        image_begins = np.array(items.image_begins)
+        image_offsets = np.array(items.image_offsets)
         if not texts:
-            nothing = empty_batch(len(items.begins) - 1)
-            return nothing._replace(image_at=np.zeros(image_begins[-1], np.int64), image_begins=image_begins)
-        words = cut(data, lengths, items.kinds)
+            nothing = empty_batch(len(items.offsets) - 1)
+            return nothing._replace(image_at=np.zeros(image_offsets[-1], np.int64), image_offsets=image_offsets)
+        words = split_at_spaces(data, lengths, items.kinds)
 
         ids, counts = self._table.look_up(words, _EncoderWords(self._encoder, self._constant_ids, items, failed))
         ends = np.cumsum(counts)
-        # Where the ids of each item begin, and where all end.
-        at = np.append((ends - counts)[words.first_of_item[:-1]], ends[-1])
+        # Offsets of the items in `ids`.
+        at = np.append((ends - counts)[words.item_offsets[:-1]], ends[-1])
         supervised = np.repeat(np.array(items.supervised), np.diff(at))
-        begins = at[np.array(items.begins)]
-        image_at = at[np.array(items.image_before, np.int64)] - np.repeat(begins[:-1], np.diff(image_begins))
-        return SampleBatch(ids, supervised, begins, image_at, image_begins)
+        offsets = at[np.array(items.offsets)]
+        image_at = at[np.array(items.image_before, np.int64)] - np.repeat(offsets[:-1], np.diff(image_offsets))
+        return SampleBatch(ids, supervised, offsets, image_at, image_offsets)
 
 
 class _Items:
@@ -139,21 +138,21 @@ class _Items:
         self.texts: list[str] = []
         self.kinds: list[int] = []
         self.supervised: list[bool] = []
-        self.begins = [0]
-        self.image_before: list[int] = []  # for each image, the item behind it
-        self.image_begins = [0]
+        self.offsets = [0]
+        self.image_before: list[int] = []  # for each image, the item after it
+        self.image_offsets = [0]
 
     def drop_open_record(self) -> None:
         for items in (self.texts, self.kinds, self.supervised):
-            del items[self.begins[-1] :]
-        del self.image_before[self.image_begins[-1] :]
+            del items[self.offsets[-1] :]
+        del self.image_before[self.image_offsets[-1] :]
 
     def close_record(self) -> None:
-        self.begins.append(len(self.texts))
-        self.image_begins.append(len(self.image_before))
+        self.offsets.append(len(self.texts))
+        self.image_offsets.append(len(self.image_before))
 
     def record_of(self, item: int) -> int:
-        return int(np.searchsorted(self.begins, item, side="right")) - 1
+        return int(np.searchsorted(self.offsets, item, side="right")) - 1
 
 
 class _EncoderWords(NamedTuple):
@@ -171,10 +170,10 @@ class _EncoderWords(NamedTuple):
     def word(self, kind: int, raw: bytes) -> bytes:
         if kind == CONSTANT:
             return self.constants[int(raw)]
-        return self.encoder.encode_word(raw.decode(), after_blank=kind == AFTER_BLANK)
+        return self.encoder.encode_word(raw.decode(), after_space=kind == AFTER_SPACE)
 
     def item(self, item: int) -> bytes:
-        return self.encoder.encode_text(self.items.texts[item], self.items.kinds[item] == AFTER_BLANK)
+        return self.encoder.encode_text(self.items.texts[item], self.items.kinds[item] == AFTER_SPACE)
 
     def fail(self, item: int, error: Exception) -> None:
         """Mark the record of an item without ids as failed."""

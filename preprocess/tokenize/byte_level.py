@@ -1,7 +1,7 @@
-"""Byte-level BPE with the pipeline of `tokenizers`, and with `tiktoken` after `_MANY` words.
+"""Byte-level BPE with the pipeline of `tokenizers`, and with `tiktoken` after `_WORDS_BEFORE_TIKTOKEN` words.
 
 tiktoken encodes a new word three times as fast. It is used where both give the same ids: for a vocabulary on which they
-agree, and for characters that both classify alike, whatever versions of Unicode they were built with.
+agree, and for characters that every version of Unicode classifies alike.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any
 from preprocess.tokenize.backends import JsonModelBackend
 
 # Words encoded by `tokenizers` before tiktoken is set up. The set-up costs about as much as encoding this many words.
-_MANY = 100_000
+_WORDS_BEFORE_TIKTOKEN = 100_000
 
 
 class ByteLevelBackend(JsonModelBackend):
-    """The pipeline of a `tokenizers.Tokenizer` without added tokens, so that those typed in a text are text."""
+    """The pipeline of a `tokenizers.Tokenizer` without added tokens, so that no text is encoded to one."""
 
     def __init__(self, tokenizer: Any, pattern: str | None) -> None:
-        """`pattern`: of the pre-tokenizer, where `cuts.pattern_cuts` knows it."""
+        """`pattern`: regular expression of the pre-tokenizer; None if `pattern_splitter` does not know it."""
         super().__init__(tokenizer)
         self._pattern = pattern
-        self._asked = 0
-        self._quick: Any = None
+        self._words = 0
+        self._tiktoken: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_quick": None, "_asked": 0}
+        return {**self.__dict__, "_tiktoken": None, "_words": 0}
 
     def encode(self, piece: str) -> list[int]:
-        if self._quick is not None and is_stable(piece):
-            ids: list[int] = self._quick.encode_ordinary(piece)
+        if self._tiktoken is not None and is_version_independent(piece):
+            ids: list[int] = self._tiktoken.encode_ordinary(piece)
             return ids
-        asked, self._asked = self._asked, self._asked + max(1, piece.count(" "))
-        if asked < _MANY <= self._asked and self._pattern is not None:
-            self._quick = quick_encoding(self._tokenizer, self._pattern)
+        before, self._words = self._words, self._words + max(1, piece.count(" "))
+        if before < _WORDS_BEFORE_TIKTOKEN <= self._words and self._pattern is not None:
+            self._tiktoken = tiktoken_encoding(self._tokenizer, self._pattern)
         ids = self._tokenizer.encode(piece, add_special_tokens=False).ids
         return ids
 
@@ -49,8 +49,8 @@ class ByteLevelBackend(JsonModelBackend):
         return len(text)
 
 
-def quick_encoding(tokenizer: Any, pattern: str) -> Any:
-    """A `tiktoken.Encoding` with the ids of a `tokenizers.Tokenizer`; None where they differ on its vocabulary."""
+def tiktoken_encoding(tokenizer: Any, pattern: str) -> Any:
+    """Make a `tiktoken.Encoding` of a `tokenizers.Tokenizer`; None if the ids of its vocabulary differ."""
     import tiktoken
 
     # Characters that represent no byte are mapped to one outside Latin-1.
@@ -63,38 +63,38 @@ def quick_encoding(tokenizer: Any, pattern: str) -> Any:
     if not all(bytes((byte,)) in ranks for byte in range(256)):
         return None
     encoding = tiktoken.Encoding("", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    text = "".join(filter(is_stable, (piece.decode(errors="ignore") for piece in ranks)))
-    if not is_stable(text):  # neighbours that NFC joins
+    text = "".join(filter(is_version_independent, (piece.decode(errors="ignore") for piece in ranks)))
+    if not is_version_independent(text):  # NFC composes adjacent characters
         text = unicodedata.normalize("NFC", text)
     agree = encoding.encode_ordinary(text) == tokenizer.encode(text, add_special_tokens=False).ids
     return encoding if agree else None
 
 
-def is_stable(text: str) -> bool:
-    """Whether all versions of Unicode since 3.2 (2002) classify the characters alike, and NFC leaves the text alone."""
+def is_version_independent(text: str) -> bool:
+    """Whether all Unicode versions since 3.2 (2002) classify the characters alike and NFC leaves the text unchanged."""
     if text.isascii():
         return True
-    if not _stable.issuperset(text):
-        unknown = set(text) - _stable
-        if not all(map(_is_stable_character, unknown)):
+    if not _independent.issuperset(text):
+        unknown = set(text) - _independent
+        if not all(map(_is_independent_character, unknown)):
             return False
-        _stable.update(unknown)
+        _independent.update(unknown)
     return unicodedata.is_normalized("NFC", text)
 
 
-# Cache of stable characters: at most the 235,000 of Unicode 3.2.
-_stable: set[str] = set()
+# Cache of such characters: at most the 235,000 of Unicode 3.2.
+_independent: set[str] = set()
 
 
-def _is_stable_character(char: str) -> bool:
+def _is_independent_character(char: str) -> bool:
     category = unicodedata.category(char)
-    # Long s and the Kelvin sign are s and k to a pattern that ignores case.
+    # A pattern that ignores case takes the long s and the Kelvin sign for s and k.
     return category == unicodedata.ucd_3_2_0.category(char) != "Cn" and char not in "\u017f\u212a"
 
 
 @cache
 def byte_alphabet() -> dict[str, int]:
-    """The characters that byte-level BPE spells bytes with (openai/gpt-2, src/encoder.py, `bytes_to_unicode`)."""
+    """The characters that represent bytes in byte-level BPE (openai/gpt-2, src/encoder.py, `bytes_to_unicode`)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,7 +1,7 @@
 """Encode many new words in one library call, because a call costs about as much as a word.
 
-Words with a blank before each are encoded as one text. As a tokenizer with `cuts` lets no token span the start of a
-blank behind a word, each token is of one word, which is told by the number of bytes of the tokens.
+The words are encoded as one text with a space before each. With a splitter no token spans the start of such a space, so
+each token belongs to one word. The byte lengths of the tokens tell which.
 """
 
 from __future__ import annotations
@@ -12,54 +12,54 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.tokenize.cuts import Cuts
+from preprocess.tokenize.splitters import Splitter
 from preprocess.tokenize.tokenizer import Tokenizer
 
-# Words of one call: the library needs some fifty bytes a character for one text.
-_AT_A_TIME = 2_000
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
+# The library needs about 50 bytes per character of one text.
+_WORDS_PER_CALL = 2_000
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class JoinedWords:
-    """Encoder of many words at once, each after a blank."""
+    """Encoder of many words at once, each after a space."""
 
-    def __init__(self, tokenizer: Tokenizer, cuts: Cuts) -> None:
-        self._tokenizer, self._cuts = tokenizer, cuts
-        self._bytes_of_ids: npt.NDArray[np.int64] | None = None
+    def __init__(self, tokenizer: Tokenizer, splitter: Splitter) -> None:
+        self._tokenizer, self._splitter = tokenizer, splitter
+        self._token_bytes: npt.NDArray[np.int64] | None = None
 
     def encode(self, words: Sequence[str]) -> dict[str, bytes]:
-        """Words without blanks, each with its ids as int32, but for those that need a call of their own."""
-        fit = self._cuts.joinable(words)
+        """Map words (without spaces) to their ids (int32 bytes); words that need a separate call are left out."""
+        joinable = self._splitter.joinable(words)
         encoded: dict[str, bytes] = {}
-        for start in range(0, len(fit), _AT_A_TIME):
-            self._add(fit[start : start + _AT_A_TIME], encoded)
+        for start in range(0, len(joinable), _WORDS_PER_CALL):
+            self._add(joinable[start : start + _WORDS_PER_CALL], encoded)
         return encoded
 
     def _add(self, words: Sequence[str], encoded: dict[str, bytes]) -> None:
-        blank = self._cuts.blank
-        text = blank + blank.join(words)
+        space = self._splitter.space
+        text = space + space.join(words)
         ids = np.array(self._tokenizer.backend.encode(text), dtype=np.int32)
         token_ends = np.cumsum(self._sizes()[ids])
-        spelled = text.encode()
-        # Where a word ends, the blank before the next one begins.
-        blanks = np.frombuffer(spelled.replace(blank.encode(), b" " * len(blank.encode())), np.uint8) == ord(" ")
-        word_ends = np.append(np.flatnonzero(blanks)[:: len(blank.encode())][1:], len(spelled))
+        text_bytes, space_bytes = text.encode(), space.encode()
+        is_space = np.frombuffer(text_bytes.replace(space_bytes, b" " * len(space_bytes)), np.uint8) == ord(" ")
+        # A word ends where the space before the next one starts.
+        word_ends = np.append(np.flatnonzero(is_space)[:: len(space_bytes)][1:], len(text_bytes))
         last = np.searchsorted(token_ends, word_ends)
         if last[-1] != len(ids) - 1 or not np.array_equal(token_ends[last], word_ends):
-            return  # the vocabulary lacks a byte
+            return  # a byte is missing in the vocabulary
         data, begin = ids.tobytes(), 0
         for word, end in zip(words, ((last + 1) * ids.itemsize).tolist(), strict=True):
             encoded[word] = data[begin:end]
             begin = end
 
     def _sizes(self) -> npt.NDArray[np.int64]:
-        """Of each id, how many bytes of text it stands for: byte-level vocabularies spell each with one character."""
-        if self._bytes_of_ids is None:
+        """Number of text bytes of each id; in byte-level vocabularies each byte is one character."""
+        if self._token_bytes is None:
             tokens = self._tokenizer.tokens
             sizes = (
-                [1 if _BYTE.fullmatch(token) else len(token.encode()) for token in tokens]
+                [1 if _BYTE_PIECE.fullmatch(token) else len(token.encode()) for token in tokens]
                 if self._tokenizer.sentencepiece_rule
                 else list(map(len, tokens))
             )
-            self._bytes_of_ids = np.array(sizes)
-        return self._bytes_of_ids
+            self._token_bytes = np.array(sizes)
+        return self._token_bytes

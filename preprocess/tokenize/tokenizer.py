@@ -1,9 +1,8 @@
-"""A tokenizer folder or Hugging Face name → checked ids, a digest, and calls that never see special tokens.
+"""Load and check the tokenizer of a folder or Hugging Face name.
 
-Text from records must never become a special token, and pieces of the Llama family must be encoded by the
-SentencePiece rule: blanks are `▁`, and a text begins with one more `▁` (the dummy prefix). transformers 5 does
-neither for every folder, so what encodes here is the library below it: `sentencepiece` for a `tokenizer.model`,
-the model of `tokenizers` for a `tokenizer.json`.
+Text of records must never be encoded to a special token, and Llama vocabularies need the SentencePiece rule: spaces are
+`▁`, and a text starts with one more `▁` (the dummy prefix). transformers 5 guarantees neither for every folder, so the
+libraries below it are used: `sentencepiece` for a `tokenizer.model`, the model of `tokenizers` for a `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from preprocess.config import ConfigError
 from preprocess.settings import did_you_mean
 from preprocess.tokenize.backends import Backend, JsonModelBackend, SentencePieceBackend
 from preprocess.tokenize.byte_level import ByteLevelBackend
-from preprocess.tokenize.cuts import BLANK, Cuts, PatternCuts, pattern_cuts, sentencepiece_cuts
 from preprocess.tokenize.folder import (
     SPECIAL_KINDS,
     content_of,
@@ -28,10 +26,11 @@ from preprocess.tokenize.folder import (
     read_model_files,
     resolve_folder,
 )
+from preprocess.tokenize.splitters import METASPACE, PatternSplitter, Splitter, pattern_splitter, sentencepiece_splitter
 
-# How a normaliser begins that puts the dummy prefix in front of texts alone, as in the folders that `trainer` saves.
+# Start of the pattern of a normaliser that adds the dummy prefix only to texts, as in the folders that `trainer` saves.
 START_OF_TEXT = r"\A"
-# Fewer pieces than bytes: no real vocabulary. transformers 5 makes such ones of a folder that has a config alone.
+# Fewer pieces than bytes: not a real vocabulary. transformers 5 makes one from a folder with only a config.
 _SMALLEST_VOCABULARY = 256
 
 
@@ -40,13 +39,13 @@ class AddedToken(NamedTuple):
 
     Attributes:
         id: its id.
-        takes_blanks_before, takes_blanks_behind: in a template, the blanks there belong to it and have no ids.
-        starts_text: with the SentencePiece rule, the text behind it begins with the dummy prefix.
+        lstrip, rstrip: in a template, the whitespace before or after it is dropped, as `tokenizers` does.
+        starts_text: with the SentencePiece rule, the text after it starts with the dummy prefix.
     """
 
     id: int
-    takes_blanks_before: bool = False
-    takes_blanks_behind: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
     starts_text: bool = False
 
 
@@ -60,12 +59,12 @@ class Tokenizer:
         vocab_size: one more than the largest id, added tokens included.
         bos_id: None for a tokenizer without BOS: rows then begin without one.
         pad_id: the pad token, else unk (as LLaVA sets it), else EOS.
-        sentencepiece_rule: blanks are `▁` inside pieces; otherwise the library's own call is the rule.
-        dummy_prefix: with the SentencePiece rule, a text begins with one more `▁`.
-        prefix_after_special: so does the text behind a token that is added to it, such as `<image>`.
-        cuts: where texts may be cut; None where the library encodes whole texts.
-        tokens: the piece or added token of each id, as it is spelled.
-        added: the added tokens and control pieces, by how they are spelled.
+        sentencepiece_rule: spaces are `▁` in the pieces; otherwise the library encodes texts as they are.
+        dummy_prefix: with the SentencePiece rule, a text starts with one more `▁`.
+        prefix_after_special: so does the text after an added token that a text may contain, such as `<image>`.
+        splitter: split rules; None if the library must encode whole texts.
+        tokens: the spelling of the piece or added token of each id.
+        added: the added tokens and control pieces, by spelling.
     """
 
     name: str
@@ -77,7 +76,7 @@ class Tokenizer:
     sentencepiece_rule: bool
     dummy_prefix: bool
     prefix_after_special: bool
-    cuts: Cuts | None
+    splitter: Splitter | None
     tokens: tuple[str, ...] = field(repr=False)
     added: Mapping[str, AddedToken] = field(repr=False)
     backend: Backend = field(repr=False)
@@ -102,15 +101,15 @@ def load_tokenizer(name: str) -> Tokenizer:
     """Load a local folder, or a Hugging Face name through the hub's cache.
 
     Raises:
-        ConfigError: nothing there, a broken or missing model file, a vocabulary that cannot be the one that the
-            config beside it speaks of, or too little memory.
+        ConfigError: no tokenizer there, a damaged or missing model file, a vocabulary that does not match the config
+            in its folder, or too little memory.
     """
     try:
         return _load(name)
     except MemoryError:
         raise ConfigError(
-            f"processor.tokenizer_type {name}: the memory is too small to load it; free some, or raise the limit that "
-            "this process has, and run the same command again"
+            f"processor.tokenizer_type {name}: not enough memory to load it; free some, or raise the memory limit of "
+            "this process, and rerun"
         ) from None
 
 
@@ -124,7 +123,7 @@ def _load(name: str) -> Tokenizer:
         loaded = _load_sentencepiece(folder, model_bytes["tokenizer.model"], config)
     else:
         loaded = _load_with_transformers(folder, config)
-    backend, prefix, added, cuts = loaded
+    backend, prefix, added, splitter = loaded
     rule = prefix is not None
     dummy_prefix = prefix is not None and prefix.at_start
     pieces = backend.pieces()
@@ -139,7 +138,7 @@ def _load(name: str) -> Tokenizer:
     eos = special["eos"]
     if eos is None:
         raise ConfigError(
-            f"processor.tokenizer_type {name}: names no eos_token, which every template needs; "
+            f"processor.tokenizer_type {name}: has no eos_token, which every template needs; "
             "add it to tokenizer_config.json"
         )
     pad = next(id_ for id_ in (special["pad"], special["unk"], eos) if id_ is not None)
@@ -153,7 +152,7 @@ def _load(name: str) -> Tokenizer:
         sentencepiece_rule=rule,
         dummy_prefix=dummy_prefix,
         prefix_after_special=prefix is not None and prefix.after_special,
-        cuts=sentencepiece_cuts(pieces, dummy_prefix=dummy_prefix) if rule else cuts,
+        splitter=sentencepiece_splitter(pieces, dummy_prefix=dummy_prefix) if rule else splitter,
         tokens=tuple(tokens.get(id_, "") for id_ in range(max(tokens) + 1)),
         added=added,
         backend=backend,
@@ -166,13 +165,13 @@ def _special_id(name: str, kind: str, config: dict[str, Any], by_content: dict[s
         return None
     if content not in by_content:
         raise ConfigError(
-            f"processor.tokenizer_type {name}: {kind}_token is {content!r}, which the vocabulary does not have; "
-            "the config and the model are not of one tokenizer"
+            f"processor.tokenizer_type {name}: {kind}_token is {content!r}, which is not in the vocabulary; "
+            "the config and the model file belong to different tokenizers"
         )
     return by_content[content]
 
 
-def _what_it_is_instead(data: bytes) -> str:
+def _describe_bytes(data: bytes) -> str:
     if data.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer; run `git lfs pull`"
     if data.lstrip()[:1] == b"<":
@@ -181,7 +180,7 @@ def _what_it_is_instead(data: bytes) -> str:
 
 
 class _DummyPrefix(NamedTuple):
-    """Where a tokenizer of the SentencePiece rule begins a text with one more `▁`."""
+    """Where the SentencePiece rule adds a `▁`: at the start of a text, and after added tokens."""
 
     at_start: bool
     after_special: bool
@@ -189,16 +188,16 @@ class _DummyPrefix(NamedTuple):
 
 class _Loaded(NamedTuple):
     backend: Backend
-    prefix: _DummyPrefix | None  # None: another rule
+    prefix: _DummyPrefix | None  # None: not the SentencePiece rule
     added: dict[str, AddedToken]
-    cuts: PatternCuts | None = None
+    splitter: PatternSplitter | None = None
 
 
 def _added(tokens: Iterable[dict[str, Any]], prefix: _DummyPrefix | None) -> dict[str, AddedToken]:
-    """The tokens of `added_tokens` or `added_tokens_decoder`.
+    """Read the tokens of `added_tokens` or `added_tokens_decoder`.
 
-    The library cuts a prompt at those that are not `normalized` and normalises what is between them, so only behind
-    such a token a text begins.
+    The library splits a prompt at the tokens that are not `normalized` and normalises the parts between them, so a text
+    starts only after such a token.
     """
     return {
         token["content"]: AddedToken(
@@ -218,15 +217,14 @@ def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
         spec = orjson.loads(data)
         prefix = _dummy_prefix_of(spec)
         if prefix is None and spec.get("added_tokens"):
-            # Without them none that is typed in a text becomes a token of its own, whether it is called special or not.
+            # Otherwise the library would encode text to added tokens, special or not.
             data = orjson.dumps({**spec, "added_tokens": []})
         tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # the library raises bare Exception for whatever is wrong in the file
+    except Exception as error:  # the library raises bare Exception for any fault of the file
         if isinstance(error, MemoryError) or "Not enough memory" in str(error):  # the latter is orjson's
             raise MemoryError from None
         raise ConfigError(
-            f"{folder / 'tokenizer.json'}: is no tokenizer ({' '.join(str(error).split())}): "
-            f"{_what_it_is_instead(data)}"
+            f"{folder / 'tokenizer.json'}: is not a tokenizer ({' '.join(str(error).split())}): {_describe_bytes(data)}"
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -235,33 +233,33 @@ def _load_json(folder: Path, data: bytes, config: dict[str, Any]) -> _Loaded:
     added = _added(spec.get("added_tokens") or [], prefix)
     if prefix is not None:
         return _Loaded(JsonModelBackend(tokenizer), prefix, added)
-    cuts = pattern_cuts(spec)
-    return _Loaded(ByteLevelBackend(tokenizer, cuts.pattern if cuts else None), None, added, cuts)
+    splitter = pattern_splitter(spec)
+    return _Loaded(ByteLevelBackend(tokenizer, splitter.pattern if splitter else None), None, added, splitter)
 
 
 def _dummy_prefix_of(spec: dict[str, Any]) -> _DummyPrefix | None:
-    """Where a `tokenizer.json` of the SentencePiece-BPE family adds a dummy prefix; None for other families."""
+    """Read where a SentencePiece-BPE `tokenizer.json` adds the dummy prefix; None for other families."""
     if spec["model"].get("type") != "BPE" or not spec["model"].get("byte_fallback"):
         return None
     steps: list[dict[str, Any]] = []
     for step in (spec.get("normalizer"), spec.get("pre_tokenizer")):
         if step:
             steps += step.get("normalizers") or step.get("pretokenizers") or [step]
-    prefix = after_special = marks_blanks = False
+    prefix = after_special = marks_spaces = False
     for step in steps:
-        if step["type"] == "Prepend" and step["prepend"] == BLANK:
+        if step["type"] == "Prepend" and step["prepend"] == METASPACE:
             prefix = after_special = True
-        elif step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == BLANK:
-            marks_blanks = True
-        elif step["type"] == "Replace" and _is_start(step["pattern"]) and step["content"] == BLANK:
+        elif step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == METASPACE:
+            marks_spaces = True
+        elif step["type"] == "Replace" and _is_start(step["pattern"]) and step["content"] == METASPACE:
             prefix = after_special = True
-        elif step["type"] == "Metaspace" and step["replacement"] == BLANK:
-            marks_blanks = True
+        elif step["type"] == "Metaspace" and step["replacement"] == METASPACE:
+            marks_spaces = True
             scheme = step.get("prepend_scheme", "always")
             prefix, after_special = prefix or scheme != "never", after_special or scheme == "always"
         else:
             return None
-    return _DummyPrefix(prefix, after_special) if marks_blanks else None
+    return _DummyPrefix(prefix, after_special) if marks_spaces else None
 
 
 def _is_start(pattern: dict[str, str]) -> bool:
@@ -279,16 +277,18 @@ def _load_sentencepiece(folder: Path, data: bytes, config: dict[str, Any]) -> _L
     except (RuntimeError, OSError, ValueError):
         size = 0
     if not size:
-        raise ConfigError(f"{path}: is no SentencePiece model: {_what_it_is_instead(data)}")
+        raise ConfigError(f"{path}: is not a SentencePiece model: {_describe_bytes(data)}")
     probe = "a\n\tﬁ Ａ  b"
     normalized = processor.Normalize(probe)
-    if normalized.removeprefix(BLANK) != probe.replace(" ", BLANK) or not any(map(processor.IsByte, range(size))):
+    if normalized.removeprefix(METASPACE) != probe.replace(" ", METASPACE) or not any(
+        map(processor.IsByte, range(size))
+    ):
         raise ConfigError(
             f"{path}: normalises text or has no byte fallback, so it is not of the Llama family; "
             "give a folder with its tokenizer.json"
         )
-    starts = normalized.startswith(BLANK)
-    # transformers reads `legacy: false` as: only the start of a prompt has it.
+    starts = normalized.startswith(METASPACE)
+    # With `legacy: false`, transformers adds the prefix only at the start of a prompt.
     prefix = _DummyPrefix(starts, starts and config.get("legacy") is not False)
     control = [{"content": processor.IdToPiece(id_), "id": id_} for id_ in range(size) if processor.IsControl(id_)]
     named = [{"content": content, "id": id_} for content, id_ in (config.get("added_tokens") or {}).items()]
@@ -297,7 +297,7 @@ def _load_sentencepiece(folder: Path, data: bytes, config: dict[str, Any]) -> _L
 
 
 def _load_with_transformers(folder: Path, config: dict[str, Any]) -> _Loaded:
-    """`vocab.json` and `merges.txt` (GPT-2, Qwen): transformers knows how each class builds its pipeline of them."""
+    """Load `vocab.json` and `merges.txt` (GPT-2, Qwen): transformers knows the pipeline of each tokenizer class."""
     from transformers import AutoTokenizer
 
     try:

@@ -20,9 +20,9 @@ from preprocess.segments import Mark, Segment, Text
 from preprocess.tokenize import byte_level, joined, word_table
 from preprocess.tokenize import encoder as encoder_module
 from preprocess.tokenize.batches import BatchEncoder
-from preprocess.tokenize.byte_level import ByteLevelBackend, byte_alphabet, is_stable
-from preprocess.tokenize.cuts import PatternCuts, pattern_cuts
+from preprocess.tokenize.byte_level import ByteLevelBackend, byte_alphabet, is_version_independent
 from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.splitters import PatternSplitter, pattern_splitter
 from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 PATTERNS = {
@@ -125,7 +125,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def tokenizer(folder: str) -> Tokenizer:
     found = load_tokenizer(folder)
-    assert isinstance(found.cuts, PatternCuts)
+    assert isinstance(found.splitter, PatternSplitter)
     return found
 
 
@@ -142,10 +142,10 @@ def encoder(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Iterator[En
     assert isinstance(backend, ByteLevelBackend)
     if request.param == "tiktoken":
         assert backend._pattern is not None
-        backend._quick = byte_level.quick_encoding(backend._tokenizer, backend._pattern)
-        assert backend._quick is not None
+        backend._tiktoken = byte_level.tiktoken_encoding(backend._tokenizer, backend._pattern)
+        assert backend._tiktoken is not None
     yield Encoder(tokenizer)
-    backend._quick = None
+    backend._tiktoken = None
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_the_vocabulary_comes_back_alike(encoder: Encoder, batches: BatchEncoder
     found, failed = batches.encode([[Mark.IMAGE, Text(text, False)] for text in texts])
     assert failed == {}
     ids = found.ids.tolist()
-    assert [ids[start:end] for start, end in pairwise(found.begins.tolist())] == expected
+    assert [ids[start:end] for start, end in pairwise(found.offsets.tolist())] == expected
 
 
 @pytest.mark.slow
@@ -201,15 +201,15 @@ def test_added_tokens_typed_in_a_text_stay_text(tokenizer: Tokenizer) -> None:
 def test_tiktoken_is_set_up_after_many_words_and_left_out_of_a_pickle(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(byte_level, "_MANY", 3)
+    monkeypatch.setattr(byte_level, "_WORDS_BEFORE_TIKTOKEN", 3)
     backend = load_tokenizer(train(tmp_path, PATTERNS["llama3"])).backend
     assert isinstance(backend, ByteLevelBackend)
     words = [" the", " red", " circle", " it's", "a.b,c"]
     before = [backend._tokenizer.encode(word, add_special_tokens=False).ids for word in words]
     assert [backend.encode(word) for word in words] == before
-    assert backend._quick is not None
+    assert backend._tiktoken is not None
     again = pickle.loads(pickle.dumps(backend))
-    assert again._quick is None
+    assert again._tiktoken is None
     assert [again.encode(word) for word in words] == before
 
 
@@ -221,7 +221,7 @@ def test_tiktoken_is_not_used_for_a_vocabulary_on_which_it_differs(tmp_path: Pat
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     backend = load_tokenizer(folder).backend
     assert isinstance(backend, ByteLevelBackend)
-    assert byte_level.quick_encoding(backend._tokenizer, str(PATTERNS["llama3"])) is None
+    assert byte_level.tiktoken_encoding(backend._tokenizer, str(PATTERNS["llama3"])) is None
 
 
 def test_tiktoken_is_not_used_for_a_vocabulary_without_all_bytes(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_tiktoken_is_not_used_for_a_vocabulary_without_all_bytes(tmp_path: Path)
     spec = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     del spec["model"]["vocab"]["Ā"]
     library = tokenizers.Tokenizer.from_str(json.dumps(spec))
-    assert byte_level.quick_encoding(library, str(PATTERNS["llama3"])) is None
+    assert byte_level.tiktoken_encoding(library, str(PATTERNS["llama3"])) is None
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_tiktoken_is_not_used_for_a_vocabulary_without_all_bytes(tmp_path: Path)
     [("abc é 你好 ё", True), ("\U0001fae8", False), ("e\u0301", False), ("'ſ", False), ("\u212a", False), ("", True)],
 )
 def test_characters_that_unicode_versions_may_class_differently_go_to_the_library(text: str, stable: bool) -> None:
-    assert is_stable(text) is stable
+    assert is_version_independent(text) is stable
 
 
 def _pipeline(**changes: Any) -> dict[str, Any]:
@@ -257,9 +257,9 @@ def _split(**changes: Any) -> dict[str, Any]:
 
 
 def test_known_pipelines_are_cut() -> None:
-    assert pattern_cuts(_pipeline()) == PatternCuts(str(PATTERNS["llama3"]), newlines=True)
-    assert pattern_cuts(_pipeline(normalizer={"type": "NFC"})) is not None
-    gpt2 = pattern_cuts(_pipeline(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False}))
+    assert pattern_splitter(_pipeline()) == PatternSplitter(str(PATTERNS["llama3"]), newlines=True)
+    assert pattern_splitter(_pipeline(normalizer={"type": "NFC"})) is not None
+    gpt2 = pattern_splitter(_pipeline(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False}))
     assert gpt2 is not None
     assert not gpt2.newlines
 
@@ -284,17 +284,17 @@ def test_known_pipelines_are_cut() -> None:
     ],
 )
 def test_other_pipelines_are_left_to_the_library(changes: dict[str, Any]) -> None:
-    assert pattern_cuts(_pipeline(**changes)) is None
+    assert pattern_splitter(_pipeline(**changes)) is None
 
 
 @pytest.mark.slow
 def test_many_new_words_have_the_ids_of_the_library_while_caches_overflow_and_tiktoken_takes_over(
     folder: str, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(byte_level, "_MANY", 300)
+    monkeypatch.setattr(byte_level, "_WORDS_BEFORE_TIKTOKEN", 300)
     monkeypatch.setattr(encoder_module, "_MOST_CACHED", 40)
     monkeypatch.setattr(word_table, "_MOST_WORDS", 60)
-    monkeypatch.setattr(joined, "_AT_A_TIME", 7)
+    monkeypatch.setattr(joined, "_WORDS_PER_CALL", 7)
     loaded = load_tokenizer(folder)
     assert isinstance(loaded.backend, ByteLevelBackend)
     batches = BatchEncoder(Encoder(loaded))
@@ -309,4 +309,4 @@ def test_many_new_words_have_the_ids_of_the_library_while_caches_overflow_and_ti
         assert failed == {}
         expected = [library.encode(f"the red circle {text}", add_special_tokens=False).ids for text in texts]
         assert [found.part(i, i + 1).ids.tolist() for i in range(len(texts))] == expected, round_
-    assert loaded.backend._quick is not None
+    assert loaded.backend._tiktoken is not None

@@ -24,15 +24,15 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 @given(words=_WORDS)
 def test_words_encoded_together(encoder: Encoder, words: list[str]) -> None:
     tokenizer = encoder.tokenizer
-    if tokenizer.cuts is None:
+    if tokenizer.splitter is None:
         pytest.skip("this vocabulary cannot be cut at blanks")
-    encoded = JoinedWords(tokenizer, tokenizer.cuts).encode(words)
-    assert set(tokenizer.cuts.joinable(words)) == encoded.keys()
+    encoded = JoinedWords(tokenizer, tokenizer.splitter).encode(words)
+    assert set(tokenizer.splitter.joinable(words)) == encoded.keys()
     for word, ids in encoded.items():
-        assert ids == encoder.encode_word(word, after_blank=True), word
+        assert ids == encoder.encode_word(word, after_space=True), word
 
 
 def test_a_word_with_a_blank_spelled_as_the_vocabulary_does_is_left_out() -> None:
     tokenizer = load_tokenizer(str(FOLDERS[0]))
-    assert tokenizer.cuts is not None
-    assert JoinedWords(tokenizer, tokenizer.cuts).encode(["a▁b", "cat", "dog"]).keys() == {"cat", "dog"}
+    assert tokenizer.splitter is not None
+    assert JoinedWords(tokenizer, tokenizer.splitter).encode(["a▁b", "cat", "dog"]).keys() == {"cat", "dog"}

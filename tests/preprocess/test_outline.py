@@ -106,7 +106,7 @@ def test_constants_between_special_tokens_become_one() -> None:
 
 
 def test_there_is_no_outline_where_a_text_decides_what_is_left_of_the_next() -> None:
-    takes = AddedToken(1, takes_blanks_behind=True)
+    takes = AddedToken(1, rstrip=True)
     parts = [((Special(1), takes), False), (None, False), ("\n", True)]
     assert make_outline(parts) is None
     assert make_outline([(None, False), (None, True)]) is None

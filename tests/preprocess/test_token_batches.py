@@ -116,7 +116,7 @@ def test_words_are_told_apart_by_length_kind_and_every_byte(encoder: Encoder, ba
 
 
 def test_a_record_that_fails_leaves_the_others_alone(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocess.tokenize.encoder._LONGEST_PIECE", 1000)
+    monkeypatch.setattr("preprocess.tokenize.encoder._LONGEST_WORD", 1000)
     long = "x" * 1001
     good: list[Segment] = [Mark.BOS, Text("good  words", False), Text(" yes", True), Mark.EOS]
     for bad_text in (long, f"a {long}", f"a  {long}", f"{long} a"):
@@ -127,7 +127,7 @@ def test_a_record_that_fails_leaves_the_others_alone(encoder: Encoder, monkeypat
             assert isinstance(error, Rejected)
             assert error.reason is Reason.TOO_LONG
         assert_equal(found.without([1, 3]), join_batches([batch_of(encoder.encode(good))] * 2))
-        assert np.diff(found.begins)[[1, 3]].tolist() == [0, 0]
+        assert np.diff(found.offsets)[[1, 3]].tolist() == [0, 0]
 
 
 def test_a_vocabulary_that_joins_over_blanks(tmp_path: Any) -> None:
@@ -154,5 +154,5 @@ def test_parts_and_what_is_left_out() -> None:
     )
     assert_equal(join_batches([batch.part(0, 1), batch.part(1, 3)]), batch)
     assert batch.without([1]).ids.tolist() == [0, 3, 4, 5]
-    assert batch.without([1]).image_begins.tolist() == [0, 0, 2]
-    assert batch.without([0, 1, 2]).begins.tolist() == [0]
+    assert batch.without([1]).image_offsets.tolist() == [0, 0, 2]
+    assert batch.without([0, 1, 2]).offsets.tolist() == [0]

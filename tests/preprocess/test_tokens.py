@@ -15,8 +15,8 @@ from small_tokenizers import BYTES, FOLDERS, SLOW, TEXTS, bpe, saved
 from preprocess.conversation import Conversation
 from preprocess.segments import Mark, Text
 from preprocess.templates import TEMPLATES, LlavaRenderer
-from preprocess.tokenize.cuts import SentencePieceCuts
 from preprocess.tokenize.encoder import Encoder
+from preprocess.tokenize.splitters import SentencePieceSplitter
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 Library = Callable[[str], list[int]]
@@ -40,8 +40,8 @@ def folder(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def encoder(folder: Path) -> Encoder:
     found = Encoder(load_tokenizer(str(folder)))
-    assert isinstance(found.tokenizer.cuts, SentencePieceCuts)
-    assert found.tokenizer.cuts.newline_is_isolated
+    assert isinstance(found.tokenizer.splitter, SentencePieceSplitter)
+    assert found.tokenizer.splitter.newline_is_isolated
     return found
 
 
@@ -64,7 +64,7 @@ def test_a_full_cache_is_emptied_and_ids_stay_the_same(monkeypatch: pytest.Monke
     for start in range(40):
         text = " ".join(f"word{start + i}\nx{i}" for i in range(9))
         assert encoder.encode([Mark.IMAGE, Text(text, False)]).ids.tolist() == library(text)
-        assert len(encoder._after_blank) <= 5
+        assert len(encoder._after_space) <= 5
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_a_vocabulary_that_joins_over_blanks_falls_back_to_whole_texts(tmp_path:
     )
     encoder = Encoder(load_tokenizer(saved(tmp_path, tokenizer, "<s>")))
     assert encoder.tokenizer.sentencepiece_rule
-    assert encoder.tokenizer.cuts is None
+    assert encoder.tokenizer.splitter is None
     found = encoder.encode([Mark.BOS, Text("b:", False), Text(" a b", True), Mark.EOS])
     tokens = [encoder.tokenizer.tokens[i] for i in found.ids]
     # The token ":▁a" holds the start of the answer, so it is supervised.

@@ -206,5 +206,5 @@ def test_a_folder_that_rows_cannot_be_written_with_is_one_sentence(tmp_path: Pat
     document = json.loads((QUICKSTART / "tokenizer" / "tokenizer_config.json").read_bytes()) | {"eos_token": "[END]"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(document))
     (tmp_path / "tokenizer.json").write_bytes((QUICKSTART / "tokenizer" / "tokenizer.json").read_bytes())
-    with pytest.raises(ParamsError, match=r"^model\.text_model\.tokenizer \S+: eos_token is '\[END\]', which the"):
+    with pytest.raises(ParamsError, match=r"^model\.text_model\.tokenizer \S+: eos_token is '\[END\]', which is not"):
         load_prompt_tokenizer(str(tmp_path), "model.text_model.tokenizer")
