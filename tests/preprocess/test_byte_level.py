@@ -154,7 +154,7 @@ def batches(encoder: Encoder) -> BatchEncoder:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=3), at=st.integers(0, 200))
 def test_cut_texts_have_the_ids_of_the_library(
     encoder: Encoder, batches: BatchEncoder, library: Any, texts: list[str], at: int

@@ -28,7 +28,7 @@ FOLDERS = [QUICKSTART / "tokenizer", QUICKSTART / "tokenizer_sentencepiece"] + [
     for name in ("llama2-json", "llama2-sentencepiece")
     if shared_folder("tokenizers").is_dir()
 ]
-SLOW = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def bpe(vocabulary: list[str], merges: list[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:

@@ -311,6 +311,7 @@ def test_gradient_checkpointing_trains_the_same(trained: tuple[Path, Path], tmp_
     assert_close(tmp_path / "model", model_dir, 2e-4)
 
 
+@pytest.mark.long
 def test_the_options_of_the_phase_2_files_run_together(tmp_path: Path) -> None:
     """16 rows with an image and 8 without, 5 in a batch of one kind: 4 and 2 steps, the last of each filled up."""
     params = write_params(
