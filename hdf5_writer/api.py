@@ -156,7 +156,7 @@ class InspectedRows(Sequence[Row]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return "\n".join(terminal_row(row, self._side.speller, coloured=False) for row in self._rows)
+        return "\n".join(terminal_row(row, self._side.decoder, coloured=False) for row in self._rows)
 
     def _repr_html_(self) -> str:
         page = rows_page(self._side, self._rows, self._selection).decode()

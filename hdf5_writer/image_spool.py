@@ -16,7 +16,7 @@ import numpy.typing as npt
 from isal import isal_zlib
 
 from preprocess.config import DatasetConfig
-from preprocess.image_files import LARGEST_FILE, opened_image, to_rgb, what_was_said
+from preprocess.image_files import LARGEST_FILE, error_message, opened_image, to_rgb
 from preprocess.images import ImageChecker
 from preprocess.model_pixels import ModelPixels
 from preprocess.regular_files import open_regular
@@ -180,9 +180,9 @@ class ImageSpool:
                 if self._stored is None:
                     to_rgb(image)
                 kept = b"" if self._stored is None else self._stored(image, data)
-        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
-            said = what_was_said(error).replace(name, path)
-            raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(path, 200)} cannot be decoded: {said}") from None
+        except Exception as error:  # Pillow's plugins raise any exception on a broken file
+            message = error_message(error).replace(name, path)
+            raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(path, 200)} cannot be decoded: {message}") from None
         content = _Content(digest, self._end, len(kept), isal_zlib.crc32(kept))
         self._write(kept)
         self._contents[digest] = content

@@ -110,29 +110,29 @@ def _run(options: argparse.Namespace) -> int:
 
     dataset = InspectedDataset(options.output_dir)
     chosen, selection = _select(dataset, options)
-    meant = chosen if isinstance(chosen, dict) else {}
+    selected = chosen if isinstance(chosen, dict) else {}
     output: Path = options.output or dataset.layout.rows_page
     side = _side(dataset, options, options.tokenizer)
     coloured = wants_colour(sys.stdout)
     if options.compare is None:
         rows = [dataset.read(number) for number in chosen]
         with _writing(output):
-            publish(output, [rows_page(side, rows, selection, meant)])
+            publish(output, [rows_page(side, rows, selection, selected)])
         if options.terminal:
             for row in rows:
-                print(terminal_row(row, side.speller, coloured=coloured, meant=meant.get(row.number, ())))
+                print(terminal_row(row, side.decoder, coloured=coloured, selected=selected.get(row.number, ())))
         print(f"{output}: {selection}")
     else:
         # The other dataset may have a different tokenizer, so --tokenizer applies only to the first.
         other = _side(InspectedDataset(options.compare), options, None)
-        spellers = side.speller, other.speller
-        found = compare_samples(dataset, other.dataset, chosen, spellers, min(options.most, _MOST_ON_A_PAGE))
+        decoders = side.decoder, other.decoder
+        found = compare_samples(dataset, other.dataset, chosen, decoders, min(options.most, _MOST_ON_A_PAGE))
         with _writing(output):
             write_comparison_page((side, other), found, selection, output)
         if options.terminal:
             for pair in found.pairs:
                 for there, one in zip((side, other), pair, strict=True):
-                    print(terminal_row(one.row, there.speller, coloured=coloured, meant=(one.sample.number,)))
+                    print(terminal_row(one.row, there.decoder, coloured=coloured, selected=(one.sample.number,)))
         print(f"{output}: {found.compared:,} records compared, {found.differing:,} differ")
     return DONE
 
@@ -151,8 +151,8 @@ def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str
     from hdf5_writer.viewer.chat import side_of
 
     side = side_of(dataset, tokenizer=tokenizer, image_dir=options.image_dir, aspect_ratio=options.image_aspect_ratio)
-    if side.speller.note:
-        print(f"inspect_hdf5: {side.speller.note}", file=sys.stderr)
+    if side.decoder.note:
+        print(f"inspect_hdf5: {side.decoder.note}", file=sys.stderr)
     return side
 
 
@@ -176,8 +176,8 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
         rows = dataset.find_source(file, line, _MOST_ON_A_PAGE)
         if not rows:
             reason = dataset.reject_of(dataset.input_name(file), line)
-            said = f"was rejected ({reason})" if reason else "is blank, or past the end of the file"
-            raise ConfigError(f"--source {file}:{line}: the line {said}; choose another one")
+            state = f"was rejected ({reason})" if reason else "is blank, or past the end of the file"
+            raise ConfigError(f"--source {file}:{line}: the line {state}; choose another one")
         return rows, f"{file}, line {line}"
     if options.image is not None:
         rows = dataset.find_image(options.image, min(options.most, _MOST_ON_A_PAGE))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from loaders.normalise import Normaliser
-from preprocess.image_files import opened_image, what_was_said
+from preprocess.image_files import error_message, opened_image
 from preprocess.model_pixels import ModelPixels
 from preprocess.regular_files import open_regular
 from preprocess.square_images import AspectRatio
@@ -70,4 +70,4 @@ def read_image(path: Path, transform: Callable[[Image.Image], T]) -> T:
         with open_regular(path) as file, opened_image(file) as image:
             return transform(image)
     except Exception as error:  # Pillow's plugins can raise any exception for a damaged file
-        raise ImageError(what_was_said(error)) from None
+        raise ImageError(error_message(error)) from None

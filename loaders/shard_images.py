@@ -17,7 +17,7 @@ from loaders.blocks import Array, StoredImage
 from loaders.data_dir import Shard
 from loaders.image_transform import ImageError, ImageTransform
 from loaders.shard_reader import ShardReader
-from preprocess.image_files import opened_image, what_was_said
+from preprocess.image_files import error_message, opened_image
 
 # Number of shards whose tables are cached; they take about 16 bytes per image.
 _CACHED_SHARDS = 64
@@ -91,7 +91,7 @@ class ShardImages:
             with opened_image(BytesIO(data.data)) as opened:
                 self._transform.into(opened, out)
         except Exception as error:  # Pillow's plugins can raise any exception for a damaged file
-            raise ImageError(what_was_said(error)) from None
+            raise ImageError(error_message(error)) from None
 
     def _buffer(self, size: int) -> Array:
         """Return a reusable buffer of `size` bytes, since allocating new memory costs as much as reading into it."""

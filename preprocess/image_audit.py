@@ -10,7 +10,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
-from preprocess.image_files import LARGEST_FILE, identified_image, what_was_said
+from preprocess.image_files import LARGEST_FILE, error_message, identified_image
 from preprocess.regular_files import open_regular
 
 UPRIGHT = 1
@@ -71,7 +71,7 @@ def audit(folder: Path) -> Audit:
         try:
             _look(found, name, data)
         except Exception as error:  # Pillow's plugins raise any exception on a broken file
-            found.unreadable.append((name, what_was_said(error)))
+            found.unreadable.append((name, error_message(error)))
     return found
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-# What `decode` takes: all that datasets hold. Among the other formats of Pillow is one that runs a program (EPS).
+# Accepted formats: all that datasets use. Pillow supports others too, one of which runs a program (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 LARGEST_FILE = 128 << 20
-# As libtiff has it (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); encoders write about ten.
+# The limit of libtiff (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); encoders write about ten.
 MOST_SCANS = 100
 # A marker of JPEG: not a stuffed zero, a restart marker or fill bytes.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
@@ -44,7 +44,7 @@ def decode_rgb(file: BinaryIO) -> PillowImage:
 
 
 def to_rgb(image: PillowImage) -> PillowImage:
-    """`convert("RGB")` without the copy of an RGB image, which takes a tenth of the time of decoding and resizing."""
+    """`convert("RGB")`, but without copying an RGB image: the copy takes a tenth of decoding and resizing."""
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -53,12 +53,11 @@ def to_rgb(image: PillowImage) -> PillowImage:
 def opened_image(file: BinaryIO) -> Iterator[PillowImage]:
     """Open an image of any mode, to be decoded inside the `with`; limits bound time and memory.
 
-    What decides is in the file alone, never a clock, so that every machine rejects the same: docs/config.md has the
-    limits, and what was measured.
+    The limits depend only on the file, never on time, so every machine rejects the same files. See docs/config.md.
 
     Raises:
-        ValueError: the file is beyond one of the limits.
-        Exception: whatever Pillow's plugins raise.
+        ValueError: the file exceeds a limit.
+        Exception: any exception of a Pillow plugin.
     """
     with identified_image(file) as image:
         if image.format in ("JPEG", "MPO"):
@@ -85,13 +84,13 @@ def identified_image(file: BinaryIO) -> Iterator[PillowImage]:
             yield image
 
 
-def what_was_said(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """The message of an error from `decode_rgb` in one line, the same in every run."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     # Pillow's message contains the memory address of the file object, which differs between runs.
-    if "cannot identify" in said:
-        said = f"cannot identify the format, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-    return f"{type(error).__name__}: {said[:200]}"
+    if "cannot identify" in message:
+        message = f"cannot identify the format, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    return f"{type(error).__name__}: {message[:200]}"
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from preprocess.config import ConfigError, DatasetConfig
-from preprocess.image_files import decode_rgb, is_inside, what_was_said
+from preprocess.image_files import decode_rgb, error_message, is_inside
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected, shorten
 
@@ -150,8 +150,8 @@ def decode(file: str, shown: str) -> None:
         with open_regular(file) as opened:
             decode_rgb(opened)
     except Exception as error:  # Pillow's plugins raise any exception on a broken file
-        said = what_was_said(error).replace(file, shown)
-        raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(shown, 200)} cannot be decoded: {said}") from None
+        message = error_message(error).replace(file, shown)
+        raise Rejected(Reason.IMAGE_UNREADABLE, f"{shorten(shown, 200)} cannot be decoded: {message}") from None
 
 
 def require_image_dir(dataset: DatasetConfig) -> None:

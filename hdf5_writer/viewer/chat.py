@@ -1,4 +1,4 @@
-"""A sample → its view on the page: the turns of the conversation and the positions of each."""
+"""Build the view of a sample on the page: the turns of its conversation and the positions of each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from hdf5_writer.viewer.dataset import InspectedDataset
-from hdf5_writer.viewer.decoding import Part, Speller, load_speller
-from hdf5_writer.viewer.frames import Frames, Said, Stretch, frames_of
+from hdf5_writer.viewer.decoding import Part, TokenDecoder, load_decoder
 from hdf5_writer.viewer.row import Row, RowImage, RowSample
 from hdf5_writer.viewer.runs import Run, sample_runs
 from hdf5_writer.viewer.thumbnails import Thumbnail, Thumbnails
+from hdf5_writer.viewer.turn_parser import ContextSpan, StyledText, TurnParser, turn_parser_of
 from preprocess.square_images import AspectRatio
 
-# Of one row, which takes some 10 KB of a page for each.
+# Shown per row; each takes about 10 KB of the page.
 MOST_PICTURES = 100
 
 
@@ -26,7 +26,7 @@ class Side:
     """Everything needed to show rows of one dataset; a comparison has two sides."""
 
     dataset: InspectedDataset
-    speller: Speller
+    decoder: TokenDecoder
     thumbnails: Thumbnails
 
     def thumbnail(self, image: RowImage) -> Thumbnail:
@@ -36,10 +36,10 @@ class Side:
         return self.thumbnails.made(functools.partial(self.dataset.stored_image, image))
 
     @functools.cached_property
-    def frames(self) -> Frames:
-        """The fixed texts of its template."""
+    def turn_parser(self) -> TurnParser:
+        """Parser for its template."""
         shown = self.dataset.params.config.dataset
-        return frames_of(shown.system_prompt_style, shown.system_prompt)
+        return turn_parser_of(shown.system_prompt_style, shown.system_prompt)
 
     @functools.cached_property
     def opening_ids(self) -> set[tuple[int, ...]]:
@@ -56,8 +56,8 @@ def side_of(
 ) -> Side:
     """Prepare a dataset for display; tokenizer and images are at the paths of the run unless other paths are given."""
     found, named = dataset.image_dir_and_tokenizer()
-    speller = load_speller(dataset.params, tokenizer or named)
-    return Side(dataset, speller, Thumbnails(image_dir or found, aspect_ratio))
+    decoder = load_decoder(dataset.params, tokenizer or named)
+    return Side(dataset, decoder, Thumbnails(image_dir or found, aspect_ratio))
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,22 @@ class Turn:
         kind: "context" or "supervised".
         items: texts and pictures without the opening, one list per speech bubble. Without a tokenizer, pictures only.
         blocks: its positions.
-        pictures_left_out: images that are not among the items, since the row has more than a page shows of one.
+        pictures_left_out: number of images that are not among the items, beyond `MOST_PICTURES` of the row.
     """
 
     kind: str
-    items: list[list[Said | Picture]] = field(default_factory=list)
+    items: list[list[StyledText | Picture]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     pictures_left_out: int = 0
 
     @property
     def has_text(self) -> bool:
         """Whether it has any text."""
-        return any(isinstance(item, Said) for item in itertools.chain.from_iterable(self.items))
+        return any(isinstance(item, StyledText) for item in itertools.chain.from_iterable(self.items))
 
     @property
     def has_words(self) -> bool:
-        """Whether it has a picture or a non-blank text, or no items at all."""
+        """Whether it has a picture or a text other than whitespace, or no items at all."""
         items = list(itertools.chain.from_iterable(self.items))
         return (
             not items
@@ -171,20 +171,24 @@ def _block(run: Run, *, skipped: int = 0) -> Block:
 def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> Turn:
     turn = Turn("supervised" if runs[0].kind == "supervised" else "context")
     opening = _opening_tokens(side, runs[0]) if is_first else 0
-    said: list[Said | Picture] = []
+    styled: list[StyledText | Picture] = []
     waiting: list[Run] = []  # runs of one text: it continues after dummy slots, but not after an image
 
     def flush(*, is_last: bool) -> None:
         ids = tuple(itertools.chain.from_iterable(run.ids for run in waiting))
-        opens_turn = not waiting or not waiting[0].after_image
-        starts_text = bool(waiting) and side.speller.starts_text(waiting[0].before, waiting[0].after_image)
-        parts = side.speller.parts(ids, starts_text)
+        at_turn_start = not waiting or not waiting[0].after_image
+        starts_text = bool(waiting) and side.decoder.starts_text(waiting[0].before, waiting[0].after_image)
+        parts = side.decoder.parts(ids, starts_text)
         if turn.kind == "supervised":
-            said.extend(_answer(parts))
+            styled.extend(_answer(parts))
         else:
-            first = is_first and opens_turn
-            single = len(sample.images) == 1 and side.frames.moves_images
-            said.extend(side.frames.cut(Stretch(parts, first, bool(first and opening), opens_turn, is_last, single)))
+            first = is_first and at_turn_start
+            single = len(sample.images) == 1 and side.turn_parser.moves_images
+            styled.extend(
+                side.turn_parser.parse(
+                    ContextSpan(parts, first, bool(first and opening), at_turn_start, is_last, single)
+                )
+            )
         waiting.clear()
 
     for run in runs:
@@ -199,29 +203,32 @@ def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> 
         if run.image is not None:
             flush(is_last=False)
             if run.image.number < MOST_PICTURES:
-                said.append(Picture(run.image, side.thumbnail(run.image)))
+                styled.append(Picture(run.image, side.thumbnail(run.image)))
             else:
                 turn.pictures_left_out += 1
         elif run.ids:
             waiting.append(run)
     flush(is_last=True)
-    turn.items = _bubbles(said)
+    turn.items = _bubbles(styled)
     if turn.kind == "context":
         turn.items = [bubble for bubble in turn.items if not _is_blank(bubble)] or turn.items
     return turn
 
 
-def _answer(parts: list[Part]) -> list[Said]:
-    """Return the parts of an answer, without the leading blank that belongs to its first token."""
-    return [Said("special", text) if is_special else Said("text", text.removeprefix(" ")) for text, is_special in parts]
+def _answer(parts: list[Part]) -> list[StyledText]:
+    """Return the parts of an answer, without the leading space of its first token."""
+    return [
+        StyledText("special", text) if is_special else StyledText("text", text.removeprefix(" "))
+        for text, is_special in parts
+    ]
 
 
-def _bubbles(said: list[Said | Picture]) -> list[list[Said | Picture]]:
-    """Group consecutive texts and pictures into bubbles; blank texts are dropped."""
-    bubbles: list[list[Said | Picture]] = []
+def _bubbles(styled: list[StyledText | Picture]) -> list[list[StyledText | Picture]]:
+    """Group consecutive texts and pictures into bubbles; texts of only spaces are dropped."""
+    bubbles: list[list[StyledText | Picture]] = []
     is_open = False
-    for item in said:
-        if isinstance(item, Said) and not item.text.strip(" "):
+    for item in styled:
+        if isinstance(item, StyledText) and not item.text.strip(" "):
             continue
         is_part = isinstance(item, Picture) or item.style == "text"
         if not (is_part and is_open):
@@ -231,28 +238,28 @@ def _bubbles(said: list[Said | Picture]) -> list[list[Said | Picture]]:
     return bubbles
 
 
-def _is_blank(bubble: list[Said | Picture]) -> bool:
-    """It is text of a chat template of its own that nobody sees, such as the newline between two turns."""
-    return all(isinstance(item, Said) and item.style == "text" and not item.text.strip() for item in bubble)
+def _is_blank(bubble: list[StyledText | Picture]) -> bool:
+    """Whether a bubble has only whitespace, such as the newline of a chat template between two turns."""
+    return all(isinstance(item, StyledText) and item.style == "text" and not item.text.strip() for item in bubble)
 
 
 def _opening_tokens(side: Side, run: Run) -> int:
     """Return how many first tokens of a sample are the opening of its template; 0 if no number of tokens matches it."""
-    opening, ids = side.frames.opening, run.ids
-    if not opening or not side.speller.knows_text:
+    opening, ids = side.turn_parser.opening, run.ids
+    if not opening or not side.decoder.has_tokenizer:
         return 0
     for found in side.opening_ids:
         if ids[: len(found)] == found:
             return len(found)
-    wanted = "".join(opening.split())  # some special tokens strip adjacent blanks
+    wanted = "".join(opening.split())  # some special tokens strip adjacent whitespace
     for count in range(1, len(ids) + 1):
-        parts = side.speller.parts(ids[:count], starts_text=True)
+        parts = side.decoder.parts(ids[:count], starts_text=True)
         # Text templates do not include the BOS token.
-        spelled = [part.text for part in parts if not part.is_special or part.text in opening]
-        text = "".join("".join(spelled).split())
+        texts = [part.text for part in parts if not part.is_special or part.text in opening]
+        text = "".join("".join(texts).split())
         if text == wanted:
-            behind = side.speller.parts(ids[count : count + 1], starts_text=False)
-            count += bool(behind) and behind[0].text == opening[len(opening.rstrip()) :]
+            after = side.decoder.parts(ids[count : count + 1], starts_text=False)
+            count += bool(after) and after[0].text == opening[len(opening.rstrip()) :]
             side.opening_ids.add(ids[:count])
             return count
         if not wanted.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}")):

@@ -12,7 +12,7 @@ import numpy as np
 
 from hdf5_writer.data_params import DataParams
 from hdf5_writer.viewer.dataset import InspectedDataset
-from hdf5_writer.viewer.decoding import Speller
+from hdf5_writer.viewer.decoding import TokenDecoder
 from hdf5_writer.viewer.row import Row, RowSample
 from hdf5_writer.viewer.runs import sample_runs
 
@@ -93,7 +93,7 @@ def compare_samples(
     mine: InspectedDataset,
     other: InspectedDataset,
     numbers: Iterable[int],
-    spellers: tuple[Speller, Speller],
+    decoders: tuple[TokenDecoder, TokenDecoder],
     most: int,
 ) -> Comparison:
     """Compare samples with those of the same source records in another dataset; their rows may differ.
@@ -101,13 +101,13 @@ def compare_samples(
     Args:
         mine, other: the datasets.
         numbers: rows of `mine` to compare.
-        spellers: token decoders of `mine` and `other`.
+        decoders: token decoders of `mine` and `other`.
         most: stop after this number of differing pairs.
     """
     result = Comparison(settings=setting_differences(mine.params, other.params))
     index = RecordIndex(other, mine.files)
     same_ids = mine.params.tokenizer.digest == other.params.tokenizer.digest
-    by_piece = not same_ids and all(speller.knows_text for speller in spellers)
+    by_piece = not same_ids and all(decoder.has_tokenizer for decoder in decoders)
     read_twin = functools.lru_cache(maxsize=_ROWS_KEPT)(other.read)
     for row, sample in _samples(mine, numbers):
         if len(result.pairs) == most:
@@ -120,8 +120,8 @@ def compare_samples(
         other_row = read_twin(there[0])
         twin = other_row.samples[there[1]]
         result.compared += 1
-        left = _stream(row, sample, spellers[0] if by_piece else None)
-        right = _stream(other_row, twin, spellers[1] if by_piece else None)
+        left = _stream(row, sample, decoders[0] if by_piece else None)
+        right = _stream(other_row, twin, decoders[1] if by_piece else None)
         if left[0] == right[0]:
             continue
         result.differing += 1
@@ -155,7 +155,7 @@ def setting_differences(mine: DataParams, other: DataParams) -> list[tuple[str, 
 _Stream = tuple[list[tuple[object, bool]], list[int]]
 
 
-def _stream(row: Row, sample: RowSample, speller: Speller | None) -> _Stream:
+def _stream(row: Row, sample: RowSample, decoder: TokenDecoder | None) -> _Stream:
     """Return (token, is supervised) of each token of a sample, and the positions; an image counts as one token."""
     tokens: list[tuple[object, bool]] = []
     positions: list[int] = []
@@ -164,7 +164,7 @@ def _stream(row: Row, sample: RowSample, speller: Speller | None) -> _Stream:
             tokens.append((run.image.path, False))
             positions.append(run.start)
         for offset, id_ in enumerate(run.ids):
-            tokens.append((id_ if speller is None else speller.piece(id_), run.kind == "supervised"))
+            tokens.append((id_ if decoder is None else decoder.piece(id_), run.kind == "supervised"))
             positions.append(run.start + offset)
     return tokens, positions
 

@@ -22,7 +22,7 @@ class Part(NamedTuple):
     is_special: bool
 
 
-class Speller:
+class TokenDecoder:
     """Decodes the ids of one dataset."""
 
     def __init__(self, tokenizer: Tokenizer | None, note: str | None, *, image_starts_text: bool = True) -> None:
@@ -45,12 +45,12 @@ class Speller:
                 self._before_text.add(token.id)
 
     @property
-    def knows_text(self) -> bool:
+    def has_tokenizer(self) -> bool:
         """Whether a tokenizer is available."""
         return self._tokenizer is not None
 
     def piece(self, id_: int) -> str:
-        """Return a readable piece, with blanks as `▁`; the id if it has none.
+        """Return a readable piece, with spaces as `▁`; the id if it has none.
 
         A byte-level BPE piece is decoded, unless it is an incomplete character.
         """
@@ -80,7 +80,7 @@ class Speller:
         """Decode ids.
 
         Args:
-            ids: neighbouring tokens.
+            ids: consecutive tokens.
             starts_text: whether the first token starts a text, so that its dummy prefix is not part of the text.
         """
         if self._tokenizer is None:
@@ -121,7 +121,7 @@ class Speller:
         return data.decode(errors="replace")
 
 
-def load_speller(params: DataParams, name: str) -> Speller:
+def load_decoder(params: DataParams, name: str) -> TokenDecoder:
     """Load the token decoder of a dataset.
 
     Args:
@@ -131,9 +131,9 @@ def load_speller(params: DataParams, name: str) -> Speller:
     try:
         tokenizer = load_tokenizer(name)
     except ConfigError as error:
-        return Speller(None, f"Ids only: {error}.")
+        return TokenDecoder(None, f"Ids only: {error}.")
     if tokenizer.digest != params.tokenizer.digest:
-        return Speller(
+        return TokenDecoder(
             None,
             f"Ids only: the tokenizer {name} is not that of this dataset "
             f"(digest {tokenizer.digest[:12]}…, expected {params.tokenizer.digest[:12]}…); "
@@ -141,4 +141,4 @@ def load_speller(params: DataParams, name: str) -> Speller:
         )
     # LLaVA 1.5 templates start a new text after an image; others treat it like a special token (`Encoder.encode`).
     is_llava = params.config.dataset.system_prompt_style in TEMPLATES
-    return Speller(tokenizer, None, image_starts_text=is_llava or tokenizer.prefix_after_special)
+    return TokenDecoder(tokenizer, None, image_starts_text=is_llava or tokenizer.prefix_after_special)

@@ -49,7 +49,7 @@ class ComparedView:
 
 
 def rows_page(
-    side: Side, rows: Iterable[Row], selection: str, meant: Mapping[int, Collection[int]] = _NOTHING
+    side: Side, rows: Iterable[Row], selection: str, selected: Mapping[int, Collection[int]] = _NOTHING
 ) -> bytes:
     """Render the page of some rows.
 
@@ -57,19 +57,19 @@ def rows_page(
         side: their dataset.
         rows: the rows.
         selection: description of the selection.
-        meant: row number → numbers of the selected samples; the other samples of that row are collapsed.
+        selected: row number → numbers of the selected samples; the other samples of that row are collapsed.
     """
-    values = rows_values(side, rows, meant)
+    values = rows_values(side, rows, selected)
     return render_page("rows.html.j2", "rows.js", **values, selection=selection, pairs=[], comparison=None)
 
 
-def rows_values(side: Side, rows: Iterable[Row], meant: Mapping[int, Collection[int]] = _NOTHING) -> dict[str, Any]:
+def rows_values(side: Side, rows: Iterable[Row], selected: Mapping[int, Collection[int]] = _NOTHING) -> dict[str, Any]:
     """Return the template variables that show rows of one dataset: `sides`, `rows` and `pieces`."""
     views = []
     for row in rows:
         padding, several = padding_run(row), len(row.samples) > 1
         samples = [sample_view(side, row, sample, None if several else padding) for sample in row.samples]
-        asked = meant.get(row.number)
+        asked = selected.get(row.number)
         closed = frozenset(range(len(samples))).difference(asked) if asked else frozenset[int]()
         views.append(RowView(row, samples, closed, padding if several else None))
     shown = [view for row in views for view in row.samples]
@@ -101,4 +101,4 @@ def _compared(side: Side, found: Found) -> ComparedView:
 
 def _pieces(side: Side, views: Iterable[SampleView]) -> dict[str, str]:
     ids = set[int]().union(*map(ids_of, views))
-    return {str(id_): side.speller.piece(id_) for id_ in sorted(ids)}
+    return {str(id_): side.decoder.piece(id_) for id_ in sorted(ids)}

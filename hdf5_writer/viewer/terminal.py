@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from typing import TextIO
 
-from hdf5_writer.viewer.decoding import Speller
+from hdf5_writer.viewer.decoding import TokenDecoder
 from hdf5_writer.viewer.row import Row, RowSample
 from hdf5_writer.viewer.runs import Run, padding_run, sample_runs
 
@@ -22,14 +22,14 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def terminal_row(row: Row, speller: Speller, *, coloured: bool, meant: Collection[int] = ()) -> str:
+def terminal_row(row: Row, decoder: TokenDecoder, *, coloured: bool, selected: Collection[int] = ()) -> str:
     """Format a row as text.
 
     Args:
         row: the row.
-        speller: token decoder of its dataset.
+        decoder: token decoder of its dataset.
         coloured: whether to use colours.
-        meant: numbers of the samples to show in full; the others take one line each. Empty shows all.
+        selected: numbers of the samples to show in full; the others take one line each. Empty shows all.
     """
     several = len(row.samples) > 1
     if several:
@@ -40,11 +40,11 @@ def terminal_row(row: Row, speller: Speller, *, coloured: bool, meant: Collectio
     for sample in row.samples:
         if several:
             lines += ["", f"sample {sample.number + 1} of {len(row.samples)} · {_facts(sample)}"]
-        if not meant or sample.number in meant:
-            lines += [_paint(run, speller, coloured) for run in sample_runs(row, sample)]
+        if not selected or sample.number in selected:
+            lines += [_paint(run, decoder, coloured) for run in sample_runs(row, sample)]
     padding = padding_run(row)
     if padding is not None:
-        lines += [*([""] if several else []), _paint(padding, speller, coloured)]
+        lines += [*([""] if several else []), _paint(padding, decoder, coloured)]
     return "\n".join(lines) + "\n"
 
 
@@ -66,12 +66,12 @@ def _images(count: int) -> str:
     return f"{count} image{'s' * (count != 1)}" if count else "text only"
 
 
-def _paint(run: Run, speller: Speller, coloured: bool) -> str:
+def _paint(run: Run, decoder: TokenDecoder, coloured: bool) -> str:
     if run.kind in _NAMES:
         path = "" if run.image is None else f" of {visible(run.image.path)}"
         text = f"[{run.count:,} {_NAMES[run.kind]}{path}, from position {run.start}]"
-    elif speller.knows_text:
-        parts = speller.parts(run.ids, speller.starts_text(run.before, run.after_image))
+    elif decoder.has_tokenizer:
+        parts = decoder.parts(run.ids, decoder.starts_text(run.before, run.after_image))
         text = "".join(part.text for part in parts)
     else:
         text = " ".join(map(str, run.ids))

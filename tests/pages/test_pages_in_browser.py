@@ -191,9 +191,9 @@ def test_four_short_rows_stand_on_one_screen(browser: Browser, tmp_path: Path) -
     bottoms = browser.run("return [...document.querySelectorAll('.row')].map((r) => r.getBoundingClientRect().bottom)")
     assert bottoms[3] <= 900
     assert browser.run("return document.querySelectorAll('details.opening').length") == 1
-    outside = "return [...document.querySelectorAll('.frame')].every((f) => !f.closest('.bubble'))"
+    outside = "return [...document.querySelectorAll('.template')].every((f) => !f.closest('.bubble'))"
     assert browser.run(outside)
-    assert "ASSISTANT:" in browser.run("return document.querySelector('.said').textContent")
+    assert "ASSISTANT:" in browser.run("return document.querySelector('.turn-text').textContent")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from hdf5_writer.verify import verify_dataset
 from hdf5_writer.viewer.chat import Picture, SampleView, sample_view, side_of
 from hdf5_writer.viewer.compare import compare_samples
 from hdf5_writer.viewer.dataset import InspectedDataset
-from hdf5_writer.viewer.decoding import load_speller
+from hdf5_writer.viewer.decoding import load_decoder
 from hdf5_writer.viewer.page import rows_page
 from hdf5_writer.viewer.runs import padding_run, sample_runs
 from hdf5_writer.viewer.terminal import terminal_row
@@ -48,7 +48,7 @@ def views(dataset: InspectedDataset) -> dict[int, SampleView]:
 
 
 def chat(view: SampleView) -> list[tuple[str, str]]:
-    """(style, text) of all that is said; the text of a picture is its path."""
+    """(style, text) of all items; the text of a picture is its path."""
     items = itertools.chain.from_iterable(itertools.chain.from_iterable(turn.items for turn in view.turns))
     return [("picture", i.image.path) if isinstance(i, Picture) else (i.style, i.text) for i in items]
 
@@ -70,8 +70,8 @@ def test_the_samples_of_a_row_cover_it(packed: InspectedDataset) -> None:
 def test_each_sample_has_its_source_and_images_where_they_stand(packed: InspectedDataset) -> None:
     found = views(packed)
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
-    head = [("frame", " USER: ")]
-    tail = ("frame", " ASSISTANT:")
+    head = [("template", " USER: ")]
+    tail = ("template", " ASSISTANT:")
     assert chat(found[1])[:-2] == [
         *head,
         ("picture", PATHS[0]),
@@ -90,18 +90,18 @@ def test_each_sample_has_its_source_and_images_where_they_stand(packed: Inspecte
         ("text", " too."),
         tail,
     ]
-    assert chat(found[5])[:-2] == [*head, ("picture", PATHS[8]), ("frame", "\n"), ("text", "What?"), tail]
+    assert chat(found[5])[:-2] == [*head, ("picture", PATHS[8]), ("template", "\n"), ("text", "What?"), tail]
     assert chat(found[6]) == [
         ("special", "<s>"),
         ("system", "Answer in one word."),
-        ("frame", " USER: "),
+        ("template", " USER: "),
         ("text", "Capital of France?"),
         tail,
         ("text", "Paris."),
         ("special", "</s>"),
     ]
     bubbles = [[type(item).__name__ for item in items] for items in found[3].turns[0].items]
-    assert ["Said", "Picture", "Said", "Picture", "Said"] in bubbles, "one bubble for one question"
+    assert ["StyledText", "Picture", "StyledText", "Picture", "StyledText"] in bubbles, "one bubble for one question"
 
 
 @pytest.mark.slow
@@ -110,9 +110,9 @@ def test_a_packed_and_an_unpacked_dataset_compare_equal(
 ) -> None:
     create(make_config(**FREE, setup__seed=5, setup__output_dir=str(tmp_path / "single"), setup__samples_per_shard=4))
     single = InspectedDataset(tmp_path / "single")
-    spellers = (load_speller(packed.params, str(QUICKSTART / "tokenizer")),) * 2
+    decoders = (load_decoder(packed.params, str(QUICKSTART / "tokenizer")),) * 2
     for mine, other in ((packed, single), (single, packed)):
-        found = compare_samples(mine, other, range(len(mine)), spellers, 20)
+        found = compare_samples(mine, other, range(len(mine)), decoders, 20)
         assert (found.compared, found.differing, found.only_here) == (6, 0, 0)
         assert [key for key, _, _ in found.settings] == ["processor.packing"]
     assert main([str(tmp_path / "out"), "--compare", str(tmp_path / "single"), "--terminal"]) == 0
@@ -125,9 +125,9 @@ def test_packed_and_fixed_rows_compare_equal_where_nothing_was_cut(tmp_path: Pat
     create(make_config(processor__packing="best_fit", setup__output_dir=str(tmp_path / "packed")))
     fixed, packed = (InspectedDataset(tmp_path / name) for name in ("out", "packed"))
     assert (fixed.params.image_start_idx, packed.params.image_start_idx) == (33, None)
-    spellers = (load_speller(fixed.params, str(QUICKSTART / "tokenizer")),) * 2
+    decoders = (load_decoder(fixed.params, str(QUICKSTART / "tokenizer")),) * 2
     for mine, other in ((fixed, packed), (packed, fixed)):
-        found = compare_samples(mine, other, range(len(mine)), spellers, 20)
+        found = compare_samples(mine, other, range(len(mine)), decoders, 20)
         assert (found.compared, found.differing, found.only_here) == (2, 0, 0)
 
 
@@ -137,8 +137,8 @@ def test_a_difference_is_marked_in_its_own_sample(
 ) -> None:
     length = views(packed)[4].sample.length - 2
     create(make_config(**{**FREE, "processor__max_sequence_length": length}, setup__output_dir=str(tmp_path / "short")))
-    spellers = (load_speller(packed.params, str(QUICKSTART / "tokenizer")),) * 2
-    found = compare_samples(packed, InspectedDataset(tmp_path / "short"), range(len(packed)), spellers, 20)
+    decoders = (load_decoder(packed.params, str(QUICKSTART / "tokenizer")),) * 2
+    found = compare_samples(packed, InspectedDataset(tmp_path / "short"), range(len(packed)), decoders, 20)
     assert (found.compared, found.differing, found.only_here) == (2, 1, 4), "images that do not fit leave no sample"
     (pair,) = found.pairs
     assert pair.mine.sample.source == pair.other.sample.source == "a.jsonl:4"
@@ -165,10 +165,10 @@ def test_a_chosen_sample_is_open_and_its_neighbours_are_closed(
 
 
 def test_the_terminal_prints_one_heading_for_each_sample(packed: InspectedDataset) -> None:
-    speller = load_speller(packed.params, str(QUICKSTART / "tokenizer"))
+    decoder = load_decoder(packed.params, str(QUICKSTART / "tokenizer"))
     number = next(iter(packed.find_source("a.jsonl", 2, 1)))
     row = packed.read(number)
-    text = terminal_row(row, speller, coloured=False)
+    text = terminal_row(row, decoder, coloured=False)
     assert text.startswith(f"row {number} · {len(row.samples)} samples · {row.images} images · {row.used} positions\n")
     (place,) = packed.find_source("a.jsonl", 2, 1)[number]
     heading = f"sample {place + 1} of {len(row.samples)} · a.jsonl:2 · images {', '.join(PATHS[2:5])} and 1 more · "

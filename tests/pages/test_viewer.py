@@ -1,4 +1,4 @@
-"""The parts of the viewer: runs, spelling, frames, pictures, comparison."""
+"""The parts of the viewer: runs, decoding, turns, pictures, comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 from hdf5_writer.viewer.chat import Picture, Turn, sample_view, side_of
 from hdf5_writer.viewer.compare import RecordIndex, compare_samples
 from hdf5_writer.viewer.dataset import InspectedDataset
-from hdf5_writer.viewer.decoding import Speller, load_speller
+from hdf5_writer.viewer.decoding import TokenDecoder, load_decoder
 from hdf5_writer.viewer.page import rows_values
 from hdf5_writer.viewer.row import Row
 from hdf5_writer.viewer.runs import Run, padding_run, sample_runs
@@ -70,10 +70,10 @@ def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_con
 
 
 def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> None:
-    speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
+    decoder = load_decoder(dataset.params, str(QUICKSTART / "tokenizer"))
     for number, text in enumerate(TEXTS):
         (answer,) = [run for run in runs_of(dataset.read(number)) if run.kind == "supervised"]
-        parts = speller.parts(answer.ids, starts_text=False)
+        parts = decoder.parts(answer.ids, starts_text=False)
         assert [part.text for part in parts] == [f" {text}.", "</s>"]
         assert [part.is_special for part in parts] == [False, True]
 
@@ -83,35 +83,35 @@ def test_byte_level_pieces_are_decoded() -> None:
     pieces = list(tokenizer.tokens)
     pieces[300:304] = ["Ġcaf", "Ã©", "Ċ", "Ã"]
     byte_level = dataclasses.replace(tokenizer, sentencepiece_rule=False, dummy_prefix=False, tokens=tuple(pieces))
-    speller = Speller(byte_level, None)
-    assert speller.parts((300, 301, 302), starts_text=True)[0].text == " café\n"
-    assert [speller.piece(id_) for id_ in (300, 301, 302, 303)] == ["▁caf", "é", "\n", "Ã"]
+    decoder = TokenDecoder(byte_level, None)
+    assert decoder.parts((300, 301, 302), starts_text=True)[0].text == " café\n"
+    assert [decoder.piece(id_) for id_ in (300, 301, 302, 303)] == ["▁caf", "é", "\n", "Ã"]
 
 
 @pytest.mark.slow
 def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> None:
-    other = load_speller(dataset.params, str(QUICKSTART / "tokenizer_sentencepiece"))
-    gone = load_speller(dataset.params, "/no/such/folder")
-    for speller, why in ((other, "is not that of this dataset"), (gone, "no such folder")):
-        assert not speller.knows_text
-        assert why in str(speller.note)
-        assert speller.piece(17) == "[17]"
-        assert speller.parts((17,), True) == []
+    other = load_decoder(dataset.params, str(QUICKSTART / "tokenizer_sentencepiece"))
+    gone = load_decoder(dataset.params, "/no/such/folder")
+    for decoder, why in ((other, "is not that of this dataset"), (gone, "no such folder")):
+        assert not decoder.has_tokenizer
+        assert why in str(decoder.note)
+        assert decoder.piece(17) == "[17]"
+        assert decoder.parts((17,), True) == []
 
 
 def test_nothing_steers_the_terminal(dataset: InspectedDataset) -> None:
-    speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
+    decoder = load_decoder(dataset.params, str(QUICKSTART / "tokenizer"))
     rows = [dataset.read(number) for number in range(len(dataset))]
-    coloured = "\n".join(terminal_row(row, speller, coloured=True) for row in rows)
+    coloured = "\n".join(terminal_row(row, decoder, coloured=True) for row in rows)
     assert "\x1b[30;42m" in coloured
     assert "\\x1b[31mred\\x07" in coloured
-    assert "\x1b" not in "\n".join(terminal_row(row, speller, coloured=False) for row in rows)
+    assert "\x1b" not in "\n".join(terminal_row(row, decoder, coloured=False) for row in rows)
     assert visible("a\u202eb\n") == "a\\u202eb\\n"
 
 
 def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedDataset) -> None:
-    speller = load_speller(dataset.params, str(QUICKSTART / "tokenizer"))
-    text = terminal_row(dataset.read(3), speller, coloured=False)
+    decoder = load_decoder(dataset.params, str(QUICKSTART / "tokenizer"))
+    text = terminal_row(dataset.read(3), decoder, coloured=False)
     lines = text.splitlines()
     assert lines[2].startswith("image    │ [64 image slots")
     assert lines[3:8] == [
@@ -121,7 +121,7 @@ def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedData
         "prompt   │ USER: And? ASSISTANT:",
         "answer   │  No more.</s>",
     ]
-    several = terminal_row(dataset.read(0), speller, coloured=False)
+    several = terminal_row(dataset.read(0), decoder, coloured=False)
     assert "answer   │  Déjà vu — “quoted”\n         │ \n         │   two blanks.</s>\n" in several
 
 
@@ -137,7 +137,7 @@ def test_colours_are_for_terminals_whose_user_has_not_refused_them(monkeypatch: 
     assert not wants_colour(Terminal())
 
 
-def said(turn: Turn, style: str) -> list[str]:
+def texts_of(turn: Turn, style: str) -> list[str]:
     items = itertools.chain.from_iterable(turn.items)
     return [item.text for item in items if not isinstance(item, Picture) and item.style == style]
 
@@ -150,13 +150,13 @@ def test_the_chat_is_free_of_template_and_slots(dataset: InspectedDataset) -> No
         (row,) = rows_values(side, [dataset.read(number)])["rows"]
         (view,) = row.samples
         contexts = [turn for turn in view.turns if turn.kind == "context"]
-        assert [said(turn, "text") for turn in contexts] == [[question] for question in questions]
-        assert all(said(turn, "frame")[-1] == " ASSISTANT:" for turn in contexts)
-        assert template.system not in "".join(text for turn in contexts for text in said(turn, "frame"))
+        assert [texts_of(turn, "text") for turn in contexts] == [[question] for question in questions]
+        assert all(texts_of(turn, "template")[-1] == " ASSISTANT:" for turn in contexts)
+        assert template.system not in "".join(text for turn in contexts for text in texts_of(turn, "template"))
         opening = contexts[0].blocks[0]
         ids = tuple(map(int, opening.ids.split()))
         assert opening.is_opening
-        assert side.speller.parts(ids, True)[-1].text == template.system
+        assert side.decoder.parts(ids, True)[-1].text == template.system
         covered = [(block.start, block.start + block.count) for turn in view.turns for block in turn.blocks]
         assert all(end == start for (_, end), (start, _) in itertools.pairwise(covered[:-1]))
 
@@ -175,8 +175,8 @@ def test_the_words_of_every_template_are_told_from_the_question(
     row = side.dataset.read(0)
     view = sample_view(side, row, row.samples[0])
     assert view.turns[0].blocks[0].is_opening == bool(TEMPLATES[style].system)
-    assert [text for turn in view.turns if turn.kind == "context" for text in said(turn, "text")] == asked
-    assert all(len(text) <= 20 for turn in view.turns for text in said(turn, "frame"))
+    assert [text for turn in view.turns if turn.kind == "context" for text in texts_of(turn, "text")] == asked
+    assert all(len(text) <= 20 for turn in view.turns for text in texts_of(turn, "template"))
 
 
 def test_broken_rows_are_named(dataset: InspectedDataset) -> None:
@@ -238,10 +238,10 @@ def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, mak
     create(make_config(setup__seed=2, setup__output_dir=str(tmp_path / "shuffled"), setup__samples_per_shard=9))
     create(make_config(setup__output_dir=str(tmp_path / "short"), processor__max_sequence_length=150))
     mine, shuffled, short = (InspectedDataset(tmp_path / name) for name in ("out", "shuffled", "short"))
-    spellers = (load_speller(mine.params, str(QUICKSTART / "tokenizer")),) * 2
-    same = compare_samples(mine, shuffled, range(55), spellers, 20)
+    decoders = (load_decoder(mine.params, str(QUICKSTART / "tokenizer")),) * 2
+    same = compare_samples(mine, shuffled, range(55), decoders, 20)
     assert (same.compared, same.differing, same.only_here, same.settings) == (55, 0, 0, [])
-    cut = compare_samples(mine, short, range(55), spellers, 100)
+    cut = compare_samples(mine, short, range(55), decoders, 100)
     expected = sum(mine.read(number).used > 150 for number in range(55))
     assert cut.differing == expected > 3
     assert cut.settings == [("processor.max_sequence_length", 256, 150)]
@@ -249,9 +249,9 @@ def test_a_comparison_finds_the_same_record_in_another_order(tmp_path: Path, mak
         assert pair.mine.sample.source == pair.other.sample.source
         assert pair.other.changed == ()
         assert pair.mine.changed == ((151, pair.mine.row.used + 1),)
-    first = compare_samples(mine, short, range(55), spellers, 2)
+    first = compare_samples(mine, short, range(55), decoders, 2)
     assert (len(first.pairs), first.is_complete) == (2, False)
     create(make_config(setup__output_dir=str(tmp_path / "some")), limit=30)
-    some = compare_samples(mine, InspectedDataset(tmp_path / "some"), range(55), spellers, 20)
+    some = compare_samples(mine, InspectedDataset(tmp_path / "some"), range(55), decoders, 20)
     assert (some.compared, some.differing, some.only_here) == (30, 0, 25)
     assert RecordIndex(short, mine.files).find("a.jsonl", 9999) is None

@@ -12,7 +12,7 @@ from preprocess.atomic_files import partial_path, write_atomically
 from preprocess.converters.core.canonical import ImageFile
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.reasons import SourceReason
-from preprocess.image_files import decode_rgb, identified_image, what_was_said
+from preprocess.image_files import decode_rgb, error_message, identified_image
 from preprocess.rejects import Rejected, shorten
 
 # Of all supported formats.
@@ -106,7 +106,7 @@ def named_by_content(data: bytes) -> ImageFile:
         with identified_image(BytesIO(data)) as opened:
             suffix = SUFFIXES[str(opened.format)]
     except Exception as error:  # Pillow's plugins raise any exception on a broken file
-        raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
+        raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, error_message(error)) from None
     digest = sha256(data).hexdigest()
     return ImageFile(f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}", data)
 
@@ -120,4 +120,4 @@ def check_decodes(data: bytes) -> None:
     try:
         decode_rgb(BytesIO(data))
     except Exception as error:  # Pillow's plugins raise any exception on a broken file
-        raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, what_was_said(error)) from None
+        raise Rejected(SourceReason.IMAGE_DOES_NOT_DECODE, error_message(error)) from None
