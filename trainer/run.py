@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState, set_seed
 
@@ -35,6 +34,7 @@ from trainer.checkpoints import (
 )
 from trainer.data import RowShape, eval_folders, make_eval_loader, make_train_loader, read_row_shape
 from trainer.hf_trainer import LlavaTrainer, LossError
+from trainer.memory import describe_memory_error
 from trainer.model import LlavaForRows
 from trainer.params import Params
 from trainer.params_file import ParamsError, load_params
@@ -71,8 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(WRONG_INPUT, str(error))
     except (LossError, ShardError, ImageError) as error:
         return _fail(FAILED, str(error))
-    except torch.OutOfMemoryError as error:
-        return _fail(FAILED, f"{one_line(error)[:200]}; give a smaller train_input.micro_batch_size")
+    except (MemoryError, RuntimeError) as error:
+        message = describe_memory_error(error)
+        if message is None:
+            raise
+        return _fail(FAILED, message)
     except (OSError, SafetensorError) as error:
         return _fail(FAILED, f"{one_line(error)}; complete checkpoints are kept; fix this and rerun")
     except KeyboardInterrupt:
