@@ -109,6 +109,7 @@ class DatasetKeys(_Part):
     system_prompt_style: str
     image_dir: str | None
     system_prompt: str | None = None
+    end_token: str | None = None
     max_images: _Size
 
 

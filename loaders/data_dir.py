@@ -43,7 +43,7 @@ class DataDir:
             is None for free rows (packed, or with several images).
         packing: "none" for one sample per row, otherwise the packing method.
         store_images, image_aspect_ratio: form of stored images, "path" for none; the latter only for pixels.
-        system_prompt_style: the template of the rows.
+        system_prompt_style, system_prompt, end_token: the template of the rows, and what replaces its texts.
         inputs: names of the JSONL files; `source_file` of a sample is an index into them.
         shards: the shards in row order.
     """
@@ -61,6 +61,8 @@ class DataDir:
     store_images: str
     image_aspect_ratio: str | None
     system_prompt_style: str
+    system_prompt: str | None
+    end_token: str | None
     inputs: tuple[str, ...]
     shards: tuple[Shard, ...]
 
@@ -104,6 +106,8 @@ def read_data_dir(root: str | Path) -> DataDir:
         store_images=params.store_images,
         image_aspect_ratio=params.image_aspect_ratio,
         system_prompt_style=params.config.dataset.system_prompt_style,
+        system_prompt=params.config.dataset.system_prompt,
+        end_token=params.config.dataset.end_token,
         inputs=tuple(file.path for file in params.inputs),
         shards=tuple(_check_shard(layout, params, shard) for shard in params.shards),
     )

@@ -68,6 +68,8 @@ FOR_TRAINER = {
     "preprocess.tokenize.folder",
     "preprocess.tokenize.tokenizer",
     "preprocess.templates.llava",
+    "preprocess.templates.chat",
+    "preprocess.templates.named",
     "hdf5_writer.publish",
 }
 NEVER_TORCH = ("preprocess", "hdf5_writer")

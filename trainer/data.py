@@ -9,6 +9,7 @@ import torch
 from loaders import LlavaDataLoader, create_dataloader
 from loaders.data_dir import DataDir, read_data_dir, require_compatible
 from preprocess.templates.llava import TEMPLATES
+from trainer.chat_prompt import RowTemplate
 from trainer.params import ModelParams, Params, TrainInputParams
 from trainer.params_file import ParamsError
 
@@ -25,6 +26,7 @@ class RowShape:
         vocab_size: all ids are below it.
         image_starts_new_text: whether the text after an image is tokenized as a new text, as by the templates of LLaVA
             1.5.
+        template: the template of all rows; None if datasets differ.
     """
 
     image_start_idx: int | None
@@ -33,6 +35,7 @@ class RowShape:
     max_sequence_length: int
     vocab_size: int
     image_starts_new_text: bool = True
+    template: RowTemplate | None = None
 
     @property
     def image_end(self) -> int:
@@ -50,6 +53,7 @@ def read_row_shape(params: Params, folders: list[str]) -> RowShape:
     dirs = [read_data_dir(folder) for folder in folders]
     require_compatible(dirs)
     first = dirs[0]
+    templates = {RowTemplate(folder.system_prompt_style, folder.system_prompt, folder.end_token) for folder in dirs}
     _refuse_other(params.model, params.train_input, first)
     return RowShape(
         first.image_start_idx,
@@ -58,6 +62,7 @@ def read_row_shape(params: Params, folders: list[str]) -> RowShape:
         first.max_sequence_length,
         first.vocab_size,
         all(folder.system_prompt_style in TEMPLATES for folder in dirs),
+        templates.pop() if len(templates) == 1 else None,
     )
 
 

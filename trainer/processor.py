@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from trainer.chat_prompt import RowTemplate, write_chat_template
 from trainer.params import ModelParams
 from trainer.prompt_tokenizer import IMAGE_TOKEN, load_prompt_tokenizer
 
@@ -39,13 +40,16 @@ def find_tokenizer(
     return None
 
 
-def make_processor(tokenizer: PreTrainedTokenizerBase | None, images: Any, *, patch_size: int) -> Any:
+def make_processor(
+    tokenizer: PreTrainedTokenizerBase | None, images: Any, *, patch_size: int, template: RowTemplate | None = None
+) -> Any:
     """Build the processor that turns a prompt and an image into model inputs.
 
     Args:
         tokenizer: tokenizer with the image token, or None.
         images: image processor from `make_image_processor`.
         patch_size: patch size of the image model in pixels.
+        template: the template of the rows, which becomes the chat template of tokenizer and processor.
 
     Returns:
         a `LlavaProcessor`; without a tokenizer, only the image processor.
@@ -54,6 +58,10 @@ def make_processor(tokenizer: PreTrainedTokenizerBase | None, images: Any, *, pa
         return images
     from transformers import LlavaProcessor
 
+    if template is not None:
+        bos, eos = (str(token) if token else None for token in (tokenizer.bos_token, tokenizer.eos_token))
+        written = write_chat_template(template, bos=bos, eos=eos)
+        tokenizer.chat_template = written or tokenizer.chat_template
     make: Any = LlavaProcessor
     return make(
         image_processor=images,
@@ -62,6 +70,7 @@ def make_processor(tokenizer: PreTrainedTokenizerBase | None, images: Any, *, pa
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,  # the class token, which "default" removes again
         image_token=IMAGE_TOKEN,
+        chat_template=tokenizer.chat_template,
     )
 
 

@@ -275,7 +275,7 @@ def _make_model(params: Params, shape: RowShape, weights: str | None) -> tuple[L
         image_size=vision.image_size,
         pad=params.train_input.image_aspect_ratio == "pad",
     )
-    processor = make_processor(tokenizer, images, patch_size=vision.patch_size)
+    processor = make_processor(tokenizer, images, patch_size=vision.patch_size, template=shape.template)
     return model, processor
 
 

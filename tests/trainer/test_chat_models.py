@@ -112,6 +112,9 @@ def check_prompts_of_rows(processor: Any, data: Path, turns: list[Any]) -> None:
             stages.tokenizer.tokens,
         )
         assert processor.tokenizer(prompt, add_special_tokens=False)["input_ids"] == ids
+        roles = {"human": "user", "gpt": "assistant"}
+        messages = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in conversations]
+        assert processor.apply_chat_template(messages) == prompt
 
 
 def prompt_of(segments: list[Any], tokens: tuple[str, ...]) -> str:

@@ -59,9 +59,11 @@ def test_what_is_saved_is_an_ordinary_llava_folder_that_answers_about_an_image(f
         if "image" in record
     )
     question = record["conversations"][0]["value"].replace("<image>", "").strip()
-    prompt = f"USER: <image>\n{question} ASSISTANT:"
-    picture = Image.open(QUICKSTART / "images" / record["image"])
-    inputs = processor(images=picture, text=prompt, return_tensors="pt")
+    picture = {"type": "image", "image": Image.open(QUICKSTART / "images" / record["image"])}
+    messages = [{"role": "user", "content": [picture, {"type": "text", "text": question}]}]
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
     assert int((inputs["input_ids"] == model.config.image_token_index).sum()) == 576
     answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert len(answer) >= 1
