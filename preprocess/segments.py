@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -46,7 +45,7 @@ class Mark(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Fixed:
+class ConstantSegments:
     """Adjacent segments of a template that are the same in every record, with a special token at both ends.
 
     They are encoded once per object, so a template must reuse the object for all records.
@@ -61,17 +60,9 @@ class Fixed:
 
     @cached_property
     def starts_text(self) -> bool:
-        """As for the last segment, a special token."""
+        """The flag of the last segment, a special token."""
         last = self.segments[-1]
         return isinstance(last, Special) and last.starts_text
 
 
-Segment = Text | Special | Fixed | Mark
-
-
-def unfolded(segments: Iterable[Segment]) -> list[Segment]:
-    """The segments, with each `Fixed` replaced by its members."""
-    found: list[Segment] = []
-    for segment in segments:
-        found += segment.segments if isinstance(segment, Fixed) else [segment]
-    return found
+Segment = Text | Special | ConstantSegments | Mark

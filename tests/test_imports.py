@@ -38,7 +38,7 @@ STAGES = [
     "preprocess.templates.jinja.source",
     "preprocess.templates.jinja.sandbox",
     "preprocess.templates.jinja.marks",
-    "preprocess.templates.jinja.learn",
+    "preprocess.templates.jinja.analysis",
     "preprocess.templates.jinja.check",
     "preprocess.templates.jinja.renderer",
     "preprocess.templates",

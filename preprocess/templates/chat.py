@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from preprocess.conversation import Conversation, TemplateTraits
 from preprocess.segments import Mark, Segment, Special, Text
-from preprocess.templates.outline import BLANKS, Outline, Part, Place, make_outline
+from preprocess.templates.outline import WHITESPACE, Outline, Part, Placeholder, make_outline
 from preprocess.templates.renderer import Renderer
 from preprocess.tokenize.tokenizer import AddedToken, Tokenizer
 
@@ -124,7 +124,7 @@ class ChatRenderer(Renderer):
         found: list[Segment] = []
         number = 0
         for part in outline:
-            if isinstance(part, Place):
+            if isinstance(part, Placeholder):
                 part.fill(found, *texts[number])
                 number += 1
             else:
@@ -186,13 +186,13 @@ class SegmentBuilder:
 
     def __init__(self) -> None:
         self._segments: list[Segment] = []
-        self._drops_blanks = False
+        self._strips_leading = False
 
     def text(self, text: str, *, supervised: bool, constant: bool) -> None:
         """Add a text; `constant` if it belongs to the template."""
-        if self._drops_blanks:
-            text = text.lstrip(BLANKS)
-            self._drops_blanks = not text
+        if self._strips_leading:
+            text = text.lstrip(WHITESPACE)
+            self._strips_leading = not text
         if not text:
             return
         last = self._segments[-1] if self._segments else None
@@ -205,18 +205,18 @@ class SegmentBuilder:
         """Add a special token."""
         if token.lstrip:
             while self._segments and isinstance(last := self._segments[-1], Text):
-                kept = last.text.rstrip(BLANKS)
+                kept = last.text.rstrip(WHITESPACE)
                 if kept:
                     self._segments[-1] = last._replace(text=kept)
                     break
                 self._segments.pop()
         self._segments.append(segment)
-        self._drops_blanks = token.rstrip
+        self._strips_leading = token.rstrip
 
     def image(self) -> None:
         """Add an image."""
         self._segments.append(Mark.IMAGE_TOKEN)
-        self._drops_blanks = False
+        self._strips_leading = False
 
     def segments(self) -> list[Segment]:
         """The segments added so far."""

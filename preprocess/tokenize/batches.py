@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.samples import SampleBatch, batch_of, empty_batch, join_batches
-from preprocess.segments import Fixed, Mark, Segment, Special, Text
+from preprocess.segments import ConstantSegments, Mark, Segment, Special, Text
 from preprocess.tokenize.encoder import Constant, Encoder
 from preprocess.tokenize.splitters import SentencePieceSplitter, Splitter
 from preprocess.tokenize.word_table import AFTER_SPACE, CONSTANT, NO_SPACE, PatternWordTable, WordTable, split_at_spaces
@@ -84,7 +84,7 @@ class BatchEncoder:
                 starts_text = False
                 continue
             before = None
-            if type(segment) is Special or type(segment) is Fixed:
+            if type(segment) is Special or type(segment) is ConstantSegments:
                 starts_text = segment.starts_text
                 texts.append(self._constant(segment))
                 kinds.append(CONSTANT)

@@ -15,7 +15,7 @@ import numpy as np
 
 from preprocess.rejects import Reason, Rejected
 from preprocess.samples import Sample
-from preprocess.segments import Fixed, Mark, Segment, Special, Text
+from preprocess.segments import ConstantSegments, Mark, Segment, Special, Text
 from preprocess.tokenize.joined import JoinedWords
 from preprocess.tokenize.splitters import METASPACE, Splitter
 from preprocess.tokenize.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ _MOST_CACHED = 16_000  # in each of two generations
 _LONGEST_WORD = 1 << 20
 _ID_BYTES = array("i").itemsize
 # Segments of a template, equal in many records; a text comes with the flag `starts_text`.
-Constant = Mark | Special | Fixed | tuple[str, bool]
+Constant = Mark | Special | ConstantSegments | tuple[str, bool]
 
 
 class Encoder:
@@ -76,7 +76,7 @@ class Encoder:
                 key = segment.text, starts_text
                 encoded = self.encode_constant(key) if segment.constant else self.encode_text(*key)
                 supervised, starts_text = segment.supervised, False
-            elif type(segment) is Special or type(segment) is Fixed:
+            elif type(segment) is Special or type(segment) is ConstantSegments:
                 encoded = self.encode_constant(segment)
                 supervised, starts_text = segment.supervised, segment.starts_text
             elif segment is Mark.IMAGE or segment is Mark.IMAGE_TOKEN:
@@ -101,7 +101,7 @@ class Encoder:
             assert not isinstance(constant, Mark)
             if isinstance(constant, Special):
                 found = _to_bytes([constant.id])
-            elif isinstance(constant, Fixed):
+            elif isinstance(constant, ConstantSegments):
                 found = self.encode(constant.segments).ids.tobytes()
             else:
                 found = self.encode_text(*constant)

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocess.conversation import Conversation
-from preprocess.segments import Fixed, Mark, Special, Text, unfolded
+from preprocess.segments import ConstantSegments, Mark, Special, Text
 from preprocess.templates.chat import ChatRenderer, ChatTemplate, Slot, Token
 from preprocess.templates.named import CHAT_TEMPLATES
-from preprocess.templates.outline import Place, make_outline
+from preprocess.templates.outline import Placeholder, make_outline
 from preprocess.tokenize.batches import BatchEncoder
 from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import AddedToken, Tokenizer, load_tokenizer
@@ -72,7 +72,8 @@ def test_an_outline_gives_what_is_written_piece_by_piece(
     segments, expected = renderer.render(conversation), renderer._built(conversation)
     assert any(outline is not None for outline in renderer._outlines.values())
     sample = encoder.encode(expected)
-    for found in (segments, unfolded(segments)):
+    expanded = [part for found in segments for part in getattr(found, "segments", [found])]
+    for found in (segments, expanded):
         made_of = encoder.encode(found)
         assert made_of.ids.tolist() == sample.ids.tolist()
         assert made_of.supervised == sample.supervised
@@ -99,10 +100,10 @@ def test_constants_between_special_tokens_become_one() -> None:
     parts += [((start, token), False), ("b\n", False), (None, True), ((end, token), True)]
     outline = make_outline(parts)
     assert outline is not None
-    assert outline[:2] == (start, Place(False, "user\n"))
-    assert isinstance(outline[2], Fixed)
+    assert outline[:2] == (start, Placeholder(False, "user\n"))
+    assert isinstance(outline[2], ConstantSegments)
     assert outline[2].segments == (start, Text("a", False, True), start)
-    assert outline[3:] == (Text("b\n", False, True), Place(True), end)
+    assert outline[3:] == (Text("b\n", False, True), Placeholder(True), end)
 
 
 def test_there_is_no_outline_where_a_text_decides_what_is_left_of_the_next() -> None:

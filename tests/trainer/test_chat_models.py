@@ -118,11 +118,12 @@ def check_prompts_of_rows(processor: Any, data: Path, turns: list[Any]) -> None:
 
 
 def prompt_of(segments: list[Any], tokens: tuple[str, ...]) -> str:
-    from preprocess.segments import Special, Text, unfolded
+    from preprocess.segments import Special, Text
 
     return "".join(
         part.text if isinstance(part, Text) else tokens[part.id] if isinstance(part, Special) else "<image>"
-        for part in unfolded(segments)
+        for found in segments
+        for part in getattr(found, "segments", [found])  # those of `ConstantSegments`
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import orjson
 
-from preprocess.templates.jinja.learn import learn, special_pattern
+from preprocess.templates.jinja.analysis import analyze, special_pattern
 from preprocess.templates.jinja.sandbox import SandboxedTemplate, TemplateFault
 from preprocess.templates.jinja.source import TemplateSource
 
@@ -56,7 +56,7 @@ def main() -> None:
     fault = None
     try:
         template = SandboxedTemplate(job["text"], job["variables"], datetime.date.fromisoformat(job["date"]))
-        learn(template, special_pattern(dict.fromkeys(job["added"])))
+        analyze(template, special_pattern(dict.fromkeys(job["added"])))
     except TemplateFault as error:
         fault = str(error)
     sys.stdout.buffer.write(orjson.dumps(fault))

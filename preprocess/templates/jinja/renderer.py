@@ -10,7 +10,7 @@ from preprocess.conversation import Conversation, TemplateTraits
 from preprocess.rejects import Reason, Rejected
 from preprocess.segments import Segment, Special
 from preprocess.templates.chat import SegmentBuilder
-from preprocess.templates.jinja.learn import Learned, end_of_turn, learn, special_pattern
+from preprocess.templates.jinja.analysis import TemplateProperties, analyze, end_of_turn, special_pattern
 from preprocess.templates.jinja.marks import Rendering, Span, TextChangedError, gaps, render_marked
 from preprocess.templates.jinja.sandbox import SandboxedTemplate, TemplateFault
 from preprocess.templates.jinja.source import TemplateSource
@@ -36,10 +36,10 @@ class JinjaRenderer(Renderer):
         self._template = SandboxedTemplate(source.text, source.variables, date)
         self._added = tokenizer.added
         self._special = special_pattern(tokenizer.added)
-        self._learned: Learned = learn(self._template, self._special)
+        self._properties: TemplateProperties = analyze(self._template, self._special)
         self._default_system = system
         self.traits = TemplateTraits(
-            image_in_front=False, takes_system=self._learned.takes_system, keeps_empty_answers=True
+            image_in_front=False, takes_system=self._properties.takes_system, keeps_empty_answers=True
         )
 
     def render(self, conversation: Conversation) -> list[Segment]:
@@ -64,23 +64,23 @@ class JinjaRenderer(Renderer):
         return self._segments(rendering, supervised, conversation.image_token)
 
     def _supervised(self, rendering: Rendering, texts: list[str], answers: range) -> list[Span]:
-        learned, spans = self._learned, []
-        if learned.marks_generation:
+        properties, spans = self._properties, []
+        if properties.marks_generation:
             return rendering.generated
         for text, message in zip(texts, answers, strict=True):
             start, _ = rendering.contents[message]
-            blanks = learned.before_answer
-            if not learned.trims_before:
-                blanks += text[: len(text) - len(text.lstrip())]
+            whitespace = properties.before_answer
+            if not properties.trims_before:
+                whitespace += text[: len(text) - len(text.lstrip())]
             end = end_of_turn(rendering, self._special, message)
-            if end is None or not rendering.text.endswith(blanks, 0, start):
+            if end is None or not rendering.text.endswith(whitespace, 0, start):
                 what = (
                     "the answer does not end with a special token"
                     if end is None
                     else "it moves the answer's whitespace"
                 )
                 raise Rejected(Reason.CHAT_TEMPLATE_CHANGES_TEXT, f"the chat template changes texts: {what}")
-            spans.append((start - len(blanks), end))
+            spans.append((start - len(whitespace), end))
         return spans
 
     def _segments(self, rendering: Rendering, supervised: list[Span], image_token: str) -> list[Segment]:

@@ -112,7 +112,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._steps_left, self.largest = steps, largest
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = _WithBounds().visit(super()._parse(source, name, filename))
+        tree = _BoundsTransformer().visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         assert isinstance(tree, nodes.Template)
         return tree
@@ -185,7 +185,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 _COUNTED, _JOINED = "_counted", "_joined"
 
 
-class _WithBounds(NodeTransformer):
+class _BoundsTransformer(NodeTransformer):
     """Inserts filters that count loop iterations and limit the size of concatenated strings."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:

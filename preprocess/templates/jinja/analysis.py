@@ -19,7 +19,7 @@ _OTHER_ANSWER = "Nothing of that sort"
 _SYSTEM = "Be <brief>."
 
 
-class Learned(NamedTuple):
+class TemplateProperties(NamedTuple):
     """How a template treats turns.
 
     Attributes:
@@ -55,7 +55,7 @@ def end_of_turn(rendering: Rendering, special: re.Pattern[str], message: int) ->
     return found.end() if found else None
 
 
-def learn(template: SandboxedTemplate, special: re.Pattern[str]) -> Learned:
+def analyze(template: SandboxedTemplate, special: re.Pattern[str]) -> TemplateProperties:
     """Determine the properties of a template.
 
     Args:
@@ -87,7 +87,7 @@ def learn(template: SandboxedTemplate, special: re.Pattern[str]) -> Learned:
     other = _render(template, [*_conversation(1)[:1], {"role": "assistant", "content": _OTHER_ANSWER}])
     if _header(other) != header:
         raise TemplateFault("the text that it writes before an answer depends on the answer")
-    return Learned(
+    return TemplateProperties(
         takes_system=_takes_system(template, special),
         marks_generation=template.marks_generation,
         before_answer=_before_answer(template, header),
@@ -148,9 +148,9 @@ def _before_answer(template: SandboxedTemplate, header: str) -> str:
 
 
 def _answer_is_trimmed(template: SandboxedTemplate, header: str, *, before: bool) -> bool:
-    blanks = "\t \t"
-    answer = blanks + "Yes" if before else "Yes" + blanks
+    whitespace = "\t \t"
+    answer = whitespace + "Yes" if before else "Yes" + whitespace
     rendering = _render(template, [*_conversation(1)[:1], {"role": "assistant", "content": answer}])
     if before:
         return _header(rendering) == header
-    return not rendering.text.startswith(blanks, rendering.contents[1][1])
+    return not rendering.text.startswith(whitespace, rendering.contents[1][1])
