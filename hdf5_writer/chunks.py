@@ -1,4 +1,4 @@
-"""Arrays → bytes of HDF5 chunks in the format of the shuffle and deflate filters."""
+"""Encode arrays as HDF5 chunks in the format of the shuffle and deflate filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML and `section.key=value` overrides → a validated, frozen `Config`."""
+"""Read YAML and `section.key=value` overrides into a validated, frozen `Config`."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.getsignal(number)
             signal.signal(number, _interrupt)
-        return _answer(sys.argv[1:] if arguments is None else list(arguments))
+        return _run_command(sys.argv[1:] if arguments is None else list(arguments))
     except _Interrupted as interrupt:
         interrupted = True
         # Ignore further interrupts during the short shutdown.
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 signal.signal(number, handler)
 
 
-def _answer(arguments: list[str]) -> int:
+def _run_command(arguments: list[str]) -> int:
     """Run the command; print an error as one sentence and return its exit code."""
     options = _parser().parse_intermixed_args(arguments)
     from preprocess.config import ConfigError
@@ -95,7 +95,7 @@ class _OutputClosedError(Exception):
     pass
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
@@ -196,7 +196,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
     if options.dry_run:
         from hdf5_writer.dry_run import describe_plan
 
-        _say(describe_plan(config, options.limit))
+        _print(describe_plan(config, options.limit))
         return DONE
     if options.overwrite and (options.task_slice or options.finalize):
         raise ConfigError(
@@ -240,10 +240,10 @@ def _run(options: argparse.Namespace, command: str) -> int:
     except TasksFailedError as error:
         return _fail(FAILED, explain_failed_tasks(config, error))
     if outcome.already_done:
-        _say("nothing to do: this dataset is complete (verify_hdf5_dataset checks every byte of it)")
-    _say(summary_table(outcome.params, outcome.read, progress.seconds))
+        _print("nothing to do: this dataset is complete (verify_hdf5_dataset checks every byte of it)")
+    _print(summary_table(outcome.params, outcome.read, progress.seconds))
     _report(config.setup.output_dir, command, keep=outcome.already_done)
-    return _judge(outcome.params["counts"], config.setup.max_reject_fraction, str(config.setup.output_dir))
+    return _check_rejects(outcome.params["counts"], config.setup.max_reject_fraction, str(config.setup.output_dir))
 
 
 def _report(output_dir: Path, command: str, *, keep: bool) -> None:
@@ -259,10 +259,10 @@ def _report(output_dir: Path, command: str, *, keep: bool) -> None:
         if made.problem:
             print(f"create_hdf5_dataset: {made.problem}", file=sys.stderr)
             return
-    _say(f"{'report':<17}  {report}")
+    _print(f"{'report':<17}  {report}")
 
 
-def _judge(counts: dict[str, int], allowed: float, output_dir: str) -> int:
+def _check_rejects(counts: dict[str, int], allowed: float, output_dir: str) -> int:
     rejected, read = counts["rejected"], counts["read"]
     if rejected > allowed * read:
         return _fail(

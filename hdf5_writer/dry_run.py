@@ -21,8 +21,8 @@ from preprocess.records import parse_record
 from preprocess.rejects import Rejected
 from preprocess.samples import Sample, batch_of
 
-_MOST_TRIED = 1000
-_MOST_PACKED = 2000
+_MAX_TRIED = 1000
+_MAX_PACKED = 2000
 
 
 def describe_plan(config: Config, limit: int | None) -> str:
@@ -37,14 +37,14 @@ def describe_plan(config: Config, limit: int | None) -> str:
     require_image_dir(config.dataset)
     place = f"from image_start_idx {layout.image_start_idx}"
     if layout.image_start_idx is None:
-        place = "at the place of the image in the text"
+        place = "at the position of the image in the text"
     files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
     # Counting the records of compressed inputs would require unpacking them completely.
-    sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MOST_PACKED)
+    sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MAX_PACKED)
     with tempfile.TemporaryDirectory() as folder:
         work = OutputLayout(Path(folder))
         work.work.mkdir()
-        plan = make_plan(config, _MOST_PACKED if sampled else limit, facts, work)
+        plan = make_plan(config, _MAX_PACKED if sampled else limit, facts, work)
         lines = [
             *(
                 f"{'' if sampled else f'{file.records:,} records':>20}  {file.path} ({file.bytes:,} bytes"
@@ -59,7 +59,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
             f"pad_id {layout.pad_id}",
             *([] if sampled else [f"plan digest {plan.digest}"]),
         ]
-        for record in _first_records(plan, work, _MOST_TRIED):
+        for record in _first_records(plan, work, _MAX_TRIED):
             where = f"{plan.inputs[record.file].path}, line {record.number}"
             try:
                 conversation = stages.read(parse_record(record.data), plan.inputs[record.file].record_format)
@@ -81,7 +81,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
 def _fill_lines(config: Config, stages: Stages, plan: Plan, work: OutputLayout, layout: RowLayout) -> list[str]:
     """Return a table of the expected fill at several lengths, computed from the first accepted records."""
     attended, images = [], []
-    for record in _first_records(plan, work, _MOST_PACKED):
+    for record in _first_records(plan, work, _MAX_PACKED):
         try:
             conversation = stages.validate(parse_line(record), plan.inputs[record.file].record_format)
             sequence = stages.encode(conversation)

@@ -10,9 +10,9 @@ from hdf5_writer.planning.plan import read_plan
 
 def explain_failed_tasks(config: Config, error: TasksFailedError) -> str:
     """Describe the failed tasks, where each of them stopped, and what to do."""
-    culprits = {task: culprit(config, task) for task in error.tasks}
-    where = "; ".join(words for words, _ in culprits.values())
-    skip = " ".join(f"--skip-task {task}" for task, (_, begun) in culprits.items() if begun)
+    stops = {task: where_task_stopped(config, task) for task in error.tasks}
+    where = "; ".join(words for words, _ in stops.values())
+    skip = " ".join(f"--skip-task {task}" for task, (_, started) in stops.items() if started)
     advice = (
         f"correct the record, or skip its task with {skip}"
         if skip
@@ -23,17 +23,17 @@ def explain_failed_tasks(config: Config, error: TasksFailedError) -> str:
     return f"{error}: {where}. {rest}; {advice}"
 
 
-def culprit(config: Config, task: int) -> tuple[str, bool]:
+def where_task_stopped(config: Config, task: int) -> tuple[str, bool]:
     """Describe where a task was when its worker last died; also return whether it had started a record."""
     layout = OutputLayout(config.setup.output_dir)
     plan = read_plan(layout)
     files, lines = plan.reader(layout).locate(plan.task_records(task))
     try:
-        at = int(layout.working_on(task).read_text())
-        where, begun = f"at {plan.inputs[files[at]].path}, line {lines[at]}", True
+        at = int(layout.current_record(task).read_text())
+        where, started = f"at {plan.inputs[files[at]].path}, line {lines[at]}", True
     except (FileNotFoundError, ValueError, IndexError):
-        where, begun = "before its first record", False
+        where, started = "before its first record", False
     first, last = int(lines.min()), int(lines.max())
     names = {plan.inputs[number].path for number in (int(files.min()), int(files.max()))}
     span = f"{len(lines)} records between lines {first} and {last} of {' to '.join(sorted(names))}"
-    return f"task {task}, {where} (it has {span})", begun
+    return f"task {task}, {where} (it has {span})", started

@@ -1,4 +1,4 @@
-"""Samples → samples that fit into a row: long samples are truncated or rejected, and images are never split."""
+"""Fit samples into rows: long samples are truncated or rejected, and images are never split."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ from preprocess.config import ConfigError
 
 if TYPE_CHECKING:
     from hdf5_writer.viewer.chat import Side
-    from hdf5_writer.viewer.dataset import InspectedDataset, Places
+    from hdf5_writer.viewer.dataset import InspectedDataset, SelectedSamples
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-_MOST_ON_A_PAGE = 500
-_MOST_COMPARED = 2000
+_MAX_ON_A_PAGE = 500
+_MAX_COMPARED = 2000
 
 _EPILOG = """\
 The page is a single file that loads nothing from the network: open it from disk or share it.
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="OTHER_DIR",
         help="compare with another dataset: show samples of the same source records side by side where they differ; "
-        f"compares the first {_MOST_COMPARED:,} samples unless rows are selected",
+        f"compares the first {_MAX_COMPARED:,} samples unless rows are selected",
     )
     display = parser.add_argument_group("output")
     display.add_argument("--terminal", action="store_true", help="also print the rows as text")
@@ -126,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
         # The other dataset may have a different tokenizer, so --tokenizer applies only to the first.
         other = _side(InspectedDataset(options.compare), options, None)
         decoders = side.decoder, other.decoder
-        found = compare_samples(dataset, other.dataset, chosen, decoders, min(options.most, _MOST_ON_A_PAGE))
+        found = compare_samples(dataset, other.dataset, chosen, decoders, min(options.most, _MAX_ON_A_PAGE))
         with _writing(output):
             write_comparison_page((side, other), found, selection, output)
         if options.terminal:
@@ -156,7 +156,7 @@ def _side(dataset: InspectedDataset, options: argparse.Namespace, tokenizer: str
     return side
 
 
-def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int] | Places, str]:
+def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Iterable[int] | SelectedSamples, str]:
     """Return the selected row numbers (with the selected samples, for options that select samples) and a description.
 
     Raises:
@@ -173,24 +173,24 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
         return sorted(chosen.tolist()), f"{len(chosen)} of {total:,} rows, drawn with seed {options.seed}"
     if options.source is not None:
         file, line = options.source
-        rows = dataset.find_source(file, line, _MOST_ON_A_PAGE)
+        rows = dataset.find_source(file, line, _MAX_ON_A_PAGE)
         if not rows:
             reason = dataset.reject_of(dataset.input_name(file), line)
             state = f"was rejected ({reason})" if reason else "is blank, or past the end of the file"
             raise ConfigError(f"--source {file}:{line}: the line {state}; choose another one")
         return rows, f"{file}, line {line}"
     if options.image is not None:
-        rows = dataset.find_image(options.image, min(options.most, _MOST_ON_A_PAGE))
+        rows = dataset.find_image(options.image, min(options.most, _MAX_ON_A_PAGE))
         if not rows:
             raise ConfigError(f"--image {options.image}: no row has it; give the path as in the records")
         return rows, f"{_first(rows)} with the image {options.image}"
     if options.text_only:
-        rows = dataset.find_text_only(min(options.most, _MOST_ON_A_PAGE))
+        rows = dataset.find_text_only(min(options.most, _MAX_ON_A_PAGE))
         if not rows:
             raise ConfigError("--text-only: every sample of this dataset has an image; leave it out")
         what = "without an image" if dataset.params.image_start_idx is not None else "with a sample without an image"
         return rows, f"{_first(rows)} {what}"
-    default = 20 if options.compare is None else dataset.rows_of_first_samples(_MOST_COMPARED)
+    default = 20 if options.compare is None else dataset.rows_of_first_samples(_MAX_COMPARED)
     start, stop = options.rows or (0, default)
     if start >= total:
         raise ConfigError(f"--rows {start}:{stop}: the dataset has {total:,} rows, 0 to {total - 1}")
@@ -201,13 +201,13 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
     return range(start, stop), f"{which} of {total:,}"
 
 
-def _first(rows: Places) -> str:
+def _first(rows: SelectedSamples) -> str:
     return "the first row" if len(rows) == 1 else f"the first {len(rows)} rows"
 
 
 def _check_count(count: int, option: str) -> None:
-    if count > _MOST_ON_A_PAGE:
-        raise ConfigError(f"{option}: asks for {count:,} rows, a page shows at most {_MOST_ON_A_PAGE}; ask for fewer")
+    if count > _MAX_ON_A_PAGE:
+        raise ConfigError(f"{option}: asks for {count:,} rows, a page shows at most {_MAX_ON_A_PAGE}; ask for fewer")
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -80,9 +80,9 @@ def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tup
     count, width = ids.shape
     pad, vocab, fixed_at = params.pad_id, params.vocab_size, params.image_start_idx
 
-    yield "text_input_ids has an id outside the vocabulary", _somewhere((ids < 0) | (ids >= vocab))
-    yield "labels has an id outside the vocabulary", _somewhere((labels < 0) | (labels >= vocab))
-    yield "loss_mask has a value other than 0 and 1", _somewhere(loss > 1)
+    yield "text_input_ids has an id outside the vocabulary", _rows_where((ids < 0) | (ids >= vocab))
+    yield "labels has an id outside the vocabulary", _rows_where((labels < 0) | (labels >= vocab))
+    yield "loss_mask has a value other than 0 and 1", _rows_where(loss > 1)
 
     # Samples fill their row from position 0 without gaps.
     offsets, of_sample = rows["samples/offsets"], rows_of_entries(rows, "samples")
@@ -126,18 +126,21 @@ def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tup
     wrongly_hidden: _Array = (hidden != (beyond | dummy)) & sound[:, None]
     yield (
         "key_padding_mask does not hide exactly the padding and the dummy slots of a fixed text-only row",
-        _somewhere(wrongly_hidden),
+        _rows_where(wrongly_hidden),
     )
-    yield "an image slot does not hold pad_id", _somewhere((ids != pad) & (attended_slots | dummy))
-    yield "padding does not hold pad_id", _somewhere(((ids != pad) | (labels != pad)) & beyond)
+    yield "an image slot does not hold pad_id", _rows_where((ids != pad) & (attended_slots | dummy))
+    yield "padding does not hold pad_id", _rows_where(((ids != pad) | (labels != pad)) & beyond)
     ends = np.zeros((count, width), dtype=np.bool_)
     ends[of_sample, starts + lengths - 1] = True
     within: _Array = ~(beyond | ends) & sound[:, None]
-    yield "labels is not text_input_ids one position later", _somewhere((labels[:, :-1] != ids[:, 1:]) & within[:, :-1])
-    yield "padding is supervised", _somewhere((loss != 0) & beyond)
+    yield (
+        "labels is not text_input_ids one position later",
+        _rows_where((labels[:, :-1] != ids[:, 1:]) & within[:, :-1]),
+    )
+    yield "padding is supervised", _rows_where((loss != 0) & beyond)
     yield (
         "an image slot, or in a fixed row the text before it, is supervised",
-        _somewhere((loss != 0) & _unsupervisable(rows, params, of_image, image_starts, slots, sample, dummy)),
+        _rows_where((loss != 0) & _must_be_unsupervised(rows, params, of_image, image_starts, slots, sample, dummy)),
     )
     losses = np.concatenate((np.zeros((count, 1), np.int64), np.cumsum(loss, axis=1, dtype=np.int64)), axis=1)
     none = losses[of_sample, starts + lengths] == losses[of_sample, starts]
@@ -154,7 +157,7 @@ def row_problems(rows: Mapping[str, _Array], params: DataParams) -> Iterator[tup
     yield "images/path is not UTF-8", _in_rows(of_path, not_utf8, count)
 
 
-def _unsupervisable(
+def _must_be_unsupervised(
     rows: Mapping[str, _Array],
     params: DataParams,
     of_image: _Array,
@@ -194,7 +197,7 @@ def _in_rows(of_row: _Array, broken: _Array, count: int) -> _Array:
     return found
 
 
-def _somewhere(condition: _Array) -> _Array:
+def _rows_where(condition: _Array) -> _Array:
     """Return a mask of the rows in which the condition holds at any position."""
     rows: _Array = np.logical_or.reduce(condition, axis=1)
     return rows

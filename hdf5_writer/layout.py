@@ -82,7 +82,7 @@ class OutputLayout:
         """The sha256 of file `number` of an export; removed when all files are there."""
         return self.work / "exported" / f"{number:05d}.json"
 
-    def working_on(self, task: int) -> Path:
+    def current_record(self, task: int) -> Path:
         """Number, from 0, of the record that a retried task is processing."""
         return self.work / f"working-on-{task:05d}"
 
@@ -97,7 +97,7 @@ class OutputLayout:
         return self.work / "planning.lock"
 
     @property
-    def aside(self) -> OutputLayout:
+    def staging(self) -> OutputLayout:
         """Folder in which a new plan is made while the old one is still in place."""
         return OutputLayout(self.work / "replan")
 

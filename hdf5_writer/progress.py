@@ -107,9 +107,9 @@ def summary_rows(params: dict[str, Any]) -> list[tuple[str, str]]:
         ("first turn skipped", f"{counts['first_turns_skipped']:,}"),
         ("dropped rounds", f"{counts['dropped_rounds']:,} without an answer"),
         ("text tokens", f"{tokens['text']:,}"),
-        ("supervised tokens", f"{tokens['supervised']:,} ({_share(tokens['supervised'], tokens['text'])} of text)"),
+        ("supervised tokens", f"{tokens['supervised']:,} ({_percent(tokens['supervised'], tokens['text'])} of text)"),
         ("image positions", f"{tokens['image']:,}"),
-        ("padding", f"{_share(tokens['padding'], positions)} of {positions:,} positions"),
+        ("padding", f"{_percent(tokens['padding'], positions)} of {positions:,} positions"),
         *([] if start is None else [("image_start_idx", str(start))]),
         ("shards", f"{len(params['shards'])} ({sum(shard['bytes'] for shard in params['shards']):,} bytes)"),
     ]
@@ -122,7 +122,7 @@ def dataset_warnings(params: dict[str, Any]) -> list[str]:
     counts, length = params["counts"], params["max_sequence_length"]
     found = []
     if counts["truncated"] > _TRUNCATED_UNNOTICED * counts["written"]:
-        share = _share(counts["truncated"], counts["written"])
+        share = _percent(counts["truncated"], counts["written"])
         found.append(f"{_samples(counts['truncated'])} ({share}) cut at {length:,} positions")
     if counts["text_only_cut"]:
         slots = f"{params['num_patches']:,} of {length:,} positions"
@@ -140,5 +140,5 @@ def _samples(number: int, kind: str = "") -> str:
     return f"{number:,} {kind}sample{'' if number == 1 else 's'}"
 
 
-def _share(part: int, whole: int) -> str:
+def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "0%"

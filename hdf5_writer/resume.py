@@ -44,12 +44,12 @@ def make_folders(layout: OutputLayout) -> None:
 
 
 def remove_output(layout: OutputLayout) -> None:
-    """Remove the files that runs write, except locks and the plan in `aside`; files of the user stay."""
+    """Remove the files that runs write, except locks and the plan in `staging`; files of the user stay."""
     pages = (layout.report, layout.rows_page)
     for path in [layout.data_params, layout.rejects, *pages, *layout.shards(), *layout.temporaries()]:
         path.unlink(missing_ok=True)
     for path in layout.work.iterdir():
-        if path in (layout.lock, layout.planning_lock, layout.aside.root):
+        if path in (layout.lock, layout.planning_lock, layout.staging.root):
             continue
         if path.is_dir():
             shutil.rmtree(path)
@@ -68,7 +68,7 @@ def finished_dataset(
     Raises:
         OtherPlanError: the folder holds a different dataset.
     """
-    plan = _plan_there(layout)
+    plan = _existing_plan(layout)
     if plan is None:
         return None
     found = _differences(plan, config, limit, files)
@@ -92,12 +92,12 @@ def drop_unused_plan(config: Config, limit: int | None, layout: OutputLayout, fi
     Raises:
         OtherPlanError: there are shards, and the plan is missing or damaged.
     """
-    plan = _plan_there(layout)
+    plan = _existing_plan(layout)
     if plan is not None and not layout.shards() and _differences(plan, config, limit, files):
         layout.plan.unlink()
 
 
-def _plan_there(layout: OutputLayout) -> Plan | None:
+def _existing_plan(layout: OutputLayout) -> Plan | None:
     try:
         return read_plan(layout)
     except FileNotFoundError:
@@ -128,15 +128,15 @@ def _refuse(layout: OutputLayout, found: list[str]) -> NoReturn:
 
 
 def plan_for(
-    config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile], *, alone: bool = True
+    config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile], *, exclusive: bool = True
 ) -> Plan:
     """Return the plan of this run: the plan in the folder if it is still valid, otherwise a new one.
 
     Args:
         config, limit, layout: those of this run.
         files: the current inputs.
-        alone: no other run uses the folder. Otherwise an existing plan file is not rewritten, although this run's plan
-            may differ from it in folder names and file times.
+        exclusive: no other run uses the folder. Otherwise an existing plan file is not rewritten, although the plan of
+            this run may differ from it in folder names and file times.
 
     Raises:
         ConfigError: the inputs cannot be read.
@@ -149,17 +149,17 @@ def plan_for(
     if is_unchanged(old, files, layout) and unpacked:
         made_by = pixels_made_by(config)
         plan = Plan(config, limit, old.inputs, tokenizer_params(config), old.index, pixels_by=made_by)
-        if alone and plan.to_json() != old.to_json():
+        if exclusive and plan.to_json() != old.to_json():
             publish(layout.plan, [seal(plan.to_json())])  # folder names may have changed
         return plan
-    # File times changed or the index is missing. Index again in `aside`: if the content is the same, so is the plan.
-    with plan_aside(config, limit, layout) as plan:
+    # File times changed or the index is missing. Index again in `staging`: if the content is the same, so is the plan.
+    with staged_plan(config, limit, layout) as plan:
         if plan.digest != old.digest:
             crcs = {file.path: file.crc32 for file in old.inputs}
             changed = [file.path for file in plan.inputs if crcs[file.path] != file.crc32]
             _refuse(layout, [f"the content of the input {path} was changed" for path in changed])
-        if not alone:
-            layout.aside.plan.unlink()
+        if not exclusive:
+            layout.staging.plan.unlink()
         adopt_plan(layout)
     return plan
 
@@ -176,30 +176,30 @@ def tokenizer_params(config: Config) -> TokenizerParams:
 
 
 @contextlib.contextmanager
-def plan_aside(config: Config, limit: int | None, layout: OutputLayout) -> Iterator[Plan]:
-    """Make a plan in `layout.aside` without changing the current one; it is removed unless `adopt_plan` moves it.
+def staged_plan(config: Config, limit: int | None, layout: OutputLayout) -> Iterator[Plan]:
+    """Make a plan in `layout.staging` without changing the current one; it is removed unless `adopt_plan` moves it.
 
     Raises:
         ConfigError: see `tokenizer_params` and `plan.make_plan`.
     """
     facts = tokenizer_params(config)
-    shutil.rmtree(layout.aside.root, ignore_errors=True)
-    make_folders(layout.aside)
+    shutil.rmtree(layout.staging.root, ignore_errors=True)
+    make_folders(layout.staging)
     try:
-        yield make_plan(config, limit, facts, layout.aside)
+        yield make_plan(config, limit, facts, layout.staging)
     finally:
-        shutil.rmtree(layout.aside.root, ignore_errors=True)
+        shutil.rmtree(layout.staging.root, ignore_errors=True)
 
 
 def adopt_plan(layout: OutputLayout) -> None:
-    """Move the plan in `layout.aside` and its index to their final place.
+    """Move the plan in `layout.staging` and its index to their final place.
 
     Safe to kill at any point: the folder has either no plan or one with the same content, so old and new files are
     consistent.
     """
-    aside = layout.aside
-    found = [path for path in aside.work.iterdir() if path.is_file() and path != aside.plan]
+    staging = layout.staging
+    found = [path for path in staging.work.iterdir() if path.is_file() and path != staging.plan]
     for path in found:
         path.replace(layout.work / path.name)
-    if aside.plan.exists():
-        aside.plan.replace(layout.plan)
+    if staging.plan.exists():
+        staging.plan.replace(layout.plan)

@@ -1,4 +1,4 @@
-"""Samples in record order → rows in shard order, with one sample per row or packed."""
+"""Arrange samples, given in record order, into the rows of a shard: one sample per row, or packed."""
 
 from __future__ import annotations
 

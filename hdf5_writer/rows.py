@@ -1,4 +1,4 @@
-"""Samples → arrays of fixed-length rows: shifted labels, image slots and padding, for fixed and for free rows."""
+"""Write samples into fixed-length rows: shifted labels, image slots and padding, for fixed and free rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RowArrays(NamedTuple):
         return RowArrays._make(array[start:stop] for array in self)
 
 
-class Places(NamedTuple):
+class Placements(NamedTuple):
     """The places of n samples, in ascending order of rows and positions; each array is (n,) int64.
 
     Attributes:
@@ -70,12 +70,12 @@ class Places(NamedTuple):
     start: _Ints
     length: _Ints
 
-    def part(self, row: int, start: int, stop: int) -> Places:
+    def part(self, row: int, start: int, stop: int) -> Placements:
         """Return the places of samples `start` to `stop` - 1, with row numbers relative to `row`."""
-        return Places(self.row[start:stop] - row, self.start[start:stop], self.length[start:stop])
+        return Placements(self.row[start:stop] - row, self.start[start:stop], self.length[start:stop])
 
 
-def place_samples(lengths: _Ints, samples_per_row: _Ints) -> Places:
+def place_samples(lengths: _Ints, samples_per_row: _Ints) -> Placements:
     """Compute the places of samples that fill the rows in order.
 
     Args:
@@ -85,7 +85,7 @@ def place_samples(lengths: _Ints, samples_per_row: _Ints) -> Places:
     row = np.repeat(np.arange(len(samples_per_row)), samples_per_row)
     before = np.cumsum(lengths) - lengths
     first = np.cumsum(samples_per_row) - samples_per_row
-    return Places(row, before - before[first][row], lengths)
+    return Placements(row, before - before[first][row], lengths)
 
 
 def empty_rows(count: int, layout: RowLayout) -> RowArrays:
@@ -107,7 +107,7 @@ def clear_rows(rows: RowArrays, layout: RowLayout) -> None:
     rows.key_padding_mask.fill(1)
 
 
-def write_rows(batch: SampleBatch, places: Places, layout: RowLayout, rows: RowArrays) -> int:
+def write_rows(batch: SampleBatch, places: Placements, layout: RowLayout, rows: RowArrays) -> int:
     """Write samples into the first rows of `rows`, overwriting their content.
 
     Args:

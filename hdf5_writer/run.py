@@ -16,7 +16,7 @@ from hdf5_writer.finish import finish, remove_temporaries
 from hdf5_writer.image_changes import drop_changed_tasks
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.lock import BusyError, locked
-from hdf5_writer.planning.inputs import InputFile, alike_but_for_suffix, find_inputs, unread_data
+from hdf5_writer.planning.inputs import InputFile, find_inputs, inputs_with_same_stem, unread_data
 from hdf5_writer.planning.plan import Plan
 from hdf5_writer.planning.probe import MostRejectedError, probe
 from hdf5_writer.receipts import (
@@ -27,9 +27,9 @@ from hdf5_writer.resume import (
     drop_unused_plan,
     finished_dataset,
     make_folders,
-    plan_aside,
     plan_for,
     remove_output,
+    staged_plan,
 )
 from hdf5_writer.stages import warm_up
 from hdf5_writer.task import TaskDone, run_task
@@ -158,7 +158,7 @@ def create_part(
             if finished is not None:
                 return 0
             if layout.plan.exists():  # made by another part
-                plan = plan_for(config, limit, layout, files, alone=False)
+                plan = plan_for(config, limit, layout, files, exclusive=False)
             else:
                 plan = _new_plan(config, limit, layout, skip_tasks, progress, keep_going, engine)
         return _run(layout, plan, range(part.index, plan.tasks, part.count), skip_tasks, progress, engine)
@@ -205,10 +205,10 @@ def _new_plan(
     With `overwrite`, the old output is removed only then. The sampled records are checked in a worker, since a record
     may crash the process; its task will report it.
     """
-    with plan_aside(config, limit, layout) as plan:
+    with staged_plan(config, limit, layout) as plan:
         _refuse_unknown(skip_tasks, plan)
         try:
-            for warning in engine.run(functools.partial(probe, plan, layout.aside)) or ():
+            for warning in engine.run(functools.partial(probe, plan, layout.staging)) or ():
                 progress.note(warning)
         except MostRejectedError as error:
             if not keep_going:
@@ -227,7 +227,7 @@ def _inputs(config: Config, progress: Progress) -> list[InputFile]:
     if unread:
         shown = ", ".join(unread[:5]) + (", …" if len(unread) > 5 else "")
         progress.note(f"{len(unread)} file(s) in the input folder are not read: {shown}")
-    for one, other in alike_but_for_suffix(files):
+    for one, other in inputs_with_same_stem(files):
         progress.note(f"warning: both {one} and {other} are read; if they hold the same records, remove one of them")
     return files
 
@@ -264,14 +264,14 @@ def _run(
                 on_done(run(task, skip=True))
         left = [task for task in tasks if task not in skip_tasks]
         for task in left:
-            layout.working_on(task).unlink(missing_ok=True)  # of an earlier run
+            layout.current_record(task).unlink(missing_ok=True)  # of an earlier run
         if left:
             workers = min(engine.workers, len(left))
             run_tasks(
                 left,
                 run,
                 functools.partial(run, traced=True),
-                lambda task: layout.working_on(task).exists(),
+                lambda task: layout.current_record(task).exists(),
                 engine.make_executor,
                 workers,
                 on_done,

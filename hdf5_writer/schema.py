@@ -133,8 +133,8 @@ ATTRIBUTES: dict[str, str] = {
     "image_aspect_ratio": "of pixels: square or pad; else empty",
     "max_sequence_length": "positions in a row",
     "num_patches": "slots of an image",
-    "image_start_idx": "position of the first image slot, in every row; -1 where images stand where the text has them",
-    "pad_id": "what stands in padding and image slots; it may equal eos_id or unk: find padding by mask",
+    "image_start_idx": "position of the first image slot, in every row; -1 if images are at their place in the text",
+    "pad_id": "the id in padding and image slots; it may equal eos_id or unk, so find padding by the mask",
     "bos_id": "-1 where the tokenizer has none",
     "eos_id": "",
     "vocab_size": "ids are below it",
@@ -153,7 +153,7 @@ def size_attributes(size: ShardSize) -> dict[str, int]:
     }
 
 
-def text_of(attribute: object) -> object:
+def decode_attribute(attribute: object) -> object:
     """Decode a string attribute; h5py returns fixed-length strings, which all of them are here, as bytes."""
     return attribute.decode(errors="replace") if isinstance(attribute, bytes) else attribute
 
@@ -173,7 +173,7 @@ def layout_problems(
         one sentence per difference.
     """
     for name, value in {**attributes, **size_attributes(size)}.items():
-        found: Any = text_of(file.attrs.get(name))
+        found: Any = decode_attribute(file.attrs.get(name))
         found = found.item() if getattr(found, "size", 0) == 1 else found
         if type(found) is not type(value) or found != value:
             yield f"attribute {name} is {found!r}, expected {value!r}"
@@ -204,7 +204,7 @@ def check_version(found: object, where: object) -> None:
     Raises:
         SchemaError: there is no version, or the major version differs.
     """
-    found = text_of(found)
+    found = decode_attribute(found)
     ours = int(SCHEMA_VERSION.split(".")[0])
     try:
         major = int(str(found).split(".")[0])

@@ -1,4 +1,4 @@
-"""Rows → the bytes of a shard file.
+"""Build the bytes of a shard file from its rows.
 
 Rows are collected in blocks of one HDF5 chunk; a full block is compressed at once, so memory holds one uncompressed
 block and the compressed rest. The file, except for its stored images, is assembled in memory and returned as bytes, so
@@ -105,7 +105,7 @@ class ShardFile:
     def parts(self) -> Iterator[bytes]:
         """Yield its bytes in order."""
         stored = self._images.payload(self._contents) if self._images is not None else ()
-        return self._file.around(self._data_at, self._contents.stored_bytes, stored)
+        return self._file.with_replaced(self._data_at, self._contents.stored_bytes, stored)
 
 
 class ShardBuilder:
@@ -115,7 +115,7 @@ class ShardBuilder:
         self,
         layout: RowLayout,
         attributes: dict[str, int | str],
-        lap: Callable[[str], None] = lambda stage: None,
+        end_stage: Callable[[str], None] = lambda stage: None,
         *,
         images: ImageSpool | None = None,
         verify_all: bool = False,
@@ -125,7 +125,7 @@ class ShardBuilder:
         Args:
             layout: layout of its rows.
             attributes: file attributes, except the numbers of entries.
-            lap: called with the name of each stage when it ends.
+            end_stage: called with the name of each stage when it ends.
             images: holds the images of all rows; None if image files are not read.
             verify_all: read every block back, not only the first, every 32nd and the last.
         """
@@ -135,7 +135,7 @@ class ShardBuilder:
         self.counts = ShardCounts()
         self._layout = layout
         self._attributes = attributes
-        self._lap = lap
+        self._end_stage = end_stage
         self._images = images
         self._block_rows = DATASETS["labels"].per_chunk
         self._rows = empty_rows(self._block_rows, layout)
@@ -164,9 +164,9 @@ class ShardBuilder:
             self._filled += taken
             done += taken
             if self._filled == self._block_rows:
-                self._lap("assemble")
+                self._end_stage("assemble")
                 self._compress_block(self._block_rows)
-                self._lap("compress")
+                self._end_stage("compress")
         self._tables.add(samples, places, samples_per_row)
         self.counts.add(samples, samples_per_row, self._layout)
 
@@ -177,7 +177,7 @@ class ShardBuilder:
             RuntimeError: read-back mismatch.
         """
         rows = self.counts.rows
-        self._lap("assemble")
+        self._end_stage("assemble")
         if rows and not self._filled:
             # The last block was full and is still in the buffer.
             self._note_written(len(self._chunks["labels"]) - 1, self._block_rows)
@@ -205,7 +205,7 @@ class ShardBuilder:
                 else:
                     write_chunks(file, spec, shape, columns[name].dtype, compress_column(columns[name], spec))
             data_at = _reserve(file, size.stored_bytes)
-        self._lap("compress")
+        self._end_stage("compress")
         _read_back(target, self._block_rows, self._written, columns)
         return ShardFile(contents.facts_digest, target, data_at, contents, self._images)
 

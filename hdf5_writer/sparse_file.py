@@ -68,7 +68,7 @@ class SparseFile(io.RawIOBase):
         self.size = max(self.size, self._at)
         return len(source)
 
-    def around(self, offset: int, size: int, filling: Iterable[bytes]) -> Iterator[bytes]:
+    def with_replaced(self, offset: int, size: int, filling: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the whole content in order, with the `size` bytes at `offset` replaced by `filling`."""
         yield from self._content(0, offset)
         yield from filling

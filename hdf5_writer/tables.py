@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from hdf5_writer.image_spool import Contents
 from hdf5_writer.row_stream import Samples
-from hdf5_writer.rows import Places, RowLayout
+from hdf5_writer.rows import Placements, RowLayout
 from hdf5_writer.schema import DATASETS
 
 TABLES = ("samples", "images")
 _Ints = npt.NDArray[np.int64]
 _Array = npt.NDArray[Any]
-_MOST_POSITIONS = 1 << 32  # more than a row has
+_MAX_POSITIONS = 1 << 32  # more than a row has
 
 
 class Tables:
@@ -29,7 +29,7 @@ class Tables:
         self._parts: defaultdict[str, list[_Ints]] = defaultdict(list)
         self._paths: list[bytes] = []
 
-    def add(self, samples: Samples, places: Places, samples_per_row: _Ints) -> None:
+    def add(self, samples: Samples, places: Placements, samples_per_row: _Ints) -> None:
         """Append the entries of some rows."""
         batch, slots = samples.batch, self._layout.num_patches
         images = np.diff(batch.image_offsets)
@@ -95,7 +95,7 @@ def rows_of_entries(tables: Mapping[str, _Array], table: str) -> _Ints:
 def sample_of_image(tables: Mapping[str, _Array]) -> _Ints:
     """Return the number of the sample that contains each image, (images,) int64; -1 before the first sample."""
     places = (
-        rows_of_entries(tables, table) * _MOST_POSITIONS + tables[f"{table}/start"].astype(np.int64) for table in TABLES
+        rows_of_entries(tables, table) * _MAX_POSITIONS + tables[f"{table}/start"].astype(np.int64) for table in TABLES
     )
     samples, images = places
     return np.searchsorted(samples, images, side="right") - 1

@@ -117,20 +117,20 @@ class _TaskRunner:
             self._run_traced(task, records, work)
         else:
             for lines in self._reader.read(records):
-                work.facts.lap("read")
+                work.facts.end_stage("read")
                 for some in _batches(lines):
                     work.add(some)
 
     def _publish(self, work: _Work, task: int, read: int, began: float) -> TaskDone:
         plan = self._plan
         made = work.finish()
-        work.facts.lap("verify")
+        work.facts.end_stage("verify")
         shard, digest = self._layout.shard(task, plan.tasks), hashlib.sha256()
         publish(shard, _hashed(made.parts(), digest))
-        work.facts.lap("write")
+        work.facts.end_stage("write")
         if sha256_of(shard) != digest.hexdigest():
             raise OSError(f"{shard}: read-back mismatch: the file differs from what was written")
-        work.facts.lap("verify")
+        work.facts.end_stage("verify")
         counts = dataclasses.asdict(work.builder.counts)
         counts["lengths"] = sorted(work.builder.counts.lengths.items())
         receipt = {
@@ -151,12 +151,12 @@ class _TaskRunner:
             "seconds": round(time.perf_counter() - began, 3),
         }
         publish(self._layout.receipt(task), [seal(receipt)])
-        self._layout.working_on(task).unlink(missing_ok=True)
+        self._layout.current_record(task).unlink(missing_ok=True)
         return TaskDone(task, read, work.builder.counts.samples)
 
     def _run_traced(self, task: int, records: npt.NDArray[np.int64], work: _Work) -> None:
         done = 0
-        with self._layout.working_on(task).open("w") as note:
+        with self._layout.current_record(task).open("w") as note:
             for lines in self._reader.read(records):
                 for line in lines:
                     note.seek(0)
@@ -173,13 +173,13 @@ class _Work:
         self.facts = TaskStatistics(fingerprints_every(plan.records))
         verify_all = plan.config.setup.verify == "full"
         attributes = shard_attributes(plan)
-        self.builder = ShardBuilder(layout, attributes, self.facts.lap, images=images, verify_all=verify_all)
+        self.builder = ShardBuilder(layout, attributes, self.facts.end_stage, images=images, verify_all=verify_all)
         self._read = functools.partial(stages.read, check_image=None if images is None else images.check)
         self.rejects: list[tuple[int, int, dict[str, Any]]] = []
         self.moved = self.skipped = self.dropped = 0
         self.unused = UnusedKeys()
         self._plan, self._task, self._stages, self._layout = plan, task, stages, layout
-        self._rows = RowStream(self._put, None if plan.config.processor.packing == "none" else self._pack)
+        self._rows = RowStream(self._write_rows, None if plan.config.processor.packing == "none" else self._pack)
 
     def finish(self) -> ShardFile:
         """Return the finished shard."""
@@ -188,21 +188,21 @@ class _Work:
 
     def add(self, lines: list[Line]) -> None:
         """Turn each line into a sample or a reject."""
-        stages, lap = self._stages, self.facts.lap
-        lines, records = self._pass("parse", parse_line, lines, lines)
+        stages, end_stage = self._stages, self.facts.end_stage
+        lines, records = self._apply("parse", parse_line, lines, lines)
         formats = [self._plan.inputs[line.file].record_format for line in lines]
-        lines, conversations = self._pass(
+        lines, conversations = self._apply(
             "validate", lambda found: self._read(*found), lines, list(zip(records, formats, strict=True))
         )
-        lines, texts = self._pass("render", lambda found: (found, stages.renderer.render(found)), lines, conversations)
+        lines, texts = self._apply("render", lambda found: (found, stages.renderer.render(found)), lines, conversations)
         conversations, rendered = [found for found, _ in texts], [segments for _, segments in texts]
         batch, failed = stages.batches.encode(rendered)
-        lap("tokenize")
+        end_stage("tokenize")
         fitted, measures, unfit = fit_samples(batch, self._layout)
         failed = {**unfit, **failed}
         if failed:
             for number in sorted(failed):
-                self._judge(lines[number], failed[number])
+                self._reject_or_raise(lines[number], failed[number])
             lines = [line for number, line in enumerate(lines) if number not in failed]
             conversations = [found for number, found in enumerate(conversations) if number not in failed]
         samples = Samples(
@@ -221,17 +221,17 @@ class _Work:
         self.skipped += sum(conversation.first_turn_skipped for conversation in conversations)
         self.dropped += sum(conversation.rounds_dropped for conversation in conversations)
         self.unused.add(conversation.unused_keys for conversation in conversations)
-        lap("assemble")
+        end_stage("assemble")
 
-    def _put(self, samples: Samples, samples_per_row: npt.NDArray[np.int64]) -> None:
+    def _write_rows(self, samples: Samples, samples_per_row: npt.NDArray[np.int64]) -> None:
         """Add rows to the shard and to the statistics."""
         self.builder.add(samples, samples_per_row)
         self.facts.add(samples)
-        self.facts.lap("assemble")
+        self.facts.end_stage("assemble")
 
     def _pack(self, lengths: npt.NDArray[np.int64], images: npt.NDArray[np.int64], window: int) -> Packed:
         """Pack the samples of a window into rows."""
-        self.facts.lap("assemble")
+        self.facts.end_stage("assemble")
         setup, processor = self._plan.config.setup, self._plan.config.processor
         packed = pack_samples(
             lengths,
@@ -240,10 +240,10 @@ class _Work:
             processor.max_images_per_row,
             (setup.seed, self._task, window) if setup.shuffle else None,
         )
-        self.facts.lap("pack")
+        self.facts.end_stage("pack")
         return packed
 
-    def _pass(
+    def _apply(
         self, stage: str, work: Callable[[_In], _Out], lines: list[Line], items: Sequence[_In]
     ) -> tuple[list[Line], list[_Out]]:
         """Apply a stage to the item of each line; return the accepted lines and their results, and note the rejects."""
@@ -253,13 +253,13 @@ class _Work:
             try:
                 passed.append(work(item))
             except Exception as error:
-                self._judge(line, error)
+                self._reject_or_raise(line, error)
             else:
                 left.append(line)
-        self.facts.lap(stage)
+        self.facts.end_stage(stage)
         return left, passed
 
-    def _judge(self, line: Line, error: Exception) -> None:
+    def _reject_or_raise(self, line: Line, error: Exception) -> None:
         """Note a reject; raise any other error with the file and line of the record."""
         if isinstance(error, Rejected):
             self.note(line, error)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_MOST_SHOWN = 50
+_MAX_SHOWN = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summary = verify_dataset(root)
     for note in summary.notes:
         print(f"note: {note}")
-    for problem in summary.problems[:_MOST_SHOWN]:
+    for problem in summary.problems[:_MAX_SHOWN]:
         print(problem, file=sys.stderr)
-    if len(summary.problems) > _MOST_SHOWN:
-        print(f"… and {len(summary.problems) - _MOST_SHOWN} more", file=sys.stderr)
+    if len(summary.problems) > _MAX_SHOWN:
+        print(f"… and {len(summary.problems) - _MAX_SHOWN} more", file=sys.stderr)
     if summary.problems:
         print(
             f"verify_hdf5_dataset: {root}: {_counted(len(summary.problems), 'problem')} found; remove the damaged "

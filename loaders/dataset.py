@@ -28,7 +28,7 @@ OnImageError = Literal["raise", "blank"]
 Folders = str | Path | Sequence[str | Path]
 _log = logging.getLogger(__name__)
 # Maximum number of failed images that each process logs; the loader counts all of them.
-_MOST_LOGGED = 10
+_MAX_LOGGED = 10
 
 
 class LlavaH5Dataset(Dataset[Sample]):
@@ -272,7 +272,7 @@ class LlavaH5Dataset(Dataset[Sample]):
             message = f"{file}, line {line}: {source.describe(shard, image)} cannot be read ({error})"
             if self._blank_failures:
                 self._failures += 1
-                if self._failures <= _MOST_LOGGED:
+                if self._failures <= _MAX_LOGGED:
                     _log.warning("%s; it is left blank, without loss for its sample", message)
                 return False
             raise ImageError(

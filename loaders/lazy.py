@@ -23,7 +23,7 @@ from preprocess.config import DatasetConfig
 from preprocess.conversation import ConversationReader
 from preprocess.images import ImageChecker
 from preprocess.messages import flatten_messages
-from preprocess.record_formats import MOST_LOOKED_AT, format_of, keys_by_format
+from preprocess.record_formats import MAX_INSPECTED, format_of, keys_by_format
 from preprocess.record_keys import IMAGES
 from preprocess.records import UTF8_BOM, parse_record
 from preprocess.rejects import Rejected
@@ -98,7 +98,7 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         folder = getattr(data_args, "image_folder", None)
         self._folder = None if folder is None else Path(folder)
         keys = keys_by_format(dataset)
-        self._format = format_of(_parse_valid(self._records[:MOST_LOOKED_AT]), keys)
+        self._format = format_of(_parse_valid(self._records[:MAX_INSPECTED]), keys)
         self._keys = keys[self._format]
         self._reader = ConversationReader(dataset, self._renderer.traits)
         self._checker = ImageChecker(self._folder, "none" if folder is None else "exists")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 LARGEST_FILE = 128 << 20
 # The limit of libtiff (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); encoders write about ten.
-MOST_SCANS = 100
+MAX_SCANS = 100
 # A marker of JPEG: not a stuffed zero, a restart marker or fill bytes.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
@@ -104,12 +104,12 @@ def _formats() -> list[str]:
 
 def _require_few_scans(data: bytes) -> None:
     """Refuse a JPEG with too many scans: each scan of 14 bytes costs one more pass over all pixels."""
-    if data.count(b"\xff\xda") <= MOST_SCANS:
+    if data.count(b"\xff\xda") <= MAX_SCANS:
         return  # the usual case: no need to parse the markers
     scans, at = 0, 2
     while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
         scans += marker[0] == b"\xff\xda"
         # The header of a scan is followed by its data, in which every FF is followed by 00 or a restart marker.
         at = marker.end() + max(int.from_bytes(data[marker.end() : marker.end() + 2], "big"), 2)
-    if scans > MOST_SCANS:
-        raise ValueError(f"the JPEG has {scans:,} scans, expected at most {MOST_SCANS}")
+    if scans > MAX_SCANS:
+        raise ValueError(f"the JPEG has {scans:,} scans, expected at most {MAX_SCANS}")

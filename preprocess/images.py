@@ -14,7 +14,7 @@ from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected, shorten
 
 # Total number of file names kept in memory; images in further folders are looked up one by one.
-_MOST_NAMES = 2_000_000
+_MAX_NAMES = 2_000_000
 # A Windows drive letter is not a scheme.
 _SCHEME = re.compile("([A-Za-z][A-Za-z0-9+.-]+):")
 _LOCAL_HOSTS = ("", "localhost")
@@ -28,7 +28,7 @@ class ImageChecker:
     """
 
     def __init__(
-        self, image_dir: Path | None, mode: Literal["none", "exists", "decode"], most_names: int = _MOST_NAMES
+        self, image_dir: Path | None, mode: Literal["none", "exists", "decode"], most_names: int = _MAX_NAMES
     ) -> None:
         """`most_names` bounds the memory of folder listings; 0 looks up each file, which is fastest for few paths."""
         self._mode = mode

@@ -15,7 +15,7 @@ _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "
 # Keys of the system text of a record: of LLaMA-Factory, and of lmms-finetune.
 _SYSTEM_KEYS = ("system", "system_prompt")
 # Number of records at the beginning of a file that decide its format.
-MOST_LOOKED_AT = 20
+MAX_INSPECTED = 20
 
 KeysByFormat = Mapping[RecordFormat, RecordKeys]
 

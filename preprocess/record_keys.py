@@ -19,10 +19,10 @@ MEDIA_KEYS = frozenset(
 IMAGES = "images"
 # Names beyond the limits below are counted together under this name.
 OTHER_KEYS = "(other keys)"
-_MOST_NAMES = 100
+_MAX_NAMES = 100
 _LONGEST_NAME = 80
 # Number of cached sets of keys, and the total number of characters in the keys of one set.
-_MOST_KNOWN = 1000
+_MAX_KNOWN = 1000
 _LONGEST_KNOWN = 2000
 
 
@@ -66,7 +66,7 @@ class RecordKeys:
         if found is None:
             found = self._split(keys)
             if sum(map(len, keys)) <= _LONGEST_KNOWN:
-                if len(self._known) == _MOST_KNOWN:
+                if len(self._known) == _MAX_KNOWN:
                     self._known.clear()
                 self._known[keys] = found
         for name in found.media:
@@ -96,8 +96,8 @@ class RecordKeys:
 
 def _bounded(names: list[str]) -> tuple[str, ...]:
     """A bounded number of names of bounded length; further names become `OTHER_KEYS`."""
-    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names[:_MOST_NAMES]]
-    return (*shown, *[OTHER_KEYS] * (len(names) > _MOST_NAMES))
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in names[:_MAX_NAMES]]
+    return (*shown, *[OTHER_KEYS] * (len(names) > _MAX_NAMES))
 
 
 class UnusedKeys:
@@ -114,7 +114,7 @@ class UnusedKeys:
     def update(self, counts: Mapping[str, int]) -> None:
         """Add other counts."""
         for name, records in counts.items():
-            is_kept = name in self.counts or len(self.counts) < _MOST_NAMES
+            is_kept = name in self.counts or len(self.counts) < _MAX_NAMES
             self.counts[name if is_kept else OTHER_KEYS] += records
 
     def ranked(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The bytes of one JSONL line → a record, or a reject."""
+"""Parse the bytes of one JSONL line to a record."""
 
 from __future__ import annotations
 

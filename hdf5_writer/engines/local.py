@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from hdf5_writer.task import TaskDone
 
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 _Result = TypeVar("_Result")
 
 
@@ -36,7 +36,7 @@ class TasksFailedError(RuntimeError):
     """
 
     def __init__(self, tasks: list[int], *, rest_is_done: bool) -> None:
-        super().__init__(f"task(s) {', '.join(map(str, tasks))} killed their worker process {MOST_DEATHS} times each")
+        super().__init__(f"task(s) {', '.join(map(str, tasks))} killed their worker process {MAX_DEATHS} times each")
         self.tasks = tasks
         self.rest_is_done = rest_is_done
 
@@ -62,7 +62,7 @@ def run_tasks(
         on_done: called in this thread for each finished task.
 
     Raises:
-        TasksFailedError: some tasks killed their worker in MOST_DEATHS retries. Raised after all other tasks are done,
+        TasksFailedError: some tasks killed their worker in MAX_DEATHS retries. Raised after all other tasks are done,
             or at once if the worker died before it reached a record, since this would happen to every task.
         Exception: the first exception that a task raised; running tasks are waited for, the others are not started.
     """
@@ -70,7 +70,7 @@ def run_tasks(
     failed: list[int] = []
     while waiting:
         for task in _run_until_broken(waiting, run, make_executor, workers, on_done):
-            tries = range(MOST_DEATHS)
+            tries = range(MAX_DEATHS)
             if all(_run_until_broken(deque([task]), run_alone, make_executor, 1, on_done) for _ in tries):
                 failed.append(task)
                 if not was_begun(task):

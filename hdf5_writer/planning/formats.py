@@ -10,7 +10,7 @@ import numpy as np
 
 from hdf5_writer.planning.inputs import InputFile, RecordReader
 from preprocess.config import DatasetConfig
-from preprocess.record_formats import MOST_LOOKED_AT, format_of, keys_by_format
+from preprocess.record_formats import MAX_INSPECTED, format_of, keys_by_format
 from preprocess.records import parse_record
 from preprocess.rejects import Rejected
 
@@ -36,7 +36,7 @@ def with_formats(dataset: DatasetConfig, inputs: Sequence[InputFile], reader: Re
 
 
 def _first_records(reader: RecordReader, first: int, count: int) -> Iterator[dict[str, Any]]:
-    for lines in reader.read(np.arange(first, first + min(count, MOST_LOOKED_AT))):
+    for lines in reader.read(np.arange(first, first + min(count, MAX_INSPECTED))):
         for line in lines:
             if line.size <= _LONGEST_LOOKED_AT:
                 try:

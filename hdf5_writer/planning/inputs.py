@@ -20,7 +20,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 REJECTS_SUFFIX = ".rejects.jsonl"
 _LOOKS_LIKE_DATA = (".json", ".parquet", ".csv", ".tsv", ".bz2", ".xz", ".gz", ".zst", ".zip", ".tar")
 # Bounds on memory in bytes: lines read at a time, and the longest record (LLaVA records have about 1 kB).
-_MOST_READ = 8 << 20
+_MAX_READ = 8 << 20
 LONGEST_LINE = 16 << 20
 
 
@@ -108,7 +108,7 @@ def unread_data(others: Sequence[str]) -> list[str]:
     return [path for path in others if path.lower().endswith(_LOOKS_LIKE_DATA) and not path.endswith(REJECTS_SUFFIX)]
 
 
-def alike_but_for_suffix(files: Sequence[InputFile]) -> list[tuple[str, str]]:
+def inputs_with_same_stem(files: Sequence[InputFile]) -> list[tuple[str, str]]:
     """Return pairs of inputs such as `a.jsonl` and `a.jsonl.gz`, which probably hold the same data."""
     by_stem: dict[str, list[str]] = {}
     for file in files:
@@ -192,7 +192,7 @@ class RecordReader:
         kept = np.cumsum(np.minimum(sizes, LONGEST_LINE))
         start = 0
         while start < len(records):
-            budget = (kept[start - 1] if start else 0) + _MOST_READ
+            budget = (kept[start - 1] if start else 0) + _MAX_READ
             stop = max(start + 1, int(np.searchsorted(kept, budget, side="right")))
             yield self._read_some(files[start:stop], numbers[start:stop], starts[start:stop], sizes[start:stop])
             start = stop

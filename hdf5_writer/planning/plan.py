@@ -1,4 +1,4 @@
-"""Inputs and config → a plan that assigns every record to a shard; it does not depend on the number of workers."""
+"""The plan of a run: assigns every record to a shard, independently of the number of workers."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def differences(old: Plan, config: Config, limit: int | None, digest: str, files
             if was != is_:
                 found.append(f"{section}.{key} was {was}, is {is_}")
     old_images, new_images = old.config.dataset.image_dir, config.dataset.image_dir
-    if config.dataset.check_images != "none" and _real(old_images) != _real(new_images):
+    if config.dataset.check_images != "none" and _resolved(old_images) != _resolved(new_images):
         found.append(f"dataset.image_dir was {old_images}, is {new_images}")
     if old.limit != limit:
         found.append(f"--limit was {old.limit or 'not given'}, is {limit or 'not given'}")
@@ -249,7 +249,7 @@ def differences(old: Plan, config: Config, limit: int | None, digest: str, files
     return found
 
 
-def _real(path: Path | None) -> Path | None:
+def _resolved(path: Path | None) -> Path | None:
     return None if path is None else path.resolve()
 
 

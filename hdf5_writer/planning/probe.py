@@ -22,8 +22,8 @@ from preprocess.images import ImageChecker
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected
 
-MOST_PROBED = 500
-FEWEST_PROBED = 20
+MAX_PROBED = 500
+MIN_PROBED = 20
 _ABOUT_IMAGES = (Reason.IMAGE_MISSING, Reason.IMAGE_OUTSIDE, Reason.IMAGE_UNREADABLE)
 _START = 64
 
@@ -33,7 +33,7 @@ class MostRejectedError(ConfigError):
 
 
 def probed_records(records: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Choose the records to check: at most `MOST_PROBED`, from every input unless there are very many inputs.
+    """Choose the records to check: at most `MAX_PROBED`, from every input unless there are very many inputs.
 
     Half of the sample is divided equally among the inputs, the other half in proportion to their number of records.
 
@@ -43,9 +43,9 @@ def probed_records(records: Sequence[int]) -> npt.NDArray[np.int64]:
     Returns:
         shape (n,), int64, ascending.
     """
-    total, half = sum(records), MOST_PROBED // 2
+    total, half = sum(records), MAX_PROBED // 2
     if len(records) > half:
-        count = min(total, MOST_PROBED)
+        count = min(total, MAX_PROBED)
         return np.arange(count, dtype=np.int64) * total // max(count, 1)
     chosen, first = [], 0
     for count in records:
@@ -66,11 +66,11 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
         warnings, one sentence each.
 
     Raises:
-        MostRejectedError: most of at least `FEWEST_PROBED` records would be rejected for one reason, or an input is a
+        MostRejectedError: most of at least `MIN_PROBED` records would be rejected for one reason, or an input is a
             JSON array instead of JSON lines.
         ConfigError: a record requires a key that the config does not set.
     """
-    config = _looking_at_names_only(plan.local_config())
+    config = _without_decoding(plan.local_config())
     decodes = plan.config.dataset.check_images == "decode"
     stages = Stages(config, warm_tokenizer(plan.config))
     # Check single files: listing a whole folder does not pay for a few hundred images.
@@ -109,7 +109,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
                 "the folder it writes, or give --keep-going to start anyway"
             )
     for reason, count in reasons.most_common(1):
-        if probed >= FEWEST_PROBED and count > max(0.5, config.setup.max_reject_fraction) * probed:
+        if probed >= MIN_PROBED and count > max(0.5, config.setup.max_reject_fraction) * probed:
             line, reject = examples[reason]
             raise MostRejectedError(_refusal(plan, stages, line, reject, count, probed))
     if not others or decodes:
@@ -120,7 +120,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
     ]
 
 
-def _looking_at_names_only(config: Config) -> Config:
+def _without_decoding(config: Config) -> Config:
     """Return the config with images looked up but not decoded."""
     dataset = config.dataset
     if dataset.check_images != "decode":

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-_MOST_GROUPS = 5
-_MOST_PLACES = 3
+_MAX_GROUPS = 5
+_MAX_PLACES = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def find_duplicates(fingerprints: Sequence[npt.NDArray[np.void]], every: int) ->
     starts_run[-1:] = False
     values = hashes[starts_run]
     counts = np.searchsorted(hashes, values, side="right") - np.flatnonzero(starts_run)
-    groups = np.lexsort((_first_seen(values, fingerprints), -counts))[:_MOST_GROUPS].tolist()
+    groups = np.lexsort((_first_seen(values, fingerprints), -counts))[:_MAX_GROUPS].tolist()
     return Duplicates(
         every=every,
         surplus=int((counts - 1).sum()) * every,
@@ -63,12 +63,12 @@ def find_duplicates(fingerprints: Sequence[npt.NDArray[np.void]], every: int) ->
 def _first_seen(values: npt.NDArray[np.uint64], fingerprints: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.int64]:
     """Return the index of the first occurrence, over all tasks, of each of the sorted fingerprints `values`."""
     first = np.full(len(values), np.iinfo(np.int64).max)
-    behind = 0
+    offset = 0
     for found in fingerprints if len(values) else ():
         nearest = np.minimum(np.searchsorted(values, found["hash"]), len(values) - 1)
-        met = np.flatnonzero(values[nearest] == found["hash"])
-        np.minimum.at(first, nearest[met], behind + met)
-        behind += len(found)
+        seen = np.flatnonzero(values[nearest] == found["hash"])
+        np.minimum.at(first, nearest[seen], offset + seen)
+        offset += len(found)
     return first
 
 
@@ -77,6 +77,6 @@ def _places(value: np.uint64, fingerprints: Sequence[npt.NDArray[np.void]]) -> l
     places: list[tuple[int, int]] = []
     for task, found in enumerate(fingerprints):
         places += [(task, sample) for sample in found["sample"][found["hash"] == value].tolist()]
-        if len(places) >= _MOST_PLACES:
+        if len(places) >= _MAX_PLACES:
             break
-    return places[:_MOST_PLACES]
+    return places[:_MAX_PLACES]

@@ -8,7 +8,7 @@ from hdf5_writer.report.duplicates import Duplicates
 from hdf5_writer.report.image_sample import ImageSample
 from hdf5_writer.report.lengths import OtherLength
 
-_MOST_KEYS = 6
+_MAX_KEYS = 6
 _PACKING_PAYS = 1.5  # samples a row
 
 
@@ -47,7 +47,7 @@ def find(
         found.append(Finding("duplicates", f"{about}{rows} the images and the text of another sample."))
     found += unreadable_images(sample)
     if sample.rotated:
-        rotated = f"{sample.rotated:,} of {_looked_at(sample)} stored rotated (EXIF)"
+        rotated = f"{sample.rotated:,} of {_inspected(sample)} stored rotated (EXIF)"
         found.append(Finding("images", f"{rotated}, and the model sees them as stored."))
     if counts["truncated"]:
         rows = _records(counts["truncated"], "sample was", "samples were")
@@ -59,8 +59,8 @@ def find(
         found.append(Finding("rejects", f"{rounds} dropped."))
     unused = counts["unused_keys"]
     if unused:
-        shown = ", ".join(f"{key} ({records:,})" for key, records in list(unused.items())[:_MOST_KEYS])
-        more = f" and {len(unused) - _MOST_KEYS} more" if len(unused) > _MOST_KEYS else ""
+        shown = ", ".join(f"{key} ({records:,})" for key, records in list(unused.items())[:_MAX_KEYS])
+        more = f" and {len(unused) - _MAX_KEYS} more" if len(unused) > _MAX_KEYS else ""
         found.append(Finding("inputs", f"Keys of the records that are not used: {shown}{more}."))
     return found
 
@@ -69,7 +69,7 @@ def unreadable_images(sample: ImageSample) -> list[Finding]:
     """Return findings about sampled image files that are missing or not readable as images."""
     kinds = ((sample.missing, "missing now"), (sample.unreadable, "unreadable"))
     return [
-        Finding("images", f"{len(paths):,} of {_looked_at(sample)} {what}, such as {paths[0]}.")
+        Finding("images", f"{len(paths):,} of {_inspected(sample)} {what}, such as {paths[0]}.")
         for paths, what in kinds
         if paths
     ]
@@ -79,5 +79,5 @@ def _records(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def _looked_at(sample: ImageSample) -> str:
-    return f"{sample.looked_at:,} sampled image files are"
+def _inspected(sample: ImageSample) -> str:
+    return f"{sample.inspected:,} sampled image files are"

@@ -14,7 +14,7 @@ from preprocess.images import ImageChecker
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected
 
-_MOST_PATHS = 50_000
+_MAX_PATHS = 50_000
 _SAMPLE = 200
 
 
@@ -25,7 +25,7 @@ class ImageTally:
     the most used paths, the less frequent half of the table is dropped whenever it is full.
     """
 
-    def __init__(self, most_paths: int = _MOST_PATHS) -> None:
+    def __init__(self, most_paths: int = _MAX_PATHS) -> None:
         self._most = most_paths
         self._sampled: Counter[bytes] = Counter()
         self._frequent: Counter[bytes] = Counter()
@@ -83,7 +83,7 @@ class ImageSample:
     rotated: int = 0
 
     @property
-    def looked_at(self) -> int:
+    def inspected(self) -> int:
         """Number of files that were examined."""
         return len(self.sizes) + len(self.missing) + len(self.unreadable)
 
@@ -92,7 +92,7 @@ class ImageSample:
         return sum(min(size) < side for size in self.sizes)
 
 
-def look_at_images(image_dir: Path | None, paths: Iterable[str]) -> ImageSample:
+def inspect_images(image_dir: Path | None, paths: Iterable[str]) -> ImageSample:
     """Read the headers of some images, only inside the image folder; without a folder, return an empty sample."""
     from PIL import ExifTags
 
@@ -108,6 +108,6 @@ def look_at_images(image_dir: Path | None, paths: Iterable[str]) -> ImageSample:
                 sample.sizes.append(image.size)
         except Rejected as reject:
             (sample.missing if reject.reason is Reason.IMAGE_MISSING else sample.unreadable).append(path)
-        except Exception:  # Pillow's plugins raise whatever a broken file leads them to
+        except Exception:  # Pillow's plugins raise any exception on a broken file
             sample.unreadable.append(path)
     return sample

@@ -11,7 +11,7 @@ from hdf5_writer.report.fill import expected_fill
 
 LENGTHS_TO_TRY = (512, 1024, 2048, 4096, 8192)
 _STEP, _SHARE_KEPT = 64, 0.999
-_MOST_PACKED = 10_000  # the default shard size; more samples would not fill rows better
+_MAX_PACKED = 10_000  # the default shard size; more samples would not fill rows better
 # Attention costs as much as the linear layers of a decoder block at 6 times the hidden size (4·n·h against 24·h² per
 # token and block); 4096 is that of a 7B Llama.
 ATTENTION_EQUALS_LINEAR = 6 * 4096
@@ -52,7 +52,7 @@ class Lengths:
         return 0 if self.image_start_idx is None else self.num_patches
 
     @property
-    def least(self) -> int:
+    def min_length(self) -> int:
         """Number of positions that an image and one token need."""
         return (self.image_start_idx or 0) + self.num_patches + 1
 
@@ -115,7 +115,7 @@ def recommended_length(lengths: Lengths) -> int | None:
     longest = quantiles(lengths.used, (_SHARE_KEPT,))
     if not longest or longest[0] >= lengths.max_sequence_length:
         return None
-    return -(-max(longest[0], lengths.least) // _STEP) * _STEP
+    return -(-max(longest[0], lengths.min_length) // _STEP) * _STEP
 
 
 def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) -> OtherLength:
@@ -125,7 +125,7 @@ def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) ->
     """
     current = lengths.max_sequence_length
     is_current = length == current
-    if length < lengths.least:
+    if length < lengths.min_length:
         return OtherLength(length, is_current, is_recommended, False, 0, 0.0, 0.0, 0.0, 0.0)
     used = np.arange(current + 1)
     kept = np.minimum(used, length)
@@ -147,12 +147,12 @@ def at_length(lengths: Lengths, length: int, *, is_recommended: bool = False) ->
 
 
 def _some_samples(lengths: Lengths) -> tuple[_Counts, _Counts]:
-    """Return attended positions and number of images (0 or 1) of at most `_MOST_PACKED` evenly chosen samples."""
+    """Return attended positions and number of images (0 or 1) of at most `_MAX_PACKED` evenly chosen samples."""
     used = np.arange(len(lengths.used))
     attended = np.concatenate((used, np.maximum(used - lengths.dummy_slots, 1)))
     with_image = np.repeat((1, 0), len(used))
     below = np.cumsum(np.concatenate((lengths.with_image, lengths.text_only)))
-    count = min(int(below[-1]), _MOST_PACKED)
+    count = min(int(below[-1]), _MAX_PACKED)
     chosen = np.searchsorted(below, np.arange(count) * int(below[-1]) // max(count, 1), side="right")
     return attended[chosen], with_image[chosen]
 

@@ -24,7 +24,7 @@ from hdf5_writer.publish import publish, unseal
 from hdf5_writer.receipts import all_receipts
 from hdf5_writer.report.duplicates import Duplicates, find_duplicates
 from hdf5_writer.report.findings import find, unreadable_images
-from hdf5_writer.report.image_sample import ImageTally, look_at_images
+from hdf5_writer.report.image_sample import ImageTally, inspect_images
 from hdf5_writer.report.inputs import InputTally
 from hdf5_writer.report.lengths import (
     Lengths,
@@ -45,8 +45,8 @@ from hdf5_writer.viewer.page import rows_values
 
 _EXAMPLES = 3
 _FIRST_ROWS = 5
-_MOST_USED = 5
-_MOST_WORKERS = 16
+_MAX_USED = 5
+_MAX_WORKERS = 16
 _SHARES = (0.5, 0.9, 0.99, 0.999, 1.0)
 
 
@@ -88,7 +88,7 @@ def write_report(
     rows = [dataset.read(number) for number in range(min(len(dataset), _FIRST_ROWS))]
     image_dir = plan.local_config().dataset.image_dir
     others = other_lengths(tallies.lengths)
-    sample = look_at_images(image_dir, tallies.images.sample())
+    sample = inspect_images(image_dir, tallies.images.sample())
     page = render_page(
         "report.html.j2",
         script="rows.js" if rows else None,
@@ -111,14 +111,14 @@ def write_report(
         shares=_SHARES,
         plots=_plots(tallies, others) if params["counts"]["written"] else {},
         images=tallies.images,
-        most_used=tallies.images.most_used(_MOST_USED),
+        most_used=tallies.images.most_used(_MAX_USED),
         image_dir=image_dir,
         sample=sample,
         image_plots=_image_plots(sample.sizes),
         duplicates=tallies.duplicates,
         duplicate_places=_places(layout, plan, tallies.duplicates),
         throughput=tallies.throughput,
-        workers=tallies.throughput.busiest(_MOST_WORKERS),
+        workers=tallies.throughput.busiest(_MAX_WORKERS),
     )
     publish(layout.report, [page])
     for finding in unreadable_images(sample):

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 _INK, _LINE, _FILL, _MARK = "#737d8c", "#8a93a1", "#5585e0", "#dd6c30"
 # Text is the only colour that differs in dark mode.
 _DARK = b"<style>@media (prefers-color-scheme: dark) { text { fill: #9aa4b2 !important } }</style></svg>"
-_MOST_BARS = 48
+_MAX_BARS = 48
 _FEW_VALUES = 12
 # Narrow, so that labels are readable on a phone.
 _INCHES = (4.4, 2.1)
@@ -74,7 +74,7 @@ def binned(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[A
     width = 1
     for step in (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 512, 1024, 2**24):
         width = step
-        if (high - low + 1) / step <= _MOST_BARS:
+        if (high - low + 1) / step <= _MAX_BARS:
             break
     first = low // width * width
     bins = (high - first) // width + 1
@@ -122,7 +122,7 @@ def _svg(name: str, draw: Callable[[Axes], object], xlabel: str, *, shares: bool
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         if not shares:
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-            axes.yaxis.set_major_formatter(FuncFormatter(_short))
+            axes.yaxis.set_major_formatter(FuncFormatter(_axis_label))
         draw(axes)
         if not shares:
             axes.set_ylim(bottom=0)
@@ -133,7 +133,7 @@ def _svg(name: str, draw: Callable[[Axes], object], xlabel: str, *, shares: bool
     return Plot(name, f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}")
 
 
-def _short(value: float, _: object) -> str:
+def _axis_label(value: float, _: object) -> str:
     """Format an axis label in short form, such as 12k for 12,000."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import hdf5_writer
 from hdf5_writer.layout import OutputLayout
 
-# A report on a hundred million rows takes some minutes.
+# A report on 100 million rows takes a few minutes.
 _SECONDS = 1800
 
 

@@ -22,13 +22,13 @@ from hdf5_writer.row_stream import Samples
 
 # Maximum number of fingerprints over all tasks. For more records, only fingerprints whose checksum is divisible by a
 # number are kept: samples of equal content are kept or dropped together, so estimates of duplicates are unbiased.
-_MOST_FINGERPRINTS = 1_000_000
+_MAX_FINGERPRINTS = 1_000_000
 FINGERPRINT = np.dtype([("hash", "<u8"), ("sample", "<i4")])
 
 
 def fingerprints_every(records: int) -> int:
     """Return n such that one in n fingerprints is kept for the given number of records."""
-    return -(-records // _MOST_FINGERPRINTS) or 1
+    return -(-records // _MAX_FINGERPRINTS) or 1
 
 
 class TaskStatistics:
@@ -46,7 +46,7 @@ class TaskStatistics:
         self._began = time.time()
         self._last = perf_counter()
 
-    def lap(self, stage: str) -> None:
+    def end_stage(self, stage: str) -> None:
         """Add the time since the last call to a stage."""
         now = perf_counter()
         self._seconds[stage] += now - self._last

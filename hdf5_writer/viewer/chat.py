@@ -18,7 +18,7 @@ from hdf5_writer.viewer.turn_parser import ContextSpan, StyledText, TurnParser, 
 from preprocess.square_images import AspectRatio
 
 # Shown per row; each takes about 10 KB of the page.
-MOST_PICTURES = 100
+MAX_PICTURES = 100
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Turn:
         kind: "context" or "supervised".
         items: texts and pictures without the opening, one list per speech bubble. Without a tokenizer, pictures only.
         blocks: its positions.
-        pictures_left_out: number of images that are not among the items, beyond `MOST_PICTURES` of the row.
+        pictures_left_out: number of images that are not among the items, beyond `MAX_PICTURES` of the row.
     """
 
     kind: str
@@ -202,7 +202,7 @@ def _turn(side: Side, sample: RowSample, runs: list[Run], *, is_first: bool) -> 
         turn.blocks.append(_block(run))
         if run.image is not None:
             flush(is_last=False)
-            if run.image.number < MOST_PICTURES:
+            if run.image.number < MAX_PICTURES:
                 styled.append(Picture(run.image, side.thumbnail(run.image)))
             else:
                 turn.pictures_left_out += 1

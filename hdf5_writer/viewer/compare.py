@@ -18,7 +18,7 @@ from hdf5_writer.viewer.runs import sample_runs
 
 # `difflib` needs time proportional to the product of two lengths; above this product, everything between the first and
 # the last difference counts as one difference.
-_MOST_PAIRS = 1_000_000
+_MAX_PAIRS = 1_000_000
 _FILE_BITS = 40  # a key combines the number of a file with a line number of this many bits
 _ROWS_KEPT = 64  # cached rows, since packed rows are read repeatedly
 _NO_INTS = np.zeros(0, dtype=np.int64)
@@ -178,7 +178,7 @@ def _differences(left: _Stream, right: _Stream) -> tuple[Spans, Spans]:
     while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
         tail += 1
     middle_a, middle_b = a[head : len(a) - tail], b[head : len(b) - tail]
-    if len(middle_a) * len(middle_b) > _MOST_PAIRS:
+    if len(middle_a) * len(middle_b) > _MAX_PAIRS:
         ranges = [(0, len(middle_a), 0, len(middle_b))]
     else:
         matcher = difflib.SequenceMatcher(None, middle_a, middle_b, autojunk=False)

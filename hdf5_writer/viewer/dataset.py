@@ -32,7 +32,7 @@ _Array = npt.NDArray[Any]
 _CHUNK_CACHE = 4 << 20
 
 # Row number → numbers, in the row, of the selected samples.
-Places = dict[int, set[int]]
+SelectedSamples = dict[int, set[int]]
 
 
 class InspectedDataset:
@@ -107,7 +107,7 @@ class InspectedDataset:
         side = self.params.image_size
         return Image.fromarray(np.ascontiguousarray(data.reshape(3, side, side).transpose(1, 2, 0)))
 
-    def find_source(self, file: str, line: int, most: int) -> Places:
+    def find_source(self, file: str, line: int, most: int) -> SelectedSamples:
         """Find the sample of an input line; empty if the line was rejected."""
         index = self.files.index(self.input_name(file))
         return self._search(
@@ -140,12 +140,12 @@ class InspectedDataset:
             f"{did_you_mean(file, self.files)}; the first is {self.files[0]}"
         )
 
-    def find_image(self, path: str, most: int) -> Places:
+    def find_image(self, path: str, most: int) -> SelectedSamples:
         """Find the samples with an image, in the first `most` rows that have it."""
         wanted = path.encode()
         return self._search(lambda tables: sample_of_image(tables)[tables["images/path"] == wanted], most)
 
-    def find_text_only(self, most: int) -> Places:
+    def find_text_only(self, most: int) -> SelectedSamples:
         """Find the samples without an image, in the first `most` rows that have one."""
         return self._search(lambda tables: np.flatnonzero(images_of_samples(tables) == 0), most)
 
@@ -202,9 +202,9 @@ class InspectedDataset:
             for dummy_slots in [None if images[number] else dummy]
         )
 
-    def _search(self, matches: Callable[[dict[str, _Array]], _Array], most: int) -> Places:
+    def _search(self, matches: Callable[[dict[str, _Array]], _Array], most: int) -> SelectedSamples:
         """Find the samples whose numbers `matches` returns for the tables of each shard, in at most `most` rows."""
-        found: Places = {}
+        found: SelectedSamples = {}
         for shard in range(self.shards):
             self._shard(shard)
             samples = np.unique(matches(self._tables))

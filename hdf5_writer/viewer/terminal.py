@@ -14,7 +14,7 @@ _CODES = {"supervised": "30;42", "context": "0", "image": "30;44", "masked": "30
 _LABELS = {"supervised": "answer", "context": "prompt", "image": "image", "masked": "no image", "padding": "padding"}
 _WIDTH = max(map(len, _LABELS.values()))
 _NAMES = {"image": "image slots", "masked": "dummy image slots, masked: text only", "padding": "positions of padding"}
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 
 
 def wants_colour(stream: TextIO) -> bool:
@@ -57,8 +57,8 @@ def _facts(sample: RowSample) -> str:
     paths = [visible(image.path) for image in sample.images]
     images = "text only"
     if paths:
-        more = f" and {len(paths) - _MOST_NAMES} more" if len(paths) > _MOST_NAMES else ""
-        images = f"image{'s' * (len(paths) > 1)} {', '.join(paths[:_MOST_NAMES])}{more}"
+        more = f" and {len(paths) - _MAX_NAMES} more" if len(paths) > _MAX_NAMES else ""
+        images = f"image{'s' * (len(paths) > 1)} {', '.join(paths[:_MAX_NAMES])}{more}"
     return f"{visible(sample.source)} · {images} · {sample.length} positions"
 
 

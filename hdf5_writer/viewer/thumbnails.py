@@ -57,7 +57,7 @@ class Thumbnails:
         try:
             image = read()
             small = self._as_model_sees(image)
-        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+        except Exception as error:  # Pillow's plugins raise any exception on a broken file
             return Thumbnail(None, f"does not decode: {type(error).__name__}", None)
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=80, optimize=True)

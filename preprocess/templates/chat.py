@@ -18,7 +18,7 @@ from preprocess.templates.renderer import Renderer
 from preprocess.tokenize.tokenizer import AddedToken, Tokenizer
 
 # Outlines are cached for up to this many numbers of rounds.
-_MOST_OUTLINES = 200
+_MAX_OUTLINES = 200
 
 
 class Token(NamedTuple):
@@ -115,7 +115,7 @@ class ChatRenderer(Renderer):
         texts, has_system_block = self._texts(conversation)
         key = has_system_block, len(conversation.rounds)
         if key not in self._outlines:
-            if len(self._outlines) == _MOST_OUTLINES:
+            if len(self._outlines) == _MAX_OUTLINES:
                 self._outlines.clear()
             self._outlines[key] = make_outline(self._parts(*key))
         outline = self._outlines[key]

@@ -22,7 +22,7 @@ from preprocess.tokenize.tokenizer import Tokenizer
 
 # Longer words rarely repeat, and would fill the bounded cache.
 _LONGEST_CACHED = 64
-_MOST_CACHED = 16_000  # in each of two generations
+_MAX_CACHED = 16_000  # in each of two generations
 # The library needs about 50 bytes per character of one word. No written language has words this long.
 _LONGEST_WORD = 1 << 20
 _ID_BYTES = array("i").itemsize
@@ -191,7 +191,7 @@ class _WordCache(dict[str, bytes]):
 
     def keep(self, word: str, encoded: bytes) -> None:
         """Cache the ids of a word."""
-        if len(self) >= _MOST_CACHED:
+        if len(self) >= _MAX_CACHED:
             self._older = dict(self)
             self.clear()
         self[word] = encoded

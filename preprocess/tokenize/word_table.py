@@ -14,7 +14,7 @@ NO_SPACE, AFTER_SPACE, CONSTANT = 0, 1, 2
 _LONGEST_WORD = 15  # bytes
 _SLOT_BITS = 18
 _SLOT_MASK = np.uint64((1 << _SLOT_BITS) - 1)
-_MOST_WORDS = 100_000
+_MAX_WORDS = 100_000
 _METASPACE_BYTES = METASPACE.encode()
 _EMPTY_AFTER_SPACE = np.uint64(AFTER_SPACE << 56)
 
@@ -140,7 +140,7 @@ class WordTable:
 
     def look_up(self, words: WordList, source: WordSource) -> tuple[npt.NDArray[np.int32], _Ints]:
         """Ids of all words of a batch, and the number of ids of each: shapes (total,) and (n,)."""
-        if self._words > _MOST_WORDS:
+        if self._words > _MAX_WORDS:
             self._slots.fill(0)
             self._pool_used = self._words = 0
         hashed = _hash(words)

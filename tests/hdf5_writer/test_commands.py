@@ -416,7 +416,7 @@ def test_a_program_that_calls_main_gets_its_signal_handlers_back(
             os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    monkeypatch.setattr(create_hdf5_dataset, "_answer", answer)
+    monkeypatch.setattr(create_hdf5_dataset, "_run_command", answer)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         assert create_hdf5_dataset.main([] if interrupted else None) == (143 if interrupted else 0)
@@ -436,7 +436,7 @@ def test_only_a_record_that_was_begun_is_worth_skipping(
         raise TasksFailedError([0], rest_is_done=begun)
 
     monkeypatch.setattr(run_module, "create_dataset", killed)
-    monkeypatch.setattr(failures, "culprit", lambda *_: ("task 0", begun))
+    monkeypatch.setattr(failures, "where_task_stopped", lambda *_: ("task 0", begun))
     code = create_hdf5_dataset.main(["--config", "quickstart.yaml", f"setup.output_dir={tmp_path}"])
     stderr = capsys.readouterr().err
     assert code == 1

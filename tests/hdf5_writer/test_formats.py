@@ -18,7 +18,7 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.plan import read_plan
 from hdf5_writer.verify import verify_dataset
 from preprocess.preprocess_dataset import convert_json2jsonl_main
-from preprocess.record_formats import MOST_LOOKED_AT
+from preprocess.record_formats import MAX_INSPECTED
 
 IMAGE = "shapes/0001.png"
 LLAVA = {"image": IMAGE, "conversations": turn_pair("<image>\nQ", "A")}
@@ -140,8 +140,8 @@ def test_the_plan_keeps_the_format_and_its_digest_depends_on_it(make_config: Con
 
 
 def test_only_the_first_records_decide(make_config: ConfigMaker, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "in" / "a.jsonl", [LLAVA] * MOST_LOOKED_AT + [SHAREGPT])
-    write_jsonl(tmp_path / "in" / "b.jsonl", [LLAVA] * (MOST_LOOKED_AT - 1) + [SHAREGPT])
+    write_jsonl(tmp_path / "in" / "a.jsonl", [LLAVA] * MAX_INSPECTED + [SHAREGPT])
+    write_jsonl(tmp_path / "in" / "b.jsonl", [LLAVA] * (MAX_INSPECTED - 1) + [SHAREGPT])
     params = create(make_config()).params
     assert formats_of(params) == {"a.jsonl": "llava", "b.jsonl": "sharegpt"}
     assert params["counts"]["rejected_by_reason"] == {"unknown_role": 1}

@@ -15,7 +15,7 @@ from conftest import QUICKSTART, turn_pair, write_jsonl
 
 from hdf5_writer import create_hdf5_dataset
 from hdf5_writer.engines.local import WarmedPools
-from hdf5_writer.planning.probe import MOST_PROBED, probed_records
+from hdf5_writer.planning.probe import MAX_PROBED, probed_records
 from preprocess.preprocess_dataset import convert_json2jsonl_main
 
 IMAGES = QUICKSTART / "images"
@@ -37,10 +37,10 @@ def run(tmp_path: Path, *arguments: str) -> int:
 @pytest.mark.parametrize("counts", [[1], [499], [2_000_000], [1_000_000, 300], [0, 3, 0], [5] * 400, [7, 900, 20]])
 def test_some_records_of_every_input_are_looked_at(counts: list[int]) -> None:
     probed = probed_records(counts)
-    assert len(probed) == len(set(probed.tolist())) <= MOST_PROBED
+    assert len(probed) == len(set(probed.tolist())) <= MAX_PROBED
     ends = np.cumsum(counts)
     assert 0 <= probed.min() <= probed.max() < ends[-1]
-    if len(counts) <= MOST_PROBED // 2:
+    if len(counts) <= MAX_PROBED // 2:
         files = set(np.searchsorted(ends, probed, side="right").tolist())
         assert files == {number for number, count in enumerate(counts) if count}
 

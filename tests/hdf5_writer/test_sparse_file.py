@@ -39,7 +39,7 @@ def test_it_reads_writes_and_cuts_as_a_file_in_memory(actions: list[tuple]) -> N
         elif name == "read":
             assert ours.read(rest[0]) == model.read(rest[0])
         assert ours.tell() == model.tell()
-    assert b"".join(ours.around(0, 0, [])) == model.getvalue()
+    assert b"".join(ours.with_replaced(0, 0, [])) == model.getvalue()
 
 
 def test_the_filling_takes_the_place_of_what_was_left_out() -> None:
@@ -47,7 +47,7 @@ def test_the_filling_takes_the_place_of_what_was_left_out() -> None:
     file.write(bytes(range(256)) * 1000)
     whole = bytes(range(256)) * 1000
     for offset, size in ((0, 5), (70_000, 66_000), (255_999, 1), (1000, 0)):
-        filled = b"".join(file.around(offset, size, [b"x" * (size // 2), b"y" * (size - size // 2)]))
+        filled = b"".join(file.with_replaced(offset, size, [b"x" * (size // 2), b"y" * (size - size // 2)]))
         assert filled == whole[:offset] + b"x" * (size // 2) + b"y" * (size - size // 2) + whole[offset + size :]
 
 

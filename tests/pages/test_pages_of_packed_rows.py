@@ -236,7 +236,7 @@ def test_images_beyond_the_most_a_page_shows_of_a_row_are_counted(
     numbers = [image.number for sample in row.samples for image in sample.images]
     assert numbers == list(range(row.images))
     assert row.images > 1
-    monkeypatch.setattr("hdf5_writer.viewer.chat.MOST_PICTURES", 1)
+    monkeypatch.setattr("hdf5_writer.viewer.chat.MAX_PICTURES", 1)
     side = side_of(packed)
     shown = [sample_view(side, row, sample) for sample in row.samples]
     assert sum(style == "picture" for view in shown for style, _ in chat(view)) == 1

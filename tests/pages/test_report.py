@@ -25,7 +25,7 @@ from hdf5_writer.report import process
 from hdf5_writer.report.__main__ import main as report_main
 from hdf5_writer.report.duplicates import Duplicates, find_duplicates
 from hdf5_writer.report.findings import find
-from hdf5_writer.report.image_sample import ImageSample, ImageTally, look_at_images
+from hdf5_writer.report.image_sample import ImageSample, ImageTally, inspect_images
 from hdf5_writer.report.lengths import (
     OtherLength,
     at_length,
@@ -320,7 +320,7 @@ def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
     (tmp_path / "images" / "inside.png").write_bytes(picture)
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
     paths = ["inside.png", "broken.png", "gone.png", "../outside.png", "link.png"]
-    sample = look_at_images(tmp_path / "images", paths)
+    sample = inspect_images(tmp_path / "images", paths)
     assert len(sample.sizes) == 2, "a link in the folder is followed"
     assert sample.missing == ["gone.png"]
     assert sample.unreadable == ["broken.png", "../outside.png"]
@@ -430,5 +430,5 @@ def test_images_that_ask_to_be_turned_are_counted(tmp_path: Path) -> None:
     turned[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=turned)
     Image.new("RGB", (8, 4)).save(tmp_path / "plain.jpg")
-    sample = look_at_images(tmp_path, ["turned.jpg", "plain.jpg"])
+    sample = inspect_images(tmp_path, ["turned.jpg", "plain.jpg"])
     assert (sample.rotated, sample.sizes) == (1, [(8, 4), (8, 4)]), "sizes are those that the model sees"

@@ -292,8 +292,8 @@ def test_many_new_words_have_the_ids_of_the_library_while_caches_overflow_and_ti
     folder: str, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(byte_level, "_WORDS_BEFORE_TIKTOKEN", 300)
-    monkeypatch.setattr(encoder_module, "_MOST_CACHED", 40)
-    monkeypatch.setattr(word_table, "_MOST_WORDS", 60)
+    monkeypatch.setattr(encoder_module, "_MAX_CACHED", 40)
+    monkeypatch.setattr(word_table, "_MAX_WORDS", 60)
     monkeypatch.setattr(joined, "_WORDS_PER_CALL", 7)
     loaded = load_tokenizer(folder)
     assert isinstance(loaded.backend, ByteLevelBackend)

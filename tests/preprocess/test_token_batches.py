@@ -86,7 +86,7 @@ def test_a_batch_of_any_segments(encoder: Encoder, batches: BatchEncoder, data: 
 def test_words_that_share_slots_and_a_table_that_is_emptied(monkeypatch: pytest.MonkeyPatch, slot_bits: int) -> None:
     monkeypatch.setattr(word_table, "_SLOT_BITS", slot_bits)
     monkeypatch.setattr(word_table, "_SLOT_MASK", np.uint64((1 << slot_bits) - 1))
-    monkeypatch.setattr(word_table, "_MOST_WORDS", 40)
+    monkeypatch.setattr(word_table, "_MAX_WORDS", 40)
     encoder = Encoder(load_tokenizer(str(FOLDERS[0])))
     batches = BatchEncoder(encoder)
     most = 0

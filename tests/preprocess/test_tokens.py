@@ -58,7 +58,7 @@ def test_cached_ids_equal_the_librarys(encoder: Encoder, library: Library, text:
 
 
 def test_a_full_cache_is_emptied_and_ids_stay_the_same(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
-    monkeypatch.setattr("preprocess.tokenize.encoder._MOST_CACHED", 5)
+    monkeypatch.setattr("preprocess.tokenize.encoder._MAX_CACHED", 5)
     folder = FOLDERS[0]
     encoder, library = Encoder(load_tokenizer(str(folder))), library_of(folder)
     for start in range(40):
