@@ -20,15 +20,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks import growth, loading, packing, preprocessing, tokens
+from benchmarks import loading, packing, preprocessing, scaling, tokens
 from benchmarks.measure import ROOT, Section
 
-PARTS = ("preprocessing", "loading", "packing", "growth", "tokens")
+PARTS = ("preprocessing", "loading", "packing", "scaling", "tokens")
 NEEDS: dict[str, tuple[str, ...]] = {
     "preprocessing": ("datasets",),
     "loading": ("datasets", "litdata", "streaming", "torch", "webdataset"),
     "packing": ("litdata", "torch"),
-    "growth": (),
+    "scaling": (),
     "tokens": (),
     "quick": ("datasets", "torch"),
 }
@@ -89,7 +89,7 @@ def main() -> int:
     note(f"{found['seconds']:.0f} s in all")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
-    return judge(found["ratios"]) if options.quick else 0
+    return check_bounds(found["ratios"]) if options.quick else 0
 
 
 def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -110,12 +110,12 @@ def full(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for section in sections:
         found["sections"].append(section.to_json())
         found["ratios"] |= section.ratios
-    if "growth" in parts:
-        grown = growth.grow(folder, options.tokenizer, note)
-        print(f"\n## Scaling: phase 2, {growth.PROCESSES} processes\n\n{growth.growth_table(grown)}")
-        print(f"\n## Time of a worker by stage\n\n{growth.stage_table(grown[-1])}", flush=True)
-        found["growth"] = growth.growth_json(grown)
-        found["ratios"] |= growth.growth_ratios(grown)
+    if "scaling" in parts:
+        points = scaling.measure_scaling(folder, options.tokenizer, note)
+        print(f"\n## Scaling: phase 2, {scaling.PROCESSES} processes\n\n{scaling.scaling_table(points)}")
+        print(f"\n## Time of a worker by stage\n\n{scaling.stage_table(points[-1])}", flush=True)
+        found["scaling"] = scaling.scaling_json(points)
+        found["ratios"] |= scaling.scaling_ratios(points)
     print("\n## Ratios\n\n| | |\n|---|---:|")
     for name, ratio in found["ratios"].items():
         print(f"| {name} | {ratio:.2f} |")
@@ -129,7 +129,7 @@ def quick(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {**machine(options.tokenizer), "sections": [s.to_json() for s in sections], "ratios": ratios}
 
 
-def judge(ratios: dict[str, float]) -> int:
+def check_bounds(ratios: dict[str, float]) -> int:
     """Compare the ratios with their bounds and return the exit code."""
     bounds: dict[str, float] = json.loads(BOUNDS.read_text())
     low = 0

@@ -67,7 +67,7 @@ def make(path: Path, size: int, *, escapes: bool, indent: int | None) -> None:
         json.dump(block * times, file, indent=indent)
 
 
-def plainly(source: Path, target: Path) -> None:
+def with_json_module(source: Path, target: Path) -> None:
     with open(source, encoding="utf-8") as file:
         records = json.load(file)
     with open(target, "w", encoding="utf-8") as file:
@@ -113,7 +113,7 @@ def main() -> None:
             fast, slow = [], []
             for _ in range(arguments.repeats):
                 fast.append(timed(ours, source.parent))
-                slow.append(timed(plainly, source, Path(temporary, "plain.jsonl")))
+                slow.append(timed(with_json_module, source, Path(temporary, "plain.jsonl")))
             (wall, cpu), (json_wall, json_cpu) = best(fast), best(slow)
             rates = (size / wall, size / json_wall, size / cpu, size / json_cpu)
             shown = [f"{rate:13.0f}" for rate in (*rates, peak_mebibytes(source.parent))]

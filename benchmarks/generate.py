@@ -19,7 +19,7 @@ IMAGE = "shapes/0001.png"  # embedded in the package
 
 def words_of(tokenizer: Tokenizer) -> list[str]:
     """Return the words among the tokenizer's pieces, most frequent first, then compounds of them."""
-    # Byte-level vocabularies spell the blank "Ġ".
+    # Byte-level vocabularies represent the space as "Ġ".
     pieces = [piece[1:] for piece in tokenizer.tokens if piece[:1] in (METASPACE, "Ġ") and piece[1:].isalpha()]
     words = [piece for piece in pieces if piece.isascii() and len(piece) > 1]
     return words + [a + b for a, b in zip(words[::3], words[1::3], strict=False)]

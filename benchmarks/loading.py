@@ -1,10 +1,9 @@
-"""Loading rows of 2,048 positions, without images and with photos, beside four other loaders and Pillow alone.
+"""Load rows of 2,048 positions, without images and with photos, compared with four other loaders and Pillow alone.
 
-All read the same rows, written once by our own command and stored for each loader as its documentation has it
-(`loading_peers.py`), shuffled, in batches of 16. Each runs in a process of its own, in turn, under one rule
-(`loading_epochs.py`): a whole epoch to warm up, in which all rows are checked against what h5py reads, then whole
-epochs until a second is over. The files stay in the page cache: what is compared is the cost of decoding, not that of
-a disk.
+All read the same rows, written once by our command and stored for each loader as its documentation recommends
+(`loading_peers.py`), shuffled, in batches of 16. Each runs in a separate process, alternating, with the same procedure
+(`loading_epochs.py`): one epoch to warm up, in which all rows are compared with those that h5py reads, then whole
+epochs for at least one second. The files are in the page cache, so this compares decoding, not disks.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from benchmarks.loading_data import STORED, expected, write_dataset
 from benchmarks.loading_epochs import LIMIT, OURS
 from benchmarks.loading_peers import BATCH, PEERS, Peer
-from benchmarks.measure import ROOT, Contestant, Measured, Section, in_turn, size
+from benchmarks.measure import ROOT, Contestant, Measured, Section, run_alternating, size
 from benchmarks.pixel_peers import PIXEL_PEERS
 
 Note = Callable[[str], None]
@@ -29,14 +28,14 @@ _QUICK_PEERS = ("Hugging Face datasets",)
 
 
 def run(folder: Path, repeats: int, quick: bool, note: Note) -> list[Section]:
-    """All tables of loading; `quick` has the cheapest peer and the limit only.
+    """Make all tables of loading; `quick` compares only with the fastest peer and with Pillow.
 
     Raises:
-        RuntimeError: a loader failed, or gave other rows than are stored.
+        RuntimeError: a loader failed, or returned rows that differ from the stored ones.
     """
     text, images = folder / "text", folder / "images"
     rows, photos = (_QUICK_ROWS, _QUICK_PHOTOS) if quick else (_ROWS, _PHOTOS)
-    note("making the rows to load")
+    note("writing the rows to load")
     write_dataset(text, rows, with_images=False)
     write_dataset(images, photos, with_images=True)
     peers = _QUICK_PEERS if quick else tuple(PEERS)
@@ -52,7 +51,7 @@ def run(folder: Path, repeats: int, quick: bool, note: Note) -> list[Section]:
 
 
 def store(wanted: Sequence[tuple[str, Path]], note: Note) -> None:
-    """Write the rows of folders as peers have them, two at a time."""
+    """Store the rows of folders in the formats of peers, two at a time."""
 
     def write(name: str, folder: Path) -> None:
         note(f"storing {folder.name} for {name}")
@@ -68,15 +67,15 @@ def store(wanted: Sequence[tuple[str, Path]], note: Note) -> None:
 def text_section(
     folder: Path, rows: int, peers: Sequence[str], workers: Sequence[int], repeats: int, note: Note
 ) -> Section:
-    """Without images."""
+    """Compare loading without images."""
     ours = "ours, one process"
     contestants = [Contestant(ours, epochs(OURS, folder), rows)]
-    contestants += [Contestant(name, epochs(name, folder), rows, PEERS[name].leaves_out) for name in peers]
+    contestants += [Contestant(name, epochs(name, folder), rows, PEERS[name].not_included) for name in peers]
     contestants += [
         Contestant(f"ours, {number} worker{'s' * (number > 1)}", epochs(OURS, folder, workers=number), rows)
         for number in workers
     ]
-    measured = checked(in_turn(contestants, repeats, note), expected(folder))
+    measured = checked(run_alternating(contestants, repeats, note), expected(folder))
     for result, name in zip(measured, (OURS, *peers), strict=False):
         result.out_bytes = size(folder / PEERS[name].folder if name in PEERS else folder / OURS)
     best = max((result for result in measured if result.name in peers), key=lambda result: result.rate)
@@ -87,10 +86,10 @@ def text_section(
 def image_section(
     folder: Path, photos: int, pixels: str, processes: Sequence[int], repeats: int, note: Note
 ) -> Section:
-    """With photos of 640 x 480, beside Pillow in as many processes."""
+    """Compare loading photos of 640 x 480 with Pillow in the same number of processes."""
     contestants = []
     for number in processes:
-        # One process of ours is the one that asks for the batch; two are workers.
+        # With one process, we load in the main process; with two, in two workers.
         workers = 0 if number == 1 else number
         place = "one process" if number == 1 else f"{number} workers"
         contestants += [
@@ -102,7 +101,7 @@ def image_section(
                 "everything except decode, resize, crop and normalise",
             ),
         ]
-    measured = checked(in_turn(contestants, repeats, note), expected(folder))
+    measured = checked(run_alternating(contestants, repeats, note), expected(folder))
     ratios = {
         f"loading `{pixels}` images / Pillow, {number} process{'es' * (number > 1)}": mine.rate / limit.rate
         for number, mine, limit in zip(processes, measured[::2], measured[1::2], strict=True)
@@ -111,19 +110,21 @@ def image_section(
 
 
 def image_peers_section(folder: Path, photos: int, note: Note) -> Section:
-    """The other loaders with photos, once: all of them wait for the same function of Pillow."""
+    """Compare the other loaders with photos, in one run: all spend most of the time in the same Pillow calls."""
     ours = "ours, one process"
     contestants = [Contestant(ours, epochs(OURS, folder, pixels="square"), photos)]
     contestants += [
-        Contestant(name, epochs(name, folder, pixels="square"), photos, f"{peer.leaves_out}; pixels decoded by Pillow")
+        Contestant(
+            name, epochs(name, folder, pixels="square"), photos, f"{peer.not_included}; pixels decoded by Pillow"
+        )
         for name, peer in PEERS.items()
     ]
-    measured = checked(in_turn(contestants, 1, note), expected(folder))
+    measured = checked(run_alternating(contestants, 1, note), expected(folder))
     return Section("Loading `square` images: the other loaders, one process, one run", measured, ours, {})
 
 
 def stored_section(folder: Path, photos: int, peers: Sequence[dict[str, Peer]], repeats: int, note: Note) -> Section:
-    """Images that stand in the shards, beside those of a folder, Pillow, and `peers` with JPEGs and with pixels."""
+    """Compare images stored in shards with images in a folder, Pillow, and `peers` that store JPEGs or pixels."""
     contestants = [
         Contestant(f"ours, {form}", epochs(OURS, folder, pixels="square", stored=form), photos) for form in STORED
     ]
@@ -132,11 +133,11 @@ def stored_section(folder: Path, photos: int, peers: Sequence[dict[str, Peer]], 
         Contestant("Pillow alone", epochs(LIMIT, folder, pixels="square"), photos, "everything except the pixels"),
     ]
     contestants += [
-        Contestant(name, epochs(name, folder, pixels="square"), photos, peer.leaves_out)
+        Contestant(name, epochs(name, folder, pixels="square"), photos, peer.not_included)
         for of_form in peers
         for name, peer in of_form.items()
     ]
-    measured = checked(in_turn(contestants, repeats, note), expected(folder))
+    measured = checked(run_alternating(contestants, repeats, note), expected(folder))
     rates = {result.name: result.rate for result in measured}
     pixels, encoded, path = (rates[f"ours, {form}"] for form in ("pixels", "encoded", "path"))
     ratios = {"stored pixels / Pillow alone": pixels / rates["Pillow alone"], "encoded / path": encoded / path}
@@ -150,24 +151,26 @@ def stored_section(folder: Path, photos: int, peers: Sequence[dict[str, Peer]], 
 def epochs(
     name: str, folder: Path, *, workers: int = 0, pixels: str | None = None, stored: str | None = None
 ) -> list[str]:
-    """Arguments of Python that run one contestant."""
+    """Return the Python arguments that run one contestant."""
     command = ["-m", "benchmarks.loading_epochs", name, str(folder), "--workers", str(workers)]
     command += [] if pixels is None else ["--pixels", pixels]
     return command if stored is None else [*command, "--stored", stored]
 
 
 def checked(measured: list[Measured], wanted: dict[str, object]) -> list[Measured]:
-    """The same, when all gave the rows that are stored, each once, and the same pixels.
+    """Check that all loaders returned the stored rows, each once, and the same pixels; return `measured`.
 
     Raises:
         RuntimeError: one did not.
     """
-    loaders = [result for result in measured if "checksum" in result.said]
+    loaders = [result for result in measured if "checksum" in result.printed]
     for result in loaders:
         for key in ("checked_rows", "checksum"):
-            if result.said[key] != wanted[key]:
-                raise RuntimeError(f"{result.name} gave {key} {result.said[key]}, stored are {wanted[key]}")
-        # Ours rounds to float16 once, as transformers does; a limit written in float32 can differ in the last bit.
-        if not math.isclose(result.said["pixels"], loaders[0].said["pixels"], rel_tol=1e-3):
-            raise RuntimeError(f"{result.name} gave other pixels: {result.said['pixels']}, {loaders[0].said['pixels']}")
+            if result.printed[key] != wanted[key]:
+                raise RuntimeError(f"{result.name} returned {key} {result.printed[key]}, expected {wanted[key]}")
+        # Ours rounds to float16 once, as transformers does; float32 arithmetic can differ in the last bit.
+        if not math.isclose(result.printed["pixels"], loaders[0].printed["pixels"], rel_tol=1e-3):
+            raise RuntimeError(
+                f"{result.name} returned different pixels: {result.printed['pixels']}, {loaders[0].printed['pixels']}"
+            )
     return measured

@@ -1,4 +1,4 @@
-"""What the loaders read: a dataset of our own command, its rows one by one, and a checksum of what was given out."""
+"""Data for the loading benchmarks: a dataset of our command, its rows one by one, and checksums of loaded rows."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart"
 TEXT_KEYS = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
 LENGTH = 2048
 _PHOTO = (640, 480)
-_PHOTOS = 48  # as many files; rows beyond take them again
-# Our other forms of a dataset with images, in folders of these names.
+_PHOTOS = 48  # number of files; further rows reuse them
+# Variants of a dataset that store images in the shards: folder name → extra config keys.
 STORED: dict[str, dict[str, str]] = {"encoded": {}, "pixels": {"image_aspect_ratio": "square"}}
 
 
 def write_dataset(folder: Path, rows: int, *, with_images: bool, packing: str = "none", shards: int = 8) -> Path:
-    """Made-up conversations as rows of 2,048 positions in `folder/ours`, and photos in `folder/photos`.
+    """Write generated conversations as rows of 2,048 positions to `folder/ours`, and photos to `folder/photos`.
 
-    With images also as datasets that store them, `STORED`. Without images half of the rows have one all the same, which
-    is then not read; with images every row has one. `rows` are samples where they are packed.
+    With images, every row has one, and the variants in `STORED` are written too. Without, half of the rows have an
+    image that is not read. With packing, `rows` is the number of samples.
     """
     made = phase_2_records(load_tokenizer(str(QUICKSTART / "tokenizer")), 2 * rows if with_images else rows)
     if with_images:
@@ -50,17 +50,17 @@ def write_dataset(folder: Path, rows: int, *, with_images: bool, packing: str = 
         },
         "dataset": {"check_images": "none", "system_prompt_style": "vicuna_v1"},
     }
-    create_dataset(build_config(values, "benchmark", folder), Silent())
+    create_dataset(build_config(values, "benchmark", folder), SilentProgress())
     for form, keys in STORED.items() if with_images else ():
         stored = {"image_dir": str(folder / "photos"), "store_images": form, **keys}
         values["dataset"] = {"system_prompt_style": "vicuna_v1", **stored}
         values["setup"]["output_dir"] = str(folder / form)
-        create_dataset(build_config(values, "benchmark", folder), Silent())
+        create_dataset(build_config(values, "benchmark", folder), SilentProgress())
     return folder
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:
-    """JPEGs of 640 x 480 that decode as slowly as photos: an embedded picture under smooth noise."""
+    """Make JPEGs of 640 x 480 that take as long to decode as photos: an embedded picture with smooth noise."""
     folder.mkdir(parents=True)
     pictures = sorted((QUICKSTART / "images").rglob("*.png"))
     generator = np.random.default_rng(0)
@@ -75,12 +75,12 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The shards of `write_dataset`, in order."""
+    """Return the shards of `write_dataset`, in order."""
     return sorted((folder / "ours").glob("*.h5"))
 
 
 def photos(folder: Path) -> list[Path]:
-    """The photo of every row, in the order of rows."""
+    """Return the photo of every row, in row order."""
     paths = []
     for shard in shards(folder):
         with h5py.File(shard) as file:
@@ -89,10 +89,10 @@ def photos(folder: Path) -> list[Path]:
 
 
 def columns_of(shard: Path) -> dict[str, Any]:
-    """The rows of a shard as h5py reads them, so that ours is checked by another reader too.
+    """Read the rows of a shard with h5py, an independent reader.
 
-    `TEXT_KEYS` in the dtypes that they are stored in, `has_image`, and the bytes of the JPEGs as `image` where there
-    are photos.
+    Returns:
+        `TEXT_KEYS` in their stored dtypes, `has_image`, and, if there are photos, `image`: the bytes of the JPEGs.
     """
     photo_dir = shard.parents[1] / "photos"
     with h5py.File(shard) as file:
@@ -104,7 +104,7 @@ def columns_of(shard: Path) -> dict[str, Any]:
 
 
 def rows_of(shard: Path) -> Iterator[dict[str, Any]]:
-    """The same, row by row."""
+    """Yield the rows of `columns_of` one by one."""
     columns = columns_of(shard)
     columns["has_image"] = columns["has_image"].tolist()
     for values in zip(*columns.values(), strict=True):
@@ -112,7 +112,7 @@ def rows_of(shard: Path) -> Iterator[dict[str, Any]]:
 
 
 class Checksum:
-    """Of any number of rows, whatever their order."""
+    """Checksum of rows, independent of their order."""
 
     def __init__(self) -> None:
         self._sum = 0
@@ -120,7 +120,7 @@ class Checksum:
         self._pixels = 0.0
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Take in a batch of numpy arrays or tensors, its rows along the first axis.
+        """Add a batch of numpy arrays or tensors, with rows along the first axis.
 
         Raises:
             ValueError: ids or masks are not int32.
@@ -134,18 +134,18 @@ class Checksum:
             value = int.from_bytes(hashed.digest(), "little")
             self._sum = (self._sum + value) % 2**64
             if "image_data" in batch:
-                # Weighed by the text, so that a photo in the wrong row shows.
+                # Weighted by the text, so that a photo in the wrong row changes the sum.
                 mean = float(np.asarray(batch["image_data"][number], dtype=np.float32).mean())
                 self._pixels += mean * (1 + value % 1000)
         self.rows += len(columns[0])
 
     def to_json(self) -> dict[str, Any]:
-        """`rows`, `checksum` of their texts, and `pixels`, which may differ by what float16 rounds."""
+        """`checked_rows`, `checksum` of their texts, and `pixels`, which may differ by float16 rounding."""
         return {"checked_rows": self.rows, "checksum": f"{self._sum:016x}", "pixels": self._pixels}
 
 
 class SampleChecksum:
-    """Of the supervised labels of any number of samples, whatever their order and however many share a row."""
+    """Checksum of the supervised labels of samples, independent of their order and of packing."""
 
     def __init__(self) -> None:
         self._sum = 0
@@ -153,7 +153,7 @@ class SampleChecksum:
         self.rows = 0
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Take in a batch, packed or not. A row that only fills up a batch has no loss and is no sample."""
+        """Add a batch, packed or not. A row that only completes a batch has no loss and is not counted as a sample."""
         labels, counts = (np.asarray(batch[key]) for key in ("labels", "loss_mask"))
         segments = np.asarray(batch["segment_ids"]) if "segment_ids" in batch else np.ones_like(labels)
         for row_labels, row_counts, row_segments in zip(labels, counts == 1, segments, strict=True):
@@ -170,7 +170,7 @@ class SampleChecksum:
 
 
 def expected(folder: Path) -> dict[str, Any]:
-    """The checksum that every loader must come to; without the pixels."""
+    """Return the checksum that every loader must reach, without pixels."""
     checksum = Checksum()
     for shard in shards(folder):
         columns = columns_of(shard)
@@ -179,8 +179,8 @@ def expected(folder: Path) -> dict[str, Any]:
     return checksum.to_json()
 
 
-class Silent:
-    """Tells nothing of the run of the main job."""
+class SilentProgress:
+    """Progress of a run that prints nothing."""
 
     def note(self, sentence: str) -> None: ...
 

@@ -1,8 +1,8 @@
-"""One contestant's epochs, as a process of its own: `python -m benchmarks.loading_epochs NAME FOLDER`.
+"""Measure the epochs of one contestant in this process: `python -m benchmarks.loading_epochs NAME FOLDER`.
 
-The same rule for all: everything is imported and the loader made; one whole epoch to warm up, in which every row is
-checked; then whole epochs, until a second is over. Workers live on from epoch to epoch. The last line on standard
-output is `{"seconds": …, "rows": …, "checksum": …}`, the seconds of one epoch.
+The procedure is the same for all: import everything and create the loader; one epoch to warm up, in which every row is
+checked; then whole epochs for at least one second. Workers persist between epochs. The last line on standard output is
+`{"seconds": …, "rows": …, "checksum": …}`, with the seconds of one epoch.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from benchmarks.loading_peers import BATCH, PEERS, Batches
 from benchmarks.pillow_limit import PillowEpoch
 from benchmarks.pixel_peers import PIXEL_PEERS
 
-LEAST_SECONDS = 1.0
+MIN_SECONDS = 1.0
 OURS, LIMIT = "ours", "Pillow"
 ALL_PEERS = {**PEERS, **PIXEL_PEERS}
 
 
 def main() -> None:
-    """Print the result of one contestant, or write what it reads."""
+    """Print the result of one contestant, or store the rows in its format."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=[OURS, LIMIT, *ALL_PEERS])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--write", action="store_true", help="store the rows as this peer does, and measure nothing")
+    parser.add_argument(
+        "--write", action="store_true", help="store the rows in the format of this peer, and measure nothing"
+    )
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--pixels", choices=["square", "pad"])
-    parser.add_argument("--stored", choices=STORED, help="ours only: images out of the shards")
-    parser.add_argument("--in-order", action="store_true", help="ours only: rows as they are stored")
-    parser.add_argument("--samples", action="store_true", help="check samples, however many share a row")
+    parser.add_argument("--stored", choices=STORED, help="ours only: read images from the shards")
+    parser.add_argument("--in-order", action="store_true", help="ours only: rows in stored order")
+    parser.add_argument("--samples", action="store_true", help="check samples instead of rows, for packed rows")
     options = parser.parse_args()
-    # The arrays that peers give to torch are read-only, of which torch warns.
+    # torch warns about the read-only arrays of some peers.
     warnings.simplefilter("ignore")
     if options.write:
         ALL_PEERS[options.name].write(options.folder)
@@ -65,7 +67,7 @@ def main() -> None:
 def open_loader(
     name: str, folder: Path, workers: int, pixels: str | None, shuffle: bool, stored: str | None
 ) -> Batches:
-    """The loader of a contestant, on one thread, as torch has it in workers."""
+    """Create the loader of a contestant; torch uses one thread, as in workers."""
     import torch
 
     torch.set_num_threads(1)
@@ -85,17 +87,17 @@ def open_loader(
 
 
 def timed(epoch: Callable[[], object], rows: int) -> dict[str, Any]:
-    """Seconds of an epoch, of as many as fill the time.
+    """Measure the mean seconds of an epoch over at least `MIN_SECONDS`.
 
     Raises:
-        RuntimeError: an epoch did not give as many rows as the first.
+        RuntimeError: an epoch returned a different number of rows than the first.
     """
     epochs, began = 0, perf_counter()
-    while perf_counter() - began < LEAST_SECONDS:
+    while perf_counter() - began < MIN_SECONDS:
         given = epoch()
         epochs += 1
         if given not in (None, rows):
-            raise RuntimeError(f"epoch {epochs} gave {given} rows, the first {rows}")
+            raise RuntimeError(f"epoch {epochs} returned {given} rows, the first {rows}")
     return {"seconds": (perf_counter() - began) / epochs, "rows": rows, "epochs": epochs}
 
 

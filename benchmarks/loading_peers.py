@@ -1,8 +1,8 @@
-"""The loaders we are compared with: how each stores our rows and reads them, as its own documentation shows.
+"""Loaders that ours is compared with: how each stores and reads our rows, following its documentation.
 
-Each is imported inside its functions, because a child process that measures one must not pay for the others. Arrays
-are stored in the dtypes they have in the shards (ids int32, masks one byte) and given out as ours are, all int32. A
-photo is stored as the bytes of its JPEG and goes through `pillow_pixels`.
+Each library is imported inside its functions, so that a process that measures one does not load the others. Arrays are
+stored with the dtypes of the shards (ids int32, masks one byte) and returned as int32, as ours are. A photo is stored
+as the bytes of its JPEG and decoded by `pillow_pixels`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Batches = Iterable[Any]
 
 @dataclass(frozen=True)
 class Peer:
-    """`write(root)` stores the rows of `root/ours` in `root/folder`; `read(root, workers, pixels)` makes a loader.
+    """`write(root)` stores the rows of `root/ours` in `root/folder`; `read(root, workers, pixels)` creates a loader.
 
-    A loader is iterated over once for each epoch. `pixels` is None, or the aspect ratio of the images to decode.
+    A loader is iterated over once per epoch. `pixels` is None, or the aspect ratio of the images to decode.
     """
 
     folder: str
     write: Callable[[Path], None]
     read: Callable[[Path, int, str | None], Batches]
-    leaves_out: str
+    not_included: str
 
 
 def decoded(row: dict[str, Any], aspect_ratio: str | None) -> dict[str, Any]:
-    """The row with `image_data` in place of the JPEG."""
+    """Replace the JPEG of a row by `image_data`."""
     if aspect_ratio is None:
         return row
     image = row.pop("image")
@@ -45,7 +45,7 @@ def decoded(row: dict[str, Any], aspect_ratio: str | None) -> dict[str, Any]:
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `DataLoader` does by itself, and the masks as int32, as ours has them."""
+    """Collate as `DataLoader` does by default, with the masks as int32."""
     import torch
     from torch.utils.data import default_collate
 
@@ -54,13 +54,13 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def worker_options(workers: int) -> dict[str, Any]:
-    """Workers live through all epochs, as those of ours do."""
+    """Options of a loader; workers persist between epochs, as in ours."""
     return {"num_workers": workers, "persistent_workers": workers > 0}
 
 
 def write_mosaicml(folder: Path) -> None:
     # "Serializing ndarrays with fixed dtype and shape is more efficient"; shards of the default size. Not
-    # compressed: compressed shards are unpacked to the disk at the first use and read unpacked from then on.
+    # compressed: compressed shards are decompressed to disk on first use, and later reads use the decompressed files.
     from streaming import MDSWriter
 
     columns = {key: f"ndarray:{dtype}:{LENGTH}" for key, dtype in _DTYPES.items()} | {"has_image": "uint8"}
@@ -120,7 +120,7 @@ def write_webdataset(folder: Path) -> None:
 
 
 def read_webdataset(folder: Path, workers: int, pixels: str | None) -> Batches:
-    # Batched inside the workers, and a loader with batch_size=None, as its documentation has it.
+    # Batches are made in the workers, with a loader of batch_size=None, as its documentation recommends.
     from webdataset import WebDataset, WebLoader
 
     def as_row(sample: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def read_webdataset(folder: Path, workers: int, pixels: str | None) -> Batches:
 
 
 def write_datasets(folder: Path) -> None:
-    # A length in the type spares the check of every row's shape that its documentation warns of.
+    # A fixed length in the type avoids checking the shape of every row, as its documentation recommends.
     import pyarrow
     from datasets import Dataset, concatenate_datasets
 

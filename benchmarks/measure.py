@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# A process of its own, and a small one: Linux counts the memory of whoever starts a process as that process's.
+# A small separate process starts the contestant: Linux counts the memory of the parent in the peak of the child.
 _LAUNCHER = """
 import json, os, sys, time
 began = time.perf_counter()
@@ -37,7 +37,7 @@ class Contestant:
         command: arguments of Python. If its last line on standard output is `{"seconds": …}`, only that time counts,
             without start-up.
         rows: number of rows that it writes or reads in each run.
-        leaves_out: what it does not do, compared with ours.
+        not_included: work of ours that it does not do.
         out: its output file or folder, whose size is measured; removed before each run.
         environment: variables added to the environment of this process.
     """
@@ -45,22 +45,22 @@ class Contestant:
     name: str
     command: Sequence[str]
     rows: int
-    leaves_out: str = ""
+    not_included: str = ""
     out: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Measured:
-    """Result: seconds of every run, the largest resident set of any of its processes, and bytes written."""
+    """Result: seconds of every run, the peak resident set size of its largest process, and bytes written."""
 
     name: str
     rows: int
-    leaves_out: str
+    not_included: str
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     out_bytes: int | None = None
-    said: dict[str, Any] = field(default_factory=dict)
+    printed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -71,13 +71,13 @@ class Measured:
         return {**asdict(self), "rows_per_second": self.rate}
 
 
-def in_turn(contestants: Sequence[Contestant], repeats: int, note: Callable[[str], None]) -> list[Measured]:
+def run_alternating(contestants: Sequence[Contestant], repeats: int, note: Callable[[str], None]) -> list[Measured]:
     """Run all contestants once, then all again, so that a slower machine affects all of them equally.
 
     Raises:
         RuntimeError: one failed; the message contains its output.
     """
-    measured = [Measured(c.name, c.rows, c.leaves_out) for c in contestants]
+    measured = [Measured(c.name, c.rows, c.not_included) for c in contestants]
     for repeat in range(repeats):
         for contestant, result in zip(contestants, measured, strict=True):
             note(f"{contestant.name} ({repeat + 1} of {repeats})")
@@ -90,18 +90,18 @@ def run_once(contestant: Contestant, result: Measured) -> None:
     if contestant.out is not None:
         remove(contestant.out)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **contestant.environment}
-    with tempfile.TemporaryFile() as printed, tempfile.NamedTemporaryFile() as measured:
+    with tempfile.TemporaryFile() as output, tempfile.NamedTemporaryFile() as measured:
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, measured.name, sys.executable, *contestant.command]
-        subprocess.run(launcher, stdout=printed, stderr=subprocess.STDOUT, env=environment, check=True)
+        subprocess.run(launcher, stdout=output, stderr=subprocess.STDOUT, env=environment, check=True)
         found = json.loads(measured.read())
-        printed.seek(0)
-        text = printed.read().decode(errors="replace")
+        output.seek(0)
+        text = output.read().decode(errors="replace")
     if found["code"]:
         raise RuntimeError(f"{contestant.name} ended with {found['code']}:\n{text[-2000:]}")
     lines = text.strip().splitlines()
-    said = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    result.said = said
-    result.seconds.append(said.get("seconds", found["seconds"]))
+    printed = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    result.printed = printed
+    result.seconds.append(printed.get("seconds", found["seconds"]))
     result.peak_bytes = max(result.peak_bytes, found["peak_bytes"])
     if contestant.out is not None:
         result.out_bytes = size(contestant.out)
@@ -130,7 +130,7 @@ def table(measured: Sequence[Measured], ours: str, unit: str = "row") -> str:
         ratio = "–" if result.name.startswith("ours") else f"{mine.rate / result.rate:.2f}×"
         lines.append(
             f"| {result.name} | {result.rate:,.{digits}f} | {ratio} | {result.peak_bytes / 2**20:,.0f} MB | {out} "
-            f"| {result.leaves_out or '–'} |"
+            f"| {result.not_included or '–'} |"
         )
     return "\n".join(lines)
 

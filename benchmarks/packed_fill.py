@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def lengths_of(tokenizer: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and images of the samples of generated records with the template vicuna_v1."""
+    """Return the positions and images of each sample of generated records, with the template vicuna_v1."""
     loaded = load_tokenizer(str(tokenizer))
     dataset = DatasetConfig(system_prompt_style="vicuna_v1")
     renderer, encoder = renderer_for(dataset, loaded), BatchEncoder(Encoder(loaded))
@@ -73,7 +73,7 @@ def lengths_of(tokenizer: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(fills: list[Fill], file: Path) -> None:
-    """Bars of both fills for each length."""
+    """Plot bars of both fills for each length."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(fills))

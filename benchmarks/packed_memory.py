@@ -1,7 +1,7 @@
-"""Memory of the whole command where one shard takes a million short records: `python -m benchmarks.packed_memory`.
+"""Memory of the whole command when one shard has a million short records: `python -m benchmarks.packed_memory`.
 
-Packed rows of 2,048 positions, one process, records of some 20 tokens: of text, with an image each, and such as are all
-rejected. The figure is the largest resident set of one of the command's processes.
+Packed rows of 2,048 positions, one process, records of about 20 tokens: text only, with one image each, and all
+rejected. Prints the peak resident set size of the largest process of the command.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _TOKENIZER = QUICKSTART / "tokenizer"
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, nargs="+", default=[1_000, 1_000_000], help="in the one shard")
+    parser.add_argument(
+        "--records", type=int, nargs="+", default=[1_000, 1_000_000], help="numbers of records, each in one shard"
+    )
     options = parser.parse_args()
     print("| records in a shard | " + " | ".join(KINDS) + " |\n|---:|" + "---:|" * len(KINDS))
     for count in options.records:
@@ -36,7 +38,7 @@ def main() -> None:
 
 
 def peak_of(kind: str, count: int, folder: Path) -> int:
-    """Bytes of the largest process.
+    """Return the peak memory in bytes of the largest process.
 
     Raises:
         RuntimeError: the command failed.
@@ -55,7 +57,7 @@ def peak_of(kind: str, count: int, folder: Path) -> int:
 
 
 def short_records(kind: str, count: int) -> Iterator[dict[str, Any]]:
-    """A question and an answer of a few words; those rejected have a role that nobody knows."""
+    """Yield records with a short question and answer; rejected ones have an unknown role."""
     words = words_of(load_tokenizer(str(_TOKENIZER)))[:100]
     image: dict[str, str] = {"image": IMAGE} if kind == "image" else {}
     role = "nobody" if kind == "rejected" else "human"

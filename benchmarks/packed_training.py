@@ -1,10 +1,10 @@
-"""Training a tiny LLaVA on packed rows compared with one sample per row: `python -m benchmarks.packed_training`.
+"""Train a tiny LLaVA on packed rows and on rows of one sample: `python -m benchmarks.packed_training`.
 
-The same records, one epoch, images read and all, in seconds of one thread of a CPU, so that other load on the machine
-counts little; samples are counted. It is a command of its own, since the trainer needs a newer transformers than the
-loaders that `python -m benchmarks` compares with.
+Measures one epoch over the same records, including reading images, in CPU seconds of one thread, so that other load on
+the machine has little effect; counts samples. It is a separate command, since the trainer needs a newer transformers
+than the loaders that `python -m benchmarks` compares with.
 
-In so small a model attention is most of the arithmetic, and dense masks cost more of it than in a real one.
+In such a small model, attention is most of the arithmetic, so dense masks cost a larger share than in a real model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.__main__ import note
 from benchmarks.loading_data import QUICKSTART, SampleChecksum
-from benchmarks.measure import Contestant, Section, in_turn
+from benchmarks.measure import Contestant, Section, run_alternating
 from benchmarks.packing import PACKED, SINGLE, checked, write_both
 
 _ROWS = 4  # in a batch
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--epoch", type=Path, metavar="DIR", help="train on this dataset alone")
+    parser.add_argument("--epoch", type=Path, metavar="DIR", help="measure only this dataset")
     parser.add_argument("--trim-to", type=int, help="with --epoch")
     parser.add_argument("--attention", default="sdpa", help="with --epoch")
     options = parser.parse_args()
@@ -41,16 +41,16 @@ def main() -> None:
         section = compare(Path(folder), options.samples, options.repeats)
     print(section.to_markdown())
     for result in section.measured:
-        print(f"{result.name}: {result.said['positions'] / result.rows:,.0f} positions per sample")
+        print(f"{result.name}: {result.printed['positions'] / result.rows:,.0f} positions per sample")
     for name, ratio in section.ratios.items():
         print(f"{name}: {ratio:.2f}")
 
 
 def compare(folder: Path, samples: int, repeats: int) -> Section:
-    """Every contestant in a process of its own.
+    """Measure every contestant in a separate process.
 
     Raises:
-        RuntimeError: one failed, or trained on other samples than the others.
+        RuntimeError: one failed, or trained on different samples.
     """
     packed, single = write_both(folder, samples, shards=1)
 
@@ -63,14 +63,14 @@ def compare(folder: Path, samples: int, repeats: int) -> Section:
         Contestant(SINGLE, command(single), samples),
         Contestant(f"{SINGLE}, `trim_to` 64", command(single, "--trim-to", "64"), samples),
     ]
-    measured = checked(in_turn(contestants, repeats, note), samples)
+    measured = checked(run_alternating(contestants, repeats, note), samples)
     ratios = {f"{ours.name} / {other.name}": ours.rate / other.rate for ours in measured[:2] for other in measured[2:]}
     title = f"Training a tiny model on packed rows: {samples:,} samples, one epoch on a CPU, {_ROWS} rows per batch"
     return Section(title, measured, measured[0].name, ratios, "sample")
 
 
 def train(folder: Path, trim_to: int | None, attention: str) -> dict[str, Any]:
-    """One epoch, behind a batch to warm up: seconds, positions computed, and the checksum of the samples."""
+    """Train one epoch after a warm-up batch; return seconds, computed positions and the checksum of the samples."""
     import torch
 
     from loaders import create_dataloader
@@ -106,7 +106,7 @@ def train(folder: Path, trim_to: int | None, attention: str) -> dict[str, Any]:
 
 
 def _tiny_model(data: Any, attention: str) -> Any:
-    """Two layers in each part; the vision model is frozen, as in both phases."""
+    """Build a model with two layers in each part; the vision model is frozen, as in both phases."""
     from trainer.build import build_model, freeze
     from trainer.data import RowShape
     from trainer.params import ModelParams

@@ -1,7 +1,7 @@
-"""Loading the same records packed and with one sample per row, without images; samples are counted, not rows.
+"""Load the same records packed and with one sample per row, without images; counts samples, not rows.
 
-Rows have 2,048 positions; half of the records have an image of 576 slots. In the rows of one sample, text-only ones
-have as many masked slots. All contestants must give the same checksum over their samples.
+Rows have 2,048 positions; half of the records have an image of 576 slots. With one sample per row, text-only rows have
+576 masked slots. All contestants must have the same checksum over their samples.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from benchmarks.loading import Note, epochs, store
 from benchmarks.loading_data import write_dataset
 from benchmarks.loading_epochs import OURS
 from benchmarks.loading_peers import BATCH, PEERS
-from benchmarks.measure import Contestant, Measured, Section, in_turn, size
+from benchmarks.measure import Contestant, Measured, Section, run_alternating, size
 
 PEER = "LitData"
 PACKED, SINGLE = "ours, packed", "ours, one sample per row"
@@ -20,22 +20,22 @@ _SAMPLES = 400 * BATCH
 
 
 def run(folder: Path, repeats: int, note: Note) -> list[Section]:
-    """The table.
+    """Make the table.
 
     Raises:
-        RuntimeError: a contestant failed, or gave other samples than the others.
+        RuntimeError: a contestant failed, or returned other samples than the others.
     """
-    note("making the rows to load, packed and not")
+    note("writing the rows to load, packed and not")
     packed, single = write_both(folder / "packing", _SAMPLES)
     store([(PEER, single)], note)
     contestants = [
         Contestant(PACKED, [*epochs(OURS, packed), "--samples"], _SAMPLES),
         Contestant(SINGLE, [*epochs(OURS, single), "--samples"], _SAMPLES),
         Contestant(
-            f"{PEER}, one sample per row", [*epochs(PEER, single), "--samples"], _SAMPLES, PEERS[PEER].leaves_out
+            f"{PEER}, one sample per row", [*epochs(PEER, single), "--samples"], _SAMPLES, PEERS[PEER].not_included
         ),
     ]
-    measured = checked(in_turn(contestants, repeats, note), _SAMPLES)
+    measured = checked(run_alternating(contestants, repeats, note), _SAMPLES)
     stored = (packed / OURS, single / OURS, single / PEERS[PEER].folder)
     for result, place in zip(measured, stored, strict=True):
         result.out_bytes = size(place)
@@ -46,7 +46,7 @@ def run(folder: Path, repeats: int, note: Note) -> list[Section]:
 
 
 def write_both(folder: Path, samples: int, **options: int) -> tuple[Path, Path]:
-    """The same records packed, and one a row; `options` of `write_dataset`."""
+    """Write the same records packed and one per row; `options` are those of `write_dataset`."""
     return (
         write_dataset(folder / "packed", samples, with_images=False, packing="best_fit", **options),
         write_dataset(folder / "single", samples, with_images=False, **options),
@@ -54,13 +54,15 @@ def write_both(folder: Path, samples: int, **options: int) -> tuple[Path, Path]:
 
 
 def checked(measured: list[Measured], samples: int) -> list[Measured]:
-    """The same, when all gave the same samples, each once.
+    """Check that all returned the same samples, each once; return `measured`.
 
     Raises:
         RuntimeError: one did not.
     """
     for result in measured:
-        found = result.said["checked_samples"], result.said["checksum"]
-        if found != (samples, measured[0].said["checksum"]):
-            raise RuntimeError(f"{result.name} gave {found}, expected {samples} and {measured[0].said['checksum']}")
+        found = result.printed["checked_samples"], result.printed["checksum"]
+        if found != (samples, measured[0].printed["checksum"]):
+            raise RuntimeError(
+                f"{result.name} returned {found}, expected {samples} and {measured[0].printed['checksum']}"
+            )
     return measured

@@ -1,4 +1,4 @@
-"""The limit of loading images: decode, (bars,) resize, crop and normalise with Pillow and numpy, and nothing else."""
+"""Upper bound of image loading: only decode, pad, resize, crop and normalise, with Pillow and numpy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 from preprocess.square_images import pad_to_square
 
 SIZE = 336
-# Of CLIP; `loaders.image_transform` has the sources. Not imported from there: the limit is to be no more than Pillow.
+# Of CLIP, as in `loaders.image_transform`; not imported from there, so that this stays independent of our loader.
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 def pillow_pixels(file: Path | IO[bytes], aspect_ratio: str) -> Any:
-    """What anyone would write: (3, 336, 336) float16."""
+    """Straightforward implementation: (3, 336, 336) float16."""
     with Image.open(file) as opened:
         pixels = squared(opened, aspect_ratio).astype(np.float32)
     pixels = (pixels / 255 - _MEAN) / _STD
@@ -26,13 +26,13 @@ def pillow_pixels(file: Path | IO[bytes], aspect_ratio: str) -> Any:
 
 
 def normalised(pixels: Any) -> Any:
-    """The same of pixels that are there already, (3, 336, 336) uint8."""
+    """Normalise stored pixels, (3, 336, 336) uint8, to float16."""
     values = (pixels.astype(np.float32) / 255 - _MEAN[:, None, None]) / _STD[:, None, None]
     return values.astype(np.float16)
 
 
 def squared(opened: Image.Image, aspect_ratio: str) -> Any:
-    """(336, 336, 3) uint8."""
+    """Decode, pad, resize and crop to (336, 336, 3) uint8."""
     image = opened.convert("RGB")
     if aspect_ratio == "pad":
         image = pad_to_square(image)
@@ -44,7 +44,7 @@ def squared(opened: Image.Image, aspect_ratio: str) -> Any:
 
 
 class PillowEpoch:
-    """All files once, each process its share; nothing is sent back, so nothing but Pillow is measured."""
+    """Decode all files once, split over processes; nothing is sent back, so only Pillow is measured."""
 
     def __init__(self, files: list[Path], aspect_ratio: str, processes: int) -> None:
         self._parts = [files[number::processes] for number in range(processes)]
@@ -52,7 +52,7 @@ class PillowEpoch:
         self._pool = ProcessPoolExecutor(processes) if processes > 1 else None
 
     def __call__(self) -> None:
-        """Run it."""
+        """Run the epoch."""
         run = map if self._pool is None else self._pool.map
         for _ in run(_decode_all, self._parts, [self._aspect_ratio] * len(self._parts)):
             pass

@@ -1,6 +1,6 @@
-"""Other loaders that store the pixels themselves, uint8 (3, 336, 336), as we do with `dataset.store_images: pixels`.
+"""Other loaders that store pixels, uint8 (3, 336, 336), as ours does with `dataset.store_images: pixels`.
 
-What is left to do for an image is to normalise it: as anyone would, in float32 with numpy, then float16.
+Loading an image then only normalises it, in float32 with numpy, and converts it to float16.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _TEXT = {"text_input_ids": "int32", "labels": "int32", **dict.fromkeys(MASKS, "u
 
 
 def rows_with_pixels(shard: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, with the pixels of its photo in place of the JPEG."""
+    """Yield the rows of a shard with pixels in place of the JPEG."""
     for row in rows_of(shard):
         pixels = squared(Image.open(BytesIO(row["image"])), "square")
         yield {**row, "image": np.ascontiguousarray(pixels.transpose(2, 0, 1))}
 
 
 def with_values(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with `image_data` in place of the pixels."""
+    """Replace the pixels of a row by `image_data`."""
     image = np.asarray(row.pop("image")).reshape(3, SIZE, SIZE)
     return {**row, "image_data": normalised(image)}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.generate import phase_1_records, phase_2_records, write_records
-from benchmarks.measure import ROOT, Contestant, Section, in_turn
+from benchmarks.measure import ROOT, Contestant, Section, run_alternating
 from preprocess.tokenize.tokenizer import load_tokenizer
 
 IMAGES = ROOT / "configs" / "quickstart" / "images"
@@ -46,17 +46,17 @@ def command(tokenizer: Path, data: Path, out: Path, phase: int, processes: int, 
 
 
 def run(folder: Path, tokenizer: Path, repeats: int, note: Note) -> list[Section]:
-    """Compare phase 1 and phase 2 with all stand-ins."""
-    return [compare(folder, tokenizer, phase, FULL, repeats, note, all_of_them=True) for phase in (1, 2)]
+    """Compare phase 1 and phase 2 with all baselines."""
+    return [compare(folder, tokenizer, phase, FULL, repeats, note, all_baselines=True) for phase in (1, 2)]
 
 
 def run_quick(folder: Path, tokenizer: Path, note: Note) -> list[Section]:
     """Compare phase 2 with the batch call and on-the-fly tokenization, on little data."""
-    return [compare(folder, tokenizer, 2, QUICK, 1, note, all_of_them=False)]
+    return [compare(folder, tokenizer, 2, QUICK, 1, note, all_baselines=False)]
 
 
 def compare(
-    folder: Path, tokenizer: Path, phase: int, sizes: Sizes, repeats: int, note: Note, *, all_of_them: bool
+    folder: Path, tokenizer: Path, phase: int, sizes: Sizes, repeats: int, note: Note, *, all_baselines: bool
 ) -> Section:
     """Compare one phase."""
     folder = folder / f"phase-{phase}"
@@ -67,12 +67,14 @@ def compare(
         for count in {sizes.ours, sizes.batch_call, sizes.slow}
     }
 
-    def stand_in(name: str, kind: str, count: int, leaves_out: str, *, writes: bool, processes: int = 1) -> Contestant:
+    def baseline(
+        name: str, kind: str, count: int, not_included: str, *, writes: bool, processes: int = 1
+    ) -> Contestant:
         out = folder / f"{kind}-{processes}" if writes else None
-        arguments = ["-m", "benchmarks.stand_ins", kind, "--data", str(data[count]), "--tokenizer", str(tokenizer)]
+        arguments = ["-m", "benchmarks.baselines", kind, "--data", str(data[count]), "--tokenizer", str(tokenizer)]
         arguments += ["--out", str(out)] if out else []
         arguments += ["--processes", str(processes)] + (["--plain"] if phase == 1 else [])
-        return Contestant(name, arguments, count, leaves_out, out, ONE_THREAD)
+        return Contestant(name, arguments, count, not_included, out, ONE_THREAD)
 
     ours = [
         Contestant(
@@ -88,22 +90,22 @@ def compare(
             (PACKED, "packed-1", 1, "best_fit"),
         )
     ]
-    only_tokens = "all but tokenizing: reading, labels, masks, rows, files"
+    only_tokens = "everything except tokenizing: reading, labels, masks, rows, files"
     no_rows = "image slots, fixed rows, checks, rejects; turns tokenized separately"
     others = [
-        stand_in(BATCH_CALL, "batch-call", sizes.batch_call, only_tokens, writes=False),
-        stand_in(
+        baseline(BATCH_CALL, "batch-call", sizes.batch_call, only_tokens, writes=False),
+        baseline(
             "`tokenizers` encode_batch_fast",
             "batch-call-fast",
             sizes.batch_call,
             f"{only_tokens}; offsets",
             writes=False,
         ),
-        stand_in("on the fly, as LLaVA trains", "on-the-fly", sizes.slow, "files, padding, checks", writes=False),
+        baseline("on the fly, as LLaVA trains", "on-the-fly", sizes.slow, "files, padding, checks", writes=False),
     ]
-    if all_of_them:
+    if all_baselines:
         others += [
-            stand_in(
+            baseline(
                 f"`datasets` map, {processes} process{'es' * (processes > 1)}",
                 *("datasets-map", sizes.batch_call, no_rows),
                 writes=True,
@@ -112,13 +114,13 @@ def compare(
             for processes in (1, 2)[:phase]
         ]
         others.append(
-            stand_in(
+            baseline(
                 "`encode` turn by turn, `h5py` gzip",
                 *("h5py-gzip", sizes.slow, "checks, rejects, resuming; turns tokenized separately"),
                 writes=True,
             )
         )
-    measured = in_turn([*ours, *others], repeats, note)
+    measured = run_alternating([*ours, *others], repeats, note)
     params = json.loads((folder / "ours-1" / "data_params.json").read_text())
     counts, length = params["counts"], params["max_sequence_length"]
     tokens = params["tokens"]["text"] / counts["written"]
@@ -131,7 +133,7 @@ def compare(
         f"phase {phase}, packed against one sample per row": by_name[PACKED].rate / by_name[OURS].rate,
         f"phase {phase}, raw int32 against shards on disk": 4 * 4 * length * counts["written"] / shards,
     }
-    if all_of_them:
+    if all_baselines:
         writer = by_name[others[-1].name]
         ratios[f"phase {phase}, 1 process against the h5py writer"] = by_name[OURS].rate / writer.rate
     shutil.rmtree(folder)

@@ -1,9 +1,9 @@
-"""The tokenizers of today's models: the whole command beside `encode_batch_fast` alone on the same rendered texts.
+"""Tokenizers of current models: the whole command compared with `encode_batch_fast` on the same rendered texts.
 
     python -m benchmarks --only tokens --chat llama_3=DIR --chat chatml_qwen=DIR
 
-Two kinds of records: phase 2, and the same with one word in five drawn at random from several scripts, so that words
-are hardly ever met twice.
+Two kinds of records: phase 2, and the same with one word in five replaced by random letters of several scripts, so that
+few words repeat.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 import orjson
 
 from benchmarks.generate import phase_2_records, write_records
-from benchmarks.measure import Contestant, Section, in_turn
+from benchmarks.measure import Contestant, Section, run_alternating
 from benchmarks.preprocessing import ONE_THREAD, command
 from hdf5_writer.config import read_config
 from hdf5_writer.stages import Stages
 from preprocess.segments import Mark, Special, Text
 from preprocess.tokenize.tokenizer import load_tokenizer
 
-_KINDS = ["phase 2", "phase 2 with words at random"]
-_RECORDS = 100_000  # so that starting the command and setting up tiktoken weigh as little as in a real run
+_KINDS = ["phase 2", "phase 2 with random words"]
+_RECORDS = 100_000  # enough that start-up and the set-up of tiktoken take as small a share as in a real run
 _BATCH_CALL = 5_000
 _SCRIPTS = [(0x61, 0x7A), (0x3B1, 0x3C9), (0x430, 0x44F), (0x4E00, 0x9FA5), (0xAC00, 0xD7A3)]
 Note = Callable[[str], None]
 
 
 def run(folder: Path, chats: dict[str, Path], repeats: int, note: Note) -> list[Section]:
-    """A table for each template and kind of records.
+    """Make a table for each template and kind of records.
 
     Args:
-        folder: for what is written.
+        folder: for temporary files.
         chats: `system_prompt_style` → folder of its tokenizer.
         repeats: runs of each contestant.
-        note: told what is being done.
+        note: prints a progress message.
     """
     return [
         compare(folder / f"{style}-{number}", style, tokenizer, kind, repeats, note)
@@ -48,7 +48,7 @@ def run(folder: Path, chats: dict[str, Path], repeats: int, note: Note) -> list[
 
 
 def compare(folder: Path, style: str, tokenizer: Path, kind: str, repeats: int, note: Note) -> Section:
-    """One template with one kind of records."""
+    """Measure one template with one kind of records."""
     count, out = _RECORDS, folder / "ours"
     loaded = load_tokenizer(str(tokenizer))
     records = phase_2_records(loaded, count)
@@ -59,29 +59,29 @@ def compare(folder: Path, style: str, tokenizer: Path, kind: str, repeats: int, 
     ours = Contestant("ours, 1 process", arguments, count, "– (includes start, plan, checks, shards, report)", out)
     batch_call = Contestant(
         "`tokenizers` encode_batch_fast",
-        ["-m", "benchmarks.stand_ins", "rendered-texts", "--data", str(texts), "--tokenizer", str(tokenizer)],
+        ["-m", "benchmarks.baselines", "rendered-texts", "--data", str(texts), "--tokenizer", str(tokenizer)],
         _BATCH_CALL,
-        "all but tokenizing: reading, rendering, labels, masks, rows, files",
+        "everything except tokenizing: reading, rendering, labels, masks, rows, files",
         environment=ONE_THREAD,
     )
-    measured = in_turn([ours, batch_call], repeats, note)
+    measured = run_alternating([ours, batch_call], repeats, note)
     receipts = [orjson.loads(path.read_bytes()) for path in (out / ".work" / "receipts").glob("*.json")]
     tokenize = sum(receipt["report"]["stages"]["tokenize"] for receipt in receipts)
     name = f"{style}, {kind}"
     ratios = {
         f"{name}: 1 process against encode_batch_fast": measured[0].rate / measured[1].rate,
-        f"{name}: tokenizing alone against encode_batch_fast": count / tokenize / measured[1].rate,
+        f"{name}: tokenizing only against encode_batch_fast": count / tokenize / measured[1].rate,
     }
     shutil.rmtree(folder)
     return Section(f"Tokenizers, {name}", measured, ours.name, ratios)
 
 
 def rendered(data: Path, stages: Stages, count: int) -> Iterator[str]:
-    """The first records as the text of a prompt, special tokens spelled."""
-    spelled = stages.tokenizer.tokens
+    """Yield the rendered texts of the first records, with special tokens as text."""
+    tokens = stages.tokenizer.tokens
     of_marks = {
-        Mark.BOS: "" if stages.tokenizer.bos_id is None else spelled[stages.tokenizer.bos_id],
-        Mark.EOS: spelled[stages.tokenizer.eos_id],
+        Mark.BOS: "" if stages.tokenizer.bos_id is None else tokens[stages.tokenizer.bos_id],
+        Mark.EOS: tokens[stages.tokenizer.eos_id],
     }
     with data.open("rb") as lines:
         for _, line in zip(range(count), lines, strict=False):
@@ -89,7 +89,7 @@ def rendered(data: Path, stages: Stages, count: int) -> Iterator[str]:
             yield "".join(
                 segment.text
                 if isinstance(segment, Text)
-                else spelled[segment.id]
+                else tokens[segment.id]
                 if isinstance(segment, Special)
                 else of_marks.get(segment, "")
                 for segment in segments
@@ -97,7 +97,7 @@ def rendered(data: Path, stages: Stages, count: int) -> Iterator[str]:
 
 
 def with_random_words(records: Iterator[dict[str, Any]], share: float = 0.2, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Records with a share of their words replaced by letters at random, of one script each."""
+    """Replace a share of the words of records by random letters, each word from one script."""
     random = np.random.default_rng(seed)
 
     def word(found: str) -> str:

@@ -1,4 +1,4 @@
-"""The stand-ins of the benchmark do the work they are measured for, and its guard judges."""
+"""The baselines of the benchmark do the work they are measured for, and its guard judges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from conftest import QUICKSTART
 
 from benchmarks import __main__ as command
-from benchmarks import growth, measure, preprocessing, stand_ins
+from benchmarks import baselines, measure, preprocessing, scaling
 from benchmarks.generate import phase_1_records, phase_2_records, write_records
 from preprocess.tokenize.tokenizer import load_tokenizer
 
@@ -40,9 +40,9 @@ def ours(tmp_path: Path, data: Path, phase: int) -> h5py.File:
 
 
 @pytest.mark.slow
-def test_the_h5py_stand_in_makes_rows_like_ours(tmp_path: Path, phase: int) -> None:
+def test_the_h5py_baseline_makes_rows_like_ours(tmp_path: Path, phase: int) -> None:
     options = options_for(tmp_path, phase)
-    assert stand_ins.h5py_gzip(options) > 0
+    assert baselines.h5py_gzip(options) > 0
     (file,) = options.out.glob("*.h5")
     with h5py.File(file) as theirs, ours(tmp_path, options.data, phase) as mine:
         order = np.argsort(mine["samples/source_line"][:])
@@ -60,34 +60,34 @@ def test_the_h5py_stand_in_makes_rows_like_ours(tmp_path: Path, phase: int) -> N
 
 
 @pytest.mark.slow
-def test_the_on_the_fly_stand_in_calls_the_tokenizer_for_every_round_again(
+def test_the_on_the_fly_baseline_calls_the_tokenizer_for_every_round_again(
     tmp_path: Path, phase: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    real = stand_ins.tokenize_around_image
+    real = baselines.tokenize_around_image
 
     def counted(text: str, tokenizer: Any) -> list[int]:
         calls.append(text)
         return real(text, tokenizer)
 
-    monkeypatch.setattr(stand_ins, "tokenize_around_image", counted)
-    assert stand_ins.on_the_fly(options_for(tmp_path, phase)) > 0
+    monkeypatch.setattr(baselines, "tokenize_around_image", counted)
+    assert baselines.on_the_fly(options_for(tmp_path, phase)) > 0
     assert len(calls) == 40 * (2 if phase == 1 else 1 + 2 * 4)
 
 
 @pytest.mark.slow
 def test_the_batch_call_sees_every_text(tmp_path: Path, phase: int) -> None:
     options = options_for(tmp_path, phase)
-    assert stand_ins.batch_call(options) > 0
-    assert stand_ins.batch_call_fast(options) > 0
+    assert baselines.batch_call(options) > 0
+    assert baselines.batch_call_fast(options) > 0
 
 
 @pytest.mark.slow
 def test_masked_turns_supervise_the_answers(tmp_path: Path) -> None:
-    record = next(stand_ins.read_lines(options_for(tmp_path, 2).data))
-    tokenizer = stand_ins.load_fast_tokenizer(TOKENIZER)
-    batch = stand_ins.MaskedTurns(tokenizer, plain=False)({"conversations": [record["conversations"]]})
-    kept = [id_ for id_ in batch["labels"][0] if id_ != stand_ins.IGNORE]
+    record = next(baselines.read_lines(options_for(tmp_path, 2).data))
+    tokenizer = baselines.load_fast_tokenizer(TOKENIZER)
+    batch = baselines.MaskedTurns(tokenizer, plain=False)({"conversations": [record["conversations"]]})
+    kept = [id_ for id_ in batch["labels"][0] if id_ != baselines.IGNORE]
     assert (
         tokenizer.decode(kept).split()
         == " ".join(f"{turn['value']}</s>" for turn in record["conversations"][1::2])
@@ -108,7 +108,7 @@ def test_generated_records_are_the_same_everywhere() -> None:
 def test_a_contestant_that_fails_says_what_it_printed() -> None:
     contestant = measure.Contestant("broken", ["-c", "raise SystemExit('no such thing')"], 1)
     with pytest.raises(RuntimeError, match="broken ended with 1:\nno such thing"):
-        measure.in_turn([contestant], 1, lambda _: None)
+        measure.run_alternating([contestant], 1, lambda _: None)
 
 
 def test_the_table_compares_with_ours() -> None:
@@ -126,8 +126,8 @@ def test_the_guard_refuses_a_ratio_under_its_bound(
     bounds = tmp_path / "bounds.json"
     bounds.write_text('{"fast": 2.0, "small": 10}')
     monkeypatch.setattr(command, "BOUNDS", bounds)
-    assert command.judge({"fast": 2.1, "small": 10.0, "other": 0.1}) == 0
-    assert command.judge({"fast": 1.9, "small": 10.0}) == 1
+    assert command.check_bounds({"fast": 2.1, "small": 10.0, "other": 0.1}) == 0
+    assert command.check_bounds({"fast": 1.9, "small": 10.0}) == 1
     assert "| fast | 1.90 | 2.00 **too low** |" in capsys.readouterr().out
 
 
@@ -156,18 +156,18 @@ def test_wrong_options_are_refused(
 
 
 @pytest.mark.long
-def test_growth_is_measured_and_shown(tmp_path: Path) -> None:
-    grown = growth.grow(tmp_path, TOKENIZER, lambda _: None, counts=(20, 60))
-    assert [row.records for row in grown] == [20, 60]
-    for row in grown:
+def test_scaling_is_measured_and_shown(tmp_path: Path) -> None:
+    points = scaling.measure_scaling(tmp_path, TOKENIZER, lambda _: None, counts=(20, 60))
+    assert [row.records for row in points] == [20, 60]
+    for row in points:
         assert 0 < row.start_seconds < row.seconds
-        assert row.again_seconds > 0
+        assert row.rerun_seconds > 0
         assert row.peak_bytes > 2**20
         assert all(spent > 0 for spent in row.stages.values())
-    assert len(growth.growth_table(grown).splitlines()) == 4
-    assert "tokenize" in growth.stage_table(grown[0])
-    assert json.dumps(growth.growth_json(grown))
-    assert growth.growth_ratios(grown).keys() == {"peak memory, 20 against 60 records"}
+    assert len(scaling.scaling_table(points).splitlines()) == 4
+    assert "tokenize" in scaling.stage_table(points[0])
+    assert json.dumps(scaling.scaling_json(points))
+    assert scaling.scaling_ratios(points).keys() == {"peak memory, 20 against 60 records"}
 
 
 @pytest.mark.slow

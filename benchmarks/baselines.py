@@ -1,6 +1,6 @@
 """Alternatives that users would otherwise run on the same records; each is a process and uses none of our code.
 
-    python -m benchmarks.stand_ins NAME --data FILE --tokenizer FOLDER [--out PATH] [--processes N]
+    python -m benchmarks.baselines NAME --data FILE --tokenizer FOLDER [--out PATH] [--processes N]
 
 Each prints `{"seconds": …}` of its work; importing libraries and loading the tokenizer do not count. All produce the
 same text: template `plain` (phase 1) or `vicuna_v1` (phase 2), 576 image slots, 2,048 positions.
@@ -28,14 +28,14 @@ Record = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(STAND_INS))
+    parser.add_argument("name", choices=sorted(BASELINES))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
-    print(json.dumps({"seconds": STAND_INS[options.name](options)}))
+    print(json.dumps({"seconds": BASELINES[options.name](options)}))
 
 
 def read_lines(path: Path) -> Iterator[Any]:
@@ -52,7 +52,7 @@ def load_fast_tokenizer(folder: Path) -> Any:
 
 
 def turns_of(record: Record, plain: bool) -> list[tuple[str, bool]]:
-    """(text, supervised) of each turn, as the template writes it; the image token still stands in its text."""
+    """(text, supervised) of each turn, as the template formats it; the image token is still in its text."""
     turns = record["conversations"]
     if plain:
         return [(IMAGE_TOKEN, False), (turns[1]["value"] + "\n", True)]
@@ -67,7 +67,7 @@ def turns_of(record: Record, plain: bool) -> list[tuple[str, bool]]:
 
 
 def batch_call(options: argparse.Namespace, call: str = "encode_batch") -> float:
-    """`tokenizers.Tokenizer.encode_batch`, the call transformers makes, over the finished texts, on one thread."""
+    """`tokenizers.Tokenizer.encode_batch`, the call transformers makes, on the rendered texts, on one thread."""
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(options.tokenizer / "tokenizer.json"))
@@ -82,12 +82,12 @@ def batch_call(options: argparse.Namespace, call: str = "encode_batch") -> float
 
 
 def batch_call_fast(options: argparse.Namespace) -> float:
-    """The same without offsets."""
+    """As `batch_call`, without offsets."""
     return batch_call(options, "encode_batch_fast")
 
 
 def rendered_texts(options: argparse.Namespace) -> float:
-    """The same without offsets over texts that are rendered already, special tokens included: a JSON text a line."""
+    """As `batch_call_fast`, on a file of rendered texts with special tokens: one JSON string per line."""
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(options.tokenizer / "tokenizer.json"))
@@ -122,7 +122,7 @@ def datasets_map(options: argparse.Namespace) -> float:
 
 
 class MaskedTurns:
-    """Every turn of a batch of records by one call of the tokenizer, then put together with the prompts masked."""
+    """Tokenize all turns of a batch of records in one call, then join them with the prompts masked."""
 
     def __init__(self, tokenizer: Any, plain: bool) -> None:
         self.tokenizer = tokenizer
@@ -146,9 +146,9 @@ class MaskedTurns:
 
 
 def on_the_fly(options: argparse.Namespace) -> float:
-    """One sample after the other when it is asked for, in random order, in the manner of LLaVA's training code.
+    """Tokenize samples one by one in random order, as LLaVA's training code does on access.
 
-    The whole text is tokenized around the image, then each round and each instruction again, for their lengths.
+    It tokenizes the text around the image, then each round and each instruction again to get their lengths.
     """
     import numpy as np
 
@@ -187,7 +187,7 @@ def tokenize_around_image(text: str, tokenizer: Any) -> list[int]:
 
 
 def h5py_gzip(options: argparse.Namespace) -> float:
-    """Turn by turn with `encode`, rows padded in Python, 1,000 rows a file by h5py with its own gzip."""
+    """Tokenize turn by turn with `encode`, pad rows in Python, and write 1,000 rows per file with h5py and gzip."""
     import h5py
     import numpy as np
 
@@ -241,7 +241,7 @@ def chunks(items: Iterable[Record], size: int) -> Iterator[list[Record]]:
         yield part
 
 
-STAND_INS: dict[str, Callable[[argparse.Namespace], float]] = {
+BASELINES: dict[str, Callable[[argparse.Namespace], float]] = {
     "batch-call": batch_call,
     "batch-call-fast": batch_call_fast,
     "rendered-texts": rendered_texts,

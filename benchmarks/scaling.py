@@ -24,14 +24,14 @@ PROCESSES = 2
 
 
 @dataclass(frozen=True)
-class Grown:
+class ScalingPoint:
     """Measurements of the whole command for one number of records.
 
     Attributes:
         seconds: duration of the whole command.
         start_seconds: time until the first task starts: imports, plan, tokenizer.
-        peak_bytes: largest resident set of any of its processes.
-        again_seconds: duration of a second run of the finished command.
+        peak_bytes: peak resident set size of its largest process.
+        rerun_seconds: duration of a second run of the finished command.
         stages: microseconds per record in each stage, over all workers.
     """
 
@@ -39,35 +39,37 @@ class Grown:
     seconds: float
     start_seconds: float
     peak_bytes: int
-    again_seconds: float
+    rerun_seconds: float
     stages: dict[str, float]
 
 
-def grow(folder: Path, tokenizer: Path, note: Callable[[str], None], counts: tuple[int, ...] = COUNTS) -> list[Grown]:
+def measure_scaling(
+    folder: Path, tokenizer: Path, note: Callable[[str], None], counts: tuple[int, ...] = COUNTS
+) -> list[ScalingPoint]:
     """Run phase 2 with two processes, with ten times more records each time."""
     loaded = load_tokenizer(str(tokenizer))
-    grown = []
+    points = []
     for count in counts:
         data = write_records(folder / f"{count}.jsonl", phase_2_records(loaded, count))
-        out = folder / "grown"
+        out = folder / "points"
         note(f"{count:,} records")
         began = time.time()
         first = run(count, command(tokenizer, data, out, 2, PROCESSES), out)
         receipts = read_receipts(out)
         again = run(count, command(tokenizer, data, out, 2, PROCESSES), None)
-        grown.append(
-            Grown(
+        points.append(
+            ScalingPoint(
                 records=count,
                 seconds=first.seconds[0],
                 start_seconds=min(receipt["report"]["began"] for receipt in receipts) - began,
                 peak_bytes=first.peak_bytes,
-                again_seconds=again.seconds[0],
+                rerun_seconds=again.seconds[0],
                 stages=stages_of(receipts),
             )
         )
         shutil.rmtree(out)
         data.unlink()
-    return grown
+    return points
 
 
 def run(count: int, arguments: list[str], out: Path | None) -> Measured:
@@ -90,22 +92,22 @@ def stages_of(receipts: list[dict[str, Any]]) -> dict[str, float]:
     return {stage: seconds[stage] / records * 1e6 for stage in STAGES if seconds[stage]}
 
 
-def growth_table(grown: list[Grown]) -> str:
-    """Markdown."""
+def scaling_table(points: list[ScalingPoint]) -> str:
+    """Return a Markdown table."""
     lines = [
         "| records | whole command | per record | until the first task | peak memory per process "
         "| rerun, nothing to do |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in grown:
+    for row in points:
         lines.append(
             f"| {row.records:,} | {row.seconds:.1f} s | {row.seconds / row.records * 1e6:.0f} µs "
-            f"| {row.start_seconds:.2f} s | {row.peak_bytes / 2**20:.0f} MB | {row.again_seconds:.2f} s |"
+            f"| {row.start_seconds:.2f} s | {row.peak_bytes / 2**20:.0f} MB | {row.rerun_seconds:.2f} s |"
         )
     return "\n".join(lines)
 
 
-def stage_table(row: Grown) -> str:
+def stage_table(row: ScalingPoint) -> str:
     """Return a Markdown table of the time per stage of a worker."""
     total = sum(row.stages.values())
     lines = ["| stage | µs per record | share |", "|---|---:|---:|"]
@@ -113,13 +115,13 @@ def stage_table(row: Grown) -> str:
     return "\n".join([*lines, f"| all | {total:.1f} | |"])
 
 
-def growth_json(grown: list[Grown]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in grown]
+def scaling_json(points: list[ScalingPoint]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in points]
 
 
-def growth_ratios(grown: list[Grown]) -> dict[str, float]:
+def scaling_ratios(points: list[ScalingPoint]) -> dict[str, float]:
     """Return the ratios of the largest run to the smallest."""
-    first, last = grown[0], grown[-1]
+    first, last = points[0], points[-1]
     return {
         f"peak memory, {first.records:,} against {last.records:,} records": first.peak_bytes / last.peak_bytes,
     }
