@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_command(arguments: list[str]) -> int:
     """Run the command; print an error as one sentence and return its exit code."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = _parse(arguments)
     from preprocess.config import ConfigError
 
     try:
@@ -79,6 +79,19 @@ def _run_command(arguments: list[str]) -> int:
         )
     except RuntimeError as error:
         return _fail(FAILED, " ".join(str(error).split()))
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    # Signals are kept, since argparse raises an unrelated error if a handler raises within `parse_intermixed_args`.
+    received: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _parser().parse_intermixed_args(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            raise _Interrupted(received[0])
 
 
 def _remedy(error: OSError) -> str:

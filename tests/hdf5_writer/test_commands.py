@@ -203,6 +203,28 @@ def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, long_input: Path, 
     assert "leaked" not in stderr
 
 
+def test_ctrl_c_while_arguments_are_parsed_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting(list[Any]):
+        """Sends the signal in the second loop over the positionals, whose `finally` needs what the loop saves."""
+
+        loops = 0
+
+        def __iter__(self) -> Any:
+            self.loops += 1
+            if self.loops == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__iter__()
+
+    parser = create_hdf5_dataset._parser()
+    positionals = Interrupting(parser._get_positional_actions())
+    monkeypatch.setattr(parser, "_get_positional_actions", lambda: positionals)
+    monkeypatch.setattr(create_hdf5_dataset, "_parser", lambda: parser)
+    assert create_hdf5_dataset.main(["--config", "c.yaml"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}])
