@@ -84,7 +84,8 @@ def row_layout(config: Config, tokenizer: TokenizerParams) -> RowLayout:
     """Return the layout that all rows of a plan share.
 
     Raises:
-        ConfigError: rows are fixed, and an image and one token do not fit into max_sequence_length.
+        ConfigError: an image and one token after it do not fit into max_sequence_length. Free rows may be so short if
+            there is no image folder, since a dataset of texts needs no slots.
     """
     length, slots = config.processor.max_sequence_length, config.dataset.num_patches
     fixed = not config.has_free_rows
@@ -92,6 +93,12 @@ def row_layout(config: Config, tokenizer: TokenizerParams) -> RowLayout:
         raise ConfigError(
             f"processor.max_sequence_length is {length}, but the {tokenizer.image_start_idx} tokens before the image, "
             f"its {slots} patches and one token after it need at least {tokenizer.image_start_idx + slots + 1}"
+        )
+    if not fixed and config.dataset.image_dir is not None and length < slots + 1:
+        raise ConfigError(
+            f"processor.max_sequence_length is {length}, but the {slots} patches of an image (dataset.image_size, "
+            f"dataset.patch_size) and one token after it need at least {slots + 1}; increase it, or remove "
+            "dataset.image_dir if no record has an image"
         )
     return RowLayout(
         max_sequence_length=length,

@@ -194,6 +194,23 @@ def test_hostile_records_become_a_sample_or_a_reject(make_config: ConfigMaker, t
     assert len(samples[0, 9].ids) == 90, "a packed text-only sample has the whole row"
 
 
+@pytest.mark.parametrize("free", [{"processor__packing": "best_fit"}, {"dataset__max_images": 2}])
+def test_free_rows_that_hold_no_image_are_refused_unless_there_is_no_image_folder(
+    make_config: ConfigMaker, tmp_path: Path, free: dict[str, Any]
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q", "A")}])
+    short = make_config(**free, processor__max_sequence_length=64)
+    with pytest.raises(
+        ConfigError, match=r"max_sequence_length is 64, but the 64 patches .* need at least 65; .*image_dir"
+    ):
+        create(short)
+    text_only = make_config(**free, processor__max_sequence_length=64, dataset__image_dir=None)
+    assert create(text_only).params["counts"]["written"] == 1
+    assert (
+        create(make_config(**free, processor__max_sequence_length=65), overwrite=True).params["counts"]["written"] == 1
+    )
+
+
 def test_a_row_cannot_be_asked_to_hold_fewer_images_than_a_record(make_config: ConfigMaker) -> None:
     with pytest.raises(ConfigError, match=r"max_images_per_row is 2, but dataset.max_images allows 4 in one record"):
         make_config(processor__max_images_per_row=2, **SEVERAL | PACKED)
