@@ -85,39 +85,45 @@ MEMORY_BOUND = 2 << 30
 
 
 @pytest.mark.parametrize(
-    ("name", "make"),
+    "make",
     [
-        ("200 MB in one line", lambda: b'{"conversations": "' + b"x" * 200_000_000 + b'"}'),
-        ("a deep list", lambda: b'{"conversations": ' + b"[" * 5_000_000),
-        ("a huge number", lambda: b'{"id": ' + b"9" * 5_000_000 + b', "conversations": []}'),
-        (
-            "a word of 15 MB",
+        pytest.param(lambda: b'{"conversations": "' + b"x" * 200_000_000 + b'"}', id="200 MB in one line"),
+        pytest.param(lambda: b'{"conversations": ' + b"[" * 5_000_000, id="a deep list"),
+        pytest.param(lambda: b'{"id": ' + b"9" * 5_000_000 + b', "conversations": []}', id="a huge number"),
+        pytest.param(
             lambda: json.dumps({"conversations": turn_pair("x" * 7_000_000, "y" * 7_000_000)}).encode(),
+            id="a word of 15 MB",
         ),
-        (
-            "no blank in Chinese",
+        pytest.param(
             lambda: json.dumps({"conversations": turn_pair("字" * 900_000, "A")}, ensure_ascii=False).encode(),
+            id="no space in Chinese",
         ),
-        ("blanks alone", lambda: json.dumps({"conversations": turn_pair(" " * 900_000 + "a", "A")}).encode()),
-        ("many words", lambda: json.dumps({"conversations": turn_pair("a b c " * 2_000_000, "A")}).encode()),
-        ("many turns", lambda: json.dumps({"conversations": turn_pair("Q", "A") * 200_000}).encode()),
-        ("a million turns", lambda: json.dumps({"conversations": turn_pair("Q", "A") * 500_000}).encode()),
-        ("many keys", lambda: json.dumps({str(i): i for i in range(900_000)}).encode()),
+        pytest.param(
+            lambda: json.dumps({"conversations": turn_pair(" " * 900_000 + "a", "A")}).encode(), id="only spaces"
+        ),
+        pytest.param(
+            lambda: json.dumps({"conversations": turn_pair("a b c " * 2_000_000, "A")}).encode(), id="many words"
+        ),
+        pytest.param(lambda: json.dumps({"conversations": turn_pair("Q", "A") * 200_000}).encode(), id="many turns"),
+        pytest.param(
+            lambda: json.dumps({"conversations": turn_pair("Q", "A") * 500_000}).encode(), id="a million turns"
+        ),
+        pytest.param(lambda: json.dumps({str(i): i for i in range(900_000)}).encode(), id="many keys"),
         # Just below the longest line that is read; this one takes the most memory of all that were tried.
-        ("millions of objects", lambda: b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"),
-        (
-            "millions of image parts",
+        pytest.param(lambda: b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}", id="millions of objects"),
+        pytest.param(
             lambda: (
                 b'{"messages":[{"role":"user","content":[' + b'{"type":"image"},' * 980_000 + b'{"type":"image"}]}]}'
             ),
+            id="millions of image parts",
         ),
-        (
-            "several of them in one reading",
+        pytest.param(
             lambda: b"\n".join([b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}"] * 5),
+            id="five of them read together",
         ),
     ],
 )
-def test_a_monstrous_line_is_bounded_in_memory(tmp_path: Path, name: str, make: Callable[[], bytes]) -> None:
+def test_a_monstrous_line_is_bounded_in_memory(tmp_path: Path, make: Callable[[], bytes]) -> None:
     data = tmp_path / "a.jsonl"
     good: dict[str, Any] = {"conversations": turn_pair("Q", "A")}
     line = make()
@@ -135,6 +141,6 @@ def test_a_monstrous_line_is_bounded_in_memory(tmp_path: Path, name: str, make: 
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BOUND, MEMORY_BOUND)),
     )
-    assert result.returncode == 0, f"{name}: {result.stderr[-500:]}"
+    assert result.returncode == 0, result.stderr[-500:]
     counts = json.loads((tmp_path / "quickstart_output" / "data_params.json").read_text())["counts"]
     assert counts["read"] == counts["written"] + counts["rejected"] == 1 + lines
