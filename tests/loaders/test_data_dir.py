@@ -1,4 +1,4 @@
-"""Which folders are taken, and which refused in which words."""
+"""Which folders are accepted, and the messages for those that are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def change_params(root: Path, **changes: Any) -> None:
-    """Rewrite `data_params.json` with a right checksum."""
+    """Rewrite `data_params.json` with a correct checksum."""
     path = root / "data_params.json"
     params = {**json.loads(path.read_bytes()), **changes}
     del params["checksum"]
@@ -38,7 +38,7 @@ def change_params(root: Path, **changes: Any) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_main_job_wrote_is_read() -> None:
+def test_a_dataset_written_by_the_main_job_is_read() -> None:
     params = json.loads((first().root / "data_params.json").read_bytes())
     data_dir = read_data_dir(first().root)
     assert data_dir.rows == params["counts"]["written"] == 300
@@ -48,30 +48,30 @@ def test_what_the_main_job_wrote_is_read() -> None:
     assert [shard.rows for shard in data_dir.shards] == [70, 70, 70, 70, 20]
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataDirError, match="no such folder"):
         read_data_dir(tmp_path / "nowhere")
 
 
-def test_a_folder_of_something_else(tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataDirError, match=r"holds no data_params.json"):
         read_data_dir(tmp_path)
 
 
-def test_an_unfinished_dataset(copied: Path) -> None:
+def test_an_unfinished_dataset_is_refused(copied: Path) -> None:
     (copied / "data_params.json").unlink()
     with pytest.raises(DataDirError, match=r"holds shards but no data_params.json, so it is not a finished dataset"):
         read_data_dir(copied)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"not JSON", b'{"checksum": 1}'])
-def test_damaged_parameters(copied: Path, data: bytes) -> None:
+def test_damaged_parameters_are_refused(copied: Path, data: bytes) -> None:
     (copied / "data_params.json").write_bytes(data)
     with pytest.raises(DataDirError, match=r"data_params.json: (is damaged|was changed)"):
         read_data_dir(copied)
 
 
-def test_parameters_edited_by_hand(copied: Path) -> None:
+def test_parameters_edited_by_hand_are_refused(copied: Path) -> None:
     path = copied / "data_params.json"
     path.write_bytes(path.read_bytes().replace(b'"rows": 70', b'"rows": 71'))
     with pytest.raises(DataDirError, match="is damaged: its content does not have the checksum"):
@@ -81,7 +81,7 @@ def test_parameters_edited_by_hand(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "advice"), [("3.0", "upgrade"), ("1.0", "write the dataset again"), (None, "not written")]
 )
-def test_another_major_version(copied: Path, version: str | None, advice: str) -> None:
+def test_another_major_version_is_refused(copied: Path, version: str | None, advice: str) -> None:
     change_params(copied, schema_version=version)
     with pytest.raises(DataDirError, match=advice):
         read_data_dir(copied)
@@ -97,7 +97,9 @@ def test_another_major_version(copied: Path, version: str | None, advice: str) -
         ("tokenizer", {"name": "other", "digest": "0" * 64}),
     ],
 )
-def test_a_dir_that_disagrees_is_refused_by_name(copied: Path, name: str | tuple[str, str], value: Any) -> None:
+def test_a_data_dir_that_differs_from_the_others_is_named(
+    copied: Path, name: str | tuple[str, str], value: Any
+) -> None:
     change_params(copied, **({name: value} if isinstance(name, str) else dict(zip(name, value, strict=True))))
     shown = "tokenizer_digest" if name == "tokenizer" else name if isinstance(name, str) else name[0]
     with pytest.raises(DataDirError, match=rf"{copied}: has {shown} .*, but {second().root} has"):
@@ -107,12 +109,12 @@ def test_a_dir_that_disagrees_is_refused_by_name(copied: Path, name: str | tuple
     create_dataloader(second().root, batch_size=4)
 
 
-def test_dirs_of_several_minor_versions_go_together(copied: Path) -> None:
+def test_data_dirs_of_different_minor_versions_can_be_combined(copied: Path) -> None:
     change_params(copied, schema_version="2.9")
     assert len(create_dataloader([second().root, copied], batch_size=4).dataset) == 400
 
 
-def test_a_shard_name_that_leads_elsewhere(copied: Path) -> None:
+def test_a_shard_name_outside_the_folder_is_refused(copied: Path) -> None:
     shards = json.loads((copied / "data_params.json").read_bytes())["shards"]
     shards[0]["name"] = "../../etc/passwd"
     change_params(copied, shards=shards)
@@ -121,7 +123,7 @@ def test_a_shard_name_that_leads_elsewhere(copied: Path) -> None:
 
 
 def forged_documents() -> list[tuple[str, Any]]:
-    """(key, value) that no run writes, for every key that a reader relies on."""
+    """Pairs (key, value) that no run writes, for every key that a reader relies on."""
     wrong: list[tuple[str, Any]] = [("shards", [{}]), ("shards", "text"), ("rows", "text"), ("counts", [])]
     keys = "image_start_idx num_patches image_size patch_size max_sequence_length pad_id bos_id eos_id vocab_size"
     wrong += [(key, value) for key in keys.split() for value in (None, "text", -5, 1.5, 2**40, [], True)]
@@ -130,7 +132,7 @@ def forged_documents() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_forged_document_is_one_sentence_for_loader_verify_and_viewer(copied: Path) -> None:
+def test_loader_verify_and_viewer_refuse_a_forged_document_in_one_sentence(copied: Path) -> None:
     whole = (copied / "data_params.json").read_bytes()
     tried = 0
     for key, value in forged_documents():

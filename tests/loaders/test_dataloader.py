@@ -1,4 +1,4 @@
-"""The loader: one order for all ranks, workers and restarts; what a batch holds; what is refused."""
+"""The loader: one order for all ranks, workers and restarts; the contents of a batch; invalid arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORDERS: dict[str, dict[str, Any]] = {
     "grouped": {"group_by_modality": True, "shuffle_window": 2},
     "grouped, not dropped": {"group_by_modality": True, "drop_last": False},
 }
-# Resumed from many positions, the first among them, by every world size.
+# Resumed from many positions, including the first, by every world size.
 RESUMED = ("shuffled", "mixture", "grouped, not dropped")
 
 
@@ -40,12 +40,12 @@ def make(order: str = "shuffled", **options: Any) -> LlavaDataLoader:
 
 
 def row_keys(batch: dict[str, Any]) -> list[bytes]:
-    """What tells every row of a batch from every other, its loss included."""
+    """A key for each row of a batch, unique among all rows and including its loss."""
     return [b"".join(batch[name][i].numpy().tobytes() for name in TEXT) for i in range(len(batch["labels"]))]
 
 
 def global_batches(order: str, world_size: int, *, at: int = 0, **options: Any) -> list[list[bytes]]:
-    """The batches of all ranks from batch `at` on, put together in rank order."""
+    """The batches of all ranks from batch `at` on, concatenated in rank order."""
     ranks = []
     for rank in range(world_size):
         loader = make(order, batch_size=RANKS[world_size], rank=rank, world_size=world_size, **options)
@@ -61,7 +61,7 @@ def global_batches(order: str, world_size: int, *, at: int = 0, **options: Any) 
 
 
 class _Doubled:
-    """What a user may put around our collator: it writes into a tensor, replaces one, or adds one."""
+    """A user's wrapper of our collator: it writes into a tensor, replaces one, or adds one."""
 
     def __init__(self, collate: Any, change: str) -> None:
         self.collate, self.change = collate, change
@@ -91,7 +91,7 @@ class _Doubled:
         ({"img_data_dir": IMAGES}, "replaced"),
     ],
 )
-def test_a_batch_arrives_from_a_worker_as_it_left(options: dict[str, Any], change: str) -> None:
+def test_a_batch_from_a_worker_equals_one_made_without_workers(options: dict[str, Any], change: str) -> None:
     here, there = make(**options, batch_size=7), make(**options, batch_size=7, num_workers=1)
     here.collate_fn, there.collate_fn = (_Doubled(loader.collate_fn, change) for loader in (here, there))
     batches = itertools.islice(zip(here, there, strict=True), 12 if "img_data_dir" in options else None)
@@ -128,7 +128,7 @@ def test_global_batches_are_the_same_for_every_world_size(order: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("order", RESUMED)
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])
-def test_any_position_is_resumed_by_any_world_size(order: str, step: int) -> None:
+def test_any_world_size_can_resume_from_any_position(order: str, step: int) -> None:
     expected = global_batches(order, 1)
     for at in range(0, len(expected), step):
         world_size = list(RANKS)[at % len(RANKS)]
@@ -146,7 +146,7 @@ def test_global_batches_are_the_same_for_every_number_of_workers(workers: int, w
         assert global_batches("mixture", world_size, at=at, num_workers=workers) == expected[at:]
 
 
-def test_a_mixture_draws_by_weight() -> None:
+def test_a_mixture_draws_in_proportion_to_the_weights() -> None:
     keys = {
         row_keys({name: torch.from_numpy(second().arrays[name][i : i + 1].astype(np.int32)) for name in TEXT})[0]
         for i in range(second().rows)
@@ -155,7 +155,7 @@ def test_a_mixture_draws_by_weight() -> None:
     assert sum(key in keys for key in drawn) / len(drawn) == pytest.approx(0.7, abs=0.01)
 
 
-def test_every_row_comes_once_in_an_epoch_and_epochs_differ() -> None:
+def test_an_epoch_contains_every_row_once_and_epochs_differ() -> None:
     loader = make("not dropped")
     epochs = []
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_every_row_comes_once_in_an_epoch_and_epochs_differ() -> None:
 
 
 @pytest.mark.slow
-def test_what_fills_up_the_last_batch_has_no_loss_and_nothing_else_changes() -> None:
+def test_rows_that_fill_the_last_batch_have_no_loss_and_are_otherwise_unchanged() -> None:
     last = list(make("not dropped"))[-1]
     real = 400 - 16 * 24
     assert (last["loss_mask"].sum(1) > 0).tolist() == [True] * real + [False] * (24 - real)
@@ -179,7 +179,7 @@ def test_what_fills_up_the_last_batch_has_no_loss_and_nothing_else_changes() -> 
 
 
 @pytest.mark.slow
-def test_state_counts_batches_handed_out_and_not_prefetched() -> None:
+def test_state_counts_batches_received_and_not_prefetched() -> None:
     loader = make(num_workers=2, prefetch_factor=4)
     expected = global_batches("shuffled", 1)
     batches = iter(loader)
@@ -188,7 +188,7 @@ def test_state_counts_batches_handed_out_and_not_prefetched() -> None:
     state = loader.state_dict()
     assert (state["epoch"], state["batch"]) == (0, 3)
     assert len(json.dumps(state)) < 1024
-    loader.load_state_dict(state)  # into the very loader that is running
+    loader.load_state_dict(state)  # into the loader that is in use
     assert [row_keys(batch) for batch in loader] == expected[3:]
 
 
@@ -197,7 +197,7 @@ def test_state_with_many_dirs_stays_small() -> None:
     assert len(json.dumps(loader.state_dict())) < 1024
 
 
-def test_state_at_the_end_of_an_epoch_is_the_beginning_of_the_next() -> None:
+def test_state_at_the_end_of_an_epoch_resumes_at_the_start_of_the_next() -> None:
     loader = make()
     for _ in loader:
         state = loader.state_dict()
@@ -207,7 +207,7 @@ def test_state_at_the_end_of_an_epoch_is_the_beginning_of_the_next() -> None:
     assert [row_keys(batch) for batch in other] == [row_keys(batch) for batch in loader]
 
 
-def test_a_broken_off_epoch_begins_again() -> None:
+def test_an_abandoned_epoch_restarts_from_its_first_batch() -> None:
     loader = make()
     for batch in loader:
         begun = row_keys(batch)
@@ -216,7 +216,7 @@ def test_a_broken_off_epoch_begins_again() -> None:
     assert loader.state_dict()["batch"] == 1
 
 
-def test_an_iterator_of_before_does_not_move_the_place() -> None:
+def test_an_older_iterator_does_not_change_the_position() -> None:
     loader = make()
     before = iter(loader)
     next(before)
@@ -227,7 +227,7 @@ def test_an_iterator_of_before_does_not_move_the_place() -> None:
     assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, 1)
 
 
-def test_set_epoch_chooses_the_order_and_keeps_a_resumed_place() -> None:
+def test_set_epoch_chooses_the_order_and_keeps_a_resumed_position() -> None:
     loader = make()
     loader.set_epoch(7)
     batches = iter(loader)
@@ -252,14 +252,14 @@ def test_set_epoch_chooses_the_order_and_keeps_a_resumed_place() -> None:
         ({"order": "mixture"}, "weights"),
     ],
 )
-def test_a_state_of_another_order_is_refused_by_name(options: dict[str, Any], named: str) -> None:
+def test_a_state_of_another_order_is_refused_and_the_difference_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=f"the state has {named}"):
         make(**options).load_state_dict(make().state_dict())
     with pytest.raises(ValueError, match="the state has data"):
         create_dataloader(first().root, batch_size=24, shuffle_window=2).load_state_dict(make().state_dict())
 
 
-def test_groups_that_would_leave_out_a_modality_are_refused() -> None:
+def test_grouping_that_would_leave_out_a_modality_is_refused() -> None:
     text_rows = int((first().arrays["modality_lengths"] < 0).sum())
     options: dict[str, Any] = {"batch_size": text_rows + 1, "group_by_modality": True}
     with pytest.raises(ValueError, match=f"leave out all text rows: there are {text_rows}"):
@@ -268,7 +268,7 @@ def test_groups_that_would_leave_out_a_modality_are_refused() -> None:
     assert kinds == {True, False}
 
 
-def test_groups_hold_one_modality() -> None:
+def test_each_group_has_one_modality() -> None:
     seen = set()
     for batch in make("grouped"):
         kinds = set(batch["has_image"].tolist())
@@ -296,7 +296,7 @@ def test_trim_cuts_to_the_longest_row_and_never_into_image_slots(multiple: int) 
     assert multiple > 256 or len(lengths) > 1
 
 
-def test_ignore_index_makes_labels_for_a_cross_entropy() -> None:
+def test_ignore_index_replaces_the_labels_without_loss() -> None:
     for plain, ready in zip(make(), make(ignore_index=-100), strict=True):
         assert torch.equal(ready["labels"] == -100, plain["loss_mask"] == 0)
         kept = plain["loss_mask"] == 1
@@ -304,7 +304,7 @@ def test_ignore_index_makes_labels_for_a_cross_entropy() -> None:
 
 
 @pytest.mark.slow
-def test_a_spawned_worker_reads_the_same() -> None:
+def test_a_spawned_worker_gives_the_same_batches() -> None:
     options: dict[str, Any] = {"img_data_dir": IMAGES, "batch_size": 20}
     spawned = make(**options, num_workers=1, multiprocessing_context="spawn")
     for ours, theirs in itertools.islice(zip(make(**options), spawned, strict=True), 4):
@@ -312,7 +312,7 @@ def test_a_spawned_worker_reads_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_a_dataset_that_was_read_in_the_parent_can_be_read_in_forked_workers() -> None:
+def test_a_dataset_already_read_in_the_parent_can_be_read_in_forked_workers() -> None:
     loader = make(num_workers=2, multiprocessing_context="fork")
     loader.dataset[0]  # opens files and fills caches before the fork
     assert [row_keys(batch) for batch in loader] == global_batches("shuffled", 1)
@@ -320,7 +320,7 @@ def test_a_dataset_that_was_read_in_the_parent_can_be_read_in_forked_workers() -
 
 
 @pytest.mark.slow
-def test_persistent_workers_go_on_with_the_next_epoch() -> None:
+def test_persistent_workers_continue_with_the_next_epoch() -> None:
     kept, fresh = make(num_workers=1, persistent_workers=True), make()
     for _ in range(2):
         assert [row_keys(batch) for batch in kept] == [row_keys(batch) for batch in fresh]
@@ -380,13 +380,13 @@ def test_torchrun_without_a_process_group_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("state", [None, "loader.json", []])
-def test_a_state_that_is_no_mapping_is_refused_with_what_was_expected(state: Any) -> None:
+def test_a_state_that_is_not_a_mapping_is_refused_with_what_was_expected(state: Any) -> None:
     with pytest.raises(ValueError, match=r"expected what state_dict\(\) returned"):
         make().load_state_dict(state)
 
 
 @pytest.mark.parametrize(("key", "number"), [("epoch", -1), ("epoch", "1"), ("batch", -1), ("batch", None)])
-def test_a_state_with_an_impossible_place_is_refused(key: str, number: Any) -> None:
+def test_a_state_with_an_impossible_position_is_refused(key: str, number: Any) -> None:
     loader = make()
     with pytest.raises(ValueError, match=f"the state has {key} {number!r}, expected an integer of at least 0"):
         loader.load_state_dict({**loader.state_dict(), key: number})

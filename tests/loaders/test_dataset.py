@@ -1,4 +1,4 @@
-"""Rows by their number, as any sequence has them."""
+"""Rows by their number, as in any sequence."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_a_negative_number_counts_from_the_end() -> None:
 
 
 @pytest.mark.parametrize("row", [300, -301])
-def test_a_row_that_is_not_there_is_named(row: int) -> None:
+def test_a_row_number_out_of_range_is_named(row: int) -> None:
     dataset = LlavaH5Dataset(first().root)
     with pytest.raises(IndexError, match=f"row {row} does not exist; there are 300 rows"):
         dataset[row]
 
 
 @pytest.mark.parametrize("row", [0, 299, -1])
-def test_a_row_without_loss_differs_in_its_loss_mask_alone(row: int) -> None:
+def test_a_row_without_loss_differs_only_in_its_loss_mask(row: int) -> None:
     dataset = LlavaH5Dataset(first().root)
     with_loss, without = dataset[row], dataset[WithoutLoss(row)]
     assert with_loss["loss_mask"].any()

@@ -1,4 +1,4 @@
-"""The code of docs/loaders.md runs, and does what the page says of accelerate and the Trainer."""
+"""The code of docs/loaders.md runs, and does what the page states about accelerate and the Trainer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BLOCKS = [
 
 
 class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
-    """Small, and remembers the ids it was given."""
+    """A small model that records the ids it received."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the page speaks of."""
+    """A working folder with the dataset, images and tokenizer that the page uses."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "phase2").symlink_to(second().root)
     (tmp_path / "images").symlink_to(IMAGES)
@@ -58,7 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(heading: str, **names: Any) -> dict[str, Any]:
-    """Execute the block under a heading; `made` lists the models it asked for."""
+    """Execute the block under a heading; `made` lists the models that it created."""
     made: list[Model] = []
 
     def make_model() -> Model:
@@ -72,7 +72,7 @@ def run(heading: str, **names: Any) -> dict[str, Any]:
     return namespace
 
 
-def test_every_block_of_the_page_is_run_here() -> None:
+def test_every_code_block_of_the_page_is_tested_here() -> None:
     assert [heading for heading, _ in BLOCKS] == [
         "A batch",
         "A plain torch loop",
@@ -84,7 +84,7 @@ def test_every_block_of_the_page_is_run_here() -> None:
 
 
 @pytest.mark.long
-def test_the_page_runs_as_it_stands_in_a_new_process(place: Path) -> None:
+def test_the_code_of_the_page_runs_unchanged_in_a_new_process(place: Path) -> None:
     script = place / "page.py"
     script.write_text("\n".join(CODE), encoding="utf-8")
     done = subprocess.run(
@@ -101,13 +101,13 @@ def test_the_page_runs_as_it_stands_in_a_new_process(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_batch(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_batch_example_prints_the_documented_shape(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("A batch")
     assert "'image_data': ((16, 3, 112, 112), torch.float16)" in capsys.readouterr().out
 
 
 @pytest.mark.long
-def test_plain_torch_loop_goes_on_where_it_was_killed(place: Path) -> None:
+def test_a_killed_plain_torch_loop_resumes_at_the_next_batch(place: Path) -> None:
     whole = run("A plain torch loop")["made"][0].seen
     assert len(whole) == 2 * (100 // 8)
 
@@ -137,7 +137,7 @@ def test_plain_torch_loop_goes_on_where_it_was_killed(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_accelerate_keeps_the_batches_and_the_place(place: Path) -> None:
+def test_accelerate_keeps_the_batches_and_restores_the_position(place: Path) -> None:
     names = run("With accelerate")
     expected = [batch["text_input_ids"] for batch in create_dataloader("out/phase2", None, 8)]
     seen = names["made"][0].seen
@@ -203,12 +203,12 @@ def test_the_trainer_trains_and_resumes_at_the_same_batch(place: Path) -> None:
     two_epochs = [batch["text_input_ids"] for _ in range(2) for batch in loader]
     assert all(torch.equal(ours, batch) for ours, batch in zip(model.seen, two_epochs[10:], strict=True))
 
-    # and in the second epoch, whose order is another
+    # and in the second epoch, which has a different order
     model = names["make_model"]()
     names["ShardTrainer"](model=model, args=names["arguments"]).train(resume_from_checkpoint="trained/checkpoint-15")
     assert all(torch.equal(ours, batch) for ours, batch in zip(model.seen, two_epochs[15:], strict=True))
 
 
-def test_lazy_dataset(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lazy_dataset_example_prints_the_documented_shape(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("The lazy dataset")
     assert "'images': (2, 3, 336, 336)" in capsys.readouterr().out

@@ -29,7 +29,7 @@ TEXT = ("text_input_ids", "labels", "loss_mask", "key_padding_mask")
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """What the first command of the README writes."""
+    """The dataset that the first command of the README writes."""
     folder = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -58,7 +58,9 @@ def pixels_of(path: Path, aspect_ratio: str, dtype: Any) -> Any:
         ("square", {"image_dtype": torch.float32, "shuffle": False}, torch.float32),
     ],
 )
-def test_every_field_of_every_batch(example: Written, aspect_ratio: Any, options: dict[str, Any], dtype: Any) -> None:
+def test_every_field_of_every_batch_equals_the_shards_and_the_authors_pixels(
+    example: Written, aspect_ratio: Any, options: dict[str, Any], dtype: Any
+) -> None:
     arrays = example.arrays
     by_ids = {row.tobytes(): number for number, row in enumerate(arrays["text_input_ids"])}
     loader = create_dataloader(example.root, IMAGES, 5, image_aspect_ratio=aspect_ratio, **options)
@@ -89,7 +91,7 @@ def test_every_field_of_every_batch(example: Written, aspect_ratio: Any, options
 
 
 def make_failing(tmp_path: Path) -> tuple[Path, list[str]]:
-    """A copy of the pictures without one, with one cut short and one that is text."""
+    """A copy of the pictures in which one is missing, one truncated and one a text file."""
     import shutil
 
     images = Path(shutil.copytree(IMAGES, tmp_path / "images"))
@@ -101,7 +103,7 @@ def make_failing(tmp_path: Path) -> tuple[Path, list[str]]:
     return images, paths[:3]
 
 
-def test_an_image_that_fails_is_named_with_file_and_line(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_with_file_and_line(tmp_path: Path) -> None:
     images, failing = make_failing(tmp_path)
     loader = create_dataloader(first().root, images, 1, shuffle=False)
     for row, path in enumerate(failing):
@@ -110,13 +112,13 @@ def test_an_image_that_fails_is_named_with_file_and_line(tmp_path: Path) -> None
     loader.dataset[3]
     with pytest.raises(ImageError, match=r"first.jsonl, line 1"):
         next(iter(loader))
-    with pytest.raises(ImageError, match=r"first.jsonl, line 1"):  # through a worker too
+    with pytest.raises(ImageError, match=r"first.jsonl, line 1"):  # also through a worker
         next(iter(create_dataloader(first().root, images, 1, shuffle=False, num_workers=1)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_blank_image_is_masked_without_loss_and_counted(tmp_path: Path, workers: int) -> None:
+def test_a_blank_image_is_masked_has_no_loss_and_is_counted(tmp_path: Path, workers: int) -> None:
     images, failing = make_failing(tmp_path)
     options: dict[str, Any] = {"on_image_error": "blank", "shuffle": False, "num_workers": workers}
     loader = create_dataloader(first().root, images, 10, **options)
@@ -139,12 +141,12 @@ def test_a_blank_image_is_masked_without_loss_and_counted(tmp_path: Path, worker
             assert np.array_equal(batch["key_padding_mask"][i].numpy(), mask)
             assert np.array_equal(batch["text_input_ids"][i].numpy(), arrays["text_input_ids"][row])
             row += 1
-        assert loader.failed_images == failed, "counts what was handed out, not what was prefetched"
+        assert loader.failed_images == failed, "counts batches that were received, not prefetched ones"
     assert failed > 10
 
 
 @pytest.mark.slow
-def test_ten_blank_images_are_logged_and_then_a_count_per_epoch(
+def test_the_first_ten_blank_images_and_their_count_per_epoch_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     images, _ = make_failing(tmp_path)
@@ -153,13 +155,13 @@ def test_ten_blank_images_are_logged_and_then_a_count_per_epoch(
         pass
     failed = loader.failed_images
     assert failed > 10
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 11
-    assert said[-1] == f"epoch 0: {failed} images could not be read and were left blank, {failed} since the start"
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 11
+    assert messages[-1] == f"epoch 0: {failed} images could not be read and were left blank, {failed} since the start"
 
 
 @pytest.mark.slow
-def test_images_of_several_dirs_come_from_their_own_folder(tmp_path: Path) -> None:
+def test_each_data_dir_can_have_its_own_image_folder(tmp_path: Path) -> None:
     import shutil
 
     other = Path(shutil.copytree(IMAGES, tmp_path / "images"))
@@ -171,12 +173,12 @@ def test_images_of_several_dirs_come_from_their_own_folder(tmp_path: Path) -> No
     assert len(dataset[300]["image_data"].flatten(1).unique(dim=1).T) == 1
 
 
-def test_without_an_image_folder_there_are_no_images() -> None:
+def test_without_an_image_folder_a_batch_has_no_image_data() -> None:
     batch = next(iter(create_dataloader(first().root, batch_size=4)))
     assert set(batch) == {*TEXT, "has_image"}
 
 
-def test_a_stored_path_never_leads_out_of_the_folder() -> None:
+def test_a_stored_path_outside_the_image_folder_is_refused() -> None:
     files = ImageFiles({0: IMAGES}, ImageTransform(112, "square"))
     for path in (b"/etc/passwd", b"../images/x.png", b"a/../../x.png"):
         with pytest.raises(ImageError, match="leads out of the folder"):

@@ -1,4 +1,4 @@
-"""Exported files, read as ModelZoo's loaders are described to read them, hold what our loader gives."""
+"""Exported files, read as ModelZoo's documentation describes, contain the values that our loader gives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from preprocess.square_images import pad_to_square  # noqa: E402
 
 
 def read_as_described(folder: Path) -> Iterator[dict[str, Any]]:
-    """A reader of the description alone: all `*.h5` sorted by name, `data[i]` as int32, paths as UTF-8."""
+    """A reader written from the description only: all `*.h5` sorted by name, `data[i]` as int32, paths as UTF-8."""
     files = sorted(folder.glob("*.h5"))
     trailing, dtypes = set(), set()
     for path in files:
@@ -61,7 +61,7 @@ def paths_of(folder: Path) -> list[str]:
 
 
 def several(count: int) -> list[dict[str, Any]]:
-    """Records of none to four images."""
+    """Records with zero to four images."""
     records = []
     for number in range(count):
         images = [PICTURES[(number + k) % len(PICTURES)] for k in range(number % 5)]
@@ -85,7 +85,7 @@ def free(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_fixed_rows(dataset_dir: Path, out: Path) -> int:
-    """Compare an export, read as described, with what our loader gives; how many rows there are."""
+    """Compare an export, read as described, with the output of our loader, and return the number of rows."""
     export(dataset_dir, out)
     dataset = rows_of(dataset_dir)
     paths = iter(paths_of(dataset_dir))
@@ -117,7 +117,7 @@ def test_the_quickstart_is_exported_row_by_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rows_of_several_images_have_places_and_a_fifth_feature(free: Path, tmp_path: Path) -> None:
+def test_rows_of_several_images_have_image_positions_and_a_fifth_feature(free: Path, tmp_path: Path) -> None:
     export(free, tmp_path / "out")
     dataset = rows_of(free)
     length, slots = dataset.data_dirs[0].max_sequence_length, dataset.data_dirs[0].num_patches
@@ -145,7 +145,7 @@ def test_rows_of_several_images_have_places_and_a_fifth_feature(free: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_dataset_without_images_and_paths_beyond_ascii(tmp_path: Path) -> None:
+def test_datasets_without_images_and_with_non_ascii_paths_are_exported(tmp_path: Path) -> None:
     text = [{"conversations": turn_pair(f"Q {n}", f"A {n}")} for n in range(5)]
     export(write_folder(tmp_path / "text", records=text, samples_per_shard=3), tmp_path / "text-out")
     assert [found["img_path"] for found in read_as_described(tmp_path / "text-out")] == [["None"]] * 5
@@ -189,7 +189,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_rerun_keeps_whole_files_and_writes_missing_and_damaged_ones(fixed: Path, tmp_path: Path) -> None:
+def test_a_rerun_keeps_complete_files_and_rewrites_missing_and_damaged_ones(fixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(fixed, out)
     whole = contents(out)
@@ -242,7 +242,7 @@ def test_a_kill_in_the_middle_and_a_rerun_give_the_same_files(fixed: Path, tmp_p
         "export_hdf5.publish = publish\n"
         "sys.exit(export_hdf5.main([sys.argv[1], sys.argv[2], '--format', 'modelzoo']))\n"
     )
-    for kill_at in range(1, 8):  # three files, a receipt of each, and data_params.json
+    for kill_at in range(1, 8):  # three files, a receipt for each, and data_params.json
         out = tmp_path / f"out-{kill_at}"
         command = [sys.executable, "-c", script, str(fixed), str(out), str(kill_at)]
         assert subprocess.run(command, cwd=CHECKOUT, capture_output=True).returncode == -9
@@ -250,20 +250,20 @@ def test_a_kill_in_the_middle_and_a_rerun_give_the_same_files(fixed: Path, tmp_p
         assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_packed_rows_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_of_packed_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = write_folder(tmp_path / "packed", records=20, samples_per_shard=20, processor__packing="best_fit")
     assert main([str(packed), str(tmp_path / "out"), "--format", "modelzoo"]) == 2
     assert "rows are packed (processor.packing best_fit)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_images_in_the_shards_are_refused(tmp_path: Path) -> None:
+def test_a_dataset_with_images_in_its_shards_is_refused(tmp_path: Path) -> None:
     stored = write_folder(tmp_path, records=3, samples_per_shard=3, dataset__store_images="encoded")
     with pytest.raises(ExportError, match="its images are in the shards"):
         export(stored, tmp_path / "exported")
 
 
-def test_an_image_called_none_is_refused(tmp_path: Path) -> None:
+def test_an_image_named_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     shutil.copy(IMAGES / PICTURES[0], tmp_path / "pictures" / "None")
     records = [{"image": "None", "conversations": turn_pair("<image>\nWhat?", "A picture.")}]
@@ -272,13 +272,13 @@ def test_an_image_called_none_is_refused(tmp_path: Path) -> None:
         export(folder, tmp_path / "exported")
 
 
-# The longer edge after resizing to 336: 560, 560, 336, 702 and 339, which torchvision crops otherwise.
+# The longer edge after resizing to 336: 560, 560, 336, 702 and 339, which torchvision crops differently.
 @pytest.mark.parametrize("size", [(500, 300), (300, 500), (336, 336), (335, 700), (336, 339)])
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 def test_the_transforms_of_the_section_give_the_values_of_our_loader(
     fixed: Path, aspect_ratio: Any, size: tuple[int, int]
 ) -> None:
-    """Made of their names as `create_transform` of ModelZoo's data/vision/transforms.py makes them."""
+    """Created by name, as `create_transform` in ModelZoo's data/vision/transforms.py creates them."""
     torchvision = pytest.importorskip("torchvision.transforms", reason="torchvision makes these transforms")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     ours = ImageTransform(336, aspect_ratio, torch.float32)(image)
@@ -334,7 +334,7 @@ def test_a_dataset_without_rows_is_refused(tmp_path: Path) -> None:
         export(empty, tmp_path / "out")
 
 
-def test_values_that_come_back_otherwise_end_the_export(
+def test_values_that_differ_when_read_back_end_the_export(
     fixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compressed = modelzoo._compressed
@@ -343,7 +343,7 @@ def test_values_that_come_back_otherwise_end_the_export(
     assert not list((tmp_path / "out").glob("*.h5"))
 
 
-def test_the_section_in_the_docs_is_the_one_that_is_printed() -> None:
+def test_the_section_in_the_docs_is_the_printed_one() -> None:
     page = (CHECKOUT / "docs" / "export.md").read_text(encoding="utf-8")
     shown = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["train_input"]
     layout = modelzoo.ModelZooLayout(length=1024, num_patches=576, image_start_idx=33, most_images=1)

@@ -35,7 +35,7 @@ def processor() -> Any:
 
 
 def authors_pixels(path: Path, aspect_ratio: str, processor: Any) -> Any:
-    """`LazySupervisedDataset.__getitem__` of haotian-liu/LLaVA, llava/train/train.py, as it is written there."""
+    """`LazySupervisedDataset.__getitem__` of haotian-liu/LLaVA, llava/train/train.py, unchanged."""
 
     def expand2square(pil_img: Image.Image, background_color: tuple[int, ...]) -> Image.Image:
         width, height = pil_img.size
@@ -69,7 +69,7 @@ def readable(path: Path) -> bool:
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")
-def test_readable_real_images_are_bit_equal(aspect_ratio: Any, step: int, processor: Any) -> None:
+def test_readable_real_images_are_bit_equal_to_the_authors_pixels(aspect_ratio: Any, step: int, processor: Any) -> None:
     transforms = [ImageTransform(SIZE, aspect_ratio, dtype) for dtype in (torch.float32, torch.float16)]
     files = [path for path in sorted(shared_folder("images").rglob("*")) if path.is_file() and readable(path)]
     assert len(files) > 100
@@ -84,7 +84,7 @@ def test_readable_real_images_are_bit_equal(aspect_ratio: Any, step: int, proces
 @pytest.mark.slow
 @needs_shared("images")
 @pytest.mark.filterwarnings("ignore")
-def test_what_pillow_cannot_read_is_an_image_error() -> None:
+def test_an_image_that_pillow_cannot_read_is_an_image_error() -> None:
     transform = ImageTransform(SIZE, "square")
     files = [path for path in sorted(shared_folder("images/odd").rglob("*")) if path.is_file() and not readable(path)]
     assert len(files) > 10
@@ -96,8 +96,7 @@ def test_what_pillow_cannot_read_is_an_image_error() -> None:
 @pytest.mark.slow
 @needs_shared("images")
 @pytest.mark.filterwarnings("ignore")
-def test_check_images_decode_passes_what_the_loader_reads_and_rejects_what_fails_in_it() -> None:
-    """What is read is bit-equal to the authors' pixels: `test_readable_real_images_are_bit_equal`."""
+def test_check_images_decode_accepts_exactly_the_images_that_the_loader_can_read() -> None:
     checker, transform = ImageChecker(shared_folder("images"), "decode"), ImageTransform(SIZE, "pad")
     outcomes = Counter[tuple[bool, bool]]()
     for path in sorted(shared_folder("images/odd").rglob("*")):
@@ -117,7 +116,7 @@ def test_check_images_decode_passes_what_the_loader_reads_and_rejects_what_fails
     assert outcomes[False, False] > 10
 
 
-def test_postscript_is_not_handed_to_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postscript_is_not_passed_to_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "page.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was run"))
@@ -134,19 +133,19 @@ def test_a_pipe_or_device_in_place_of_an_image_is_an_image_error(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_the_bounds_are_those_of_check_images_decode(tmp_path: Path) -> None:
-    """Pillow alone only warns of these pixels, and goes over a JPEG as often as the file says."""
+def test_the_limits_are_those_of_check_images_decode(tmp_path: Path) -> None:
+    """Pillow alone only warns about so many pixels, and decodes every scan of a JPEG."""
     Image.new("1", (9460, 9459)).save(tmp_path / "large.png")
     scan = b"\xff\xda\x00\x02"
     Image.new("RGB", (8, 8)).save(tmp_path / "scans.jpg")
     data = (tmp_path / "scans.jpg").read_bytes()
     (tmp_path / "scans.jpg").write_bytes(data[:-2] + scan * 100 + data[-2:])
-    for name, said in (("large.png", "DecompressionBombWarning"), ("scans.jpg", "101 scans, expected at most 100")):
-        with pytest.raises(ImageError, match=said):
+    for name, message in (("large.png", "DecompressionBombWarning"), ("scans.jpg", "101 scans, expected at most 100")):
+        with pytest.raises(ImageError, match=message):
             read_image(tmp_path / name, ImageTransform(SIZE, "square"))
 
 
-# One pixel more or less than the size, odd bars, very wide, very tall, enlarged, already of the size.
+# One pixel more or less than the size, odd padding, very wide, very tall, enlarged, already the right size.
 ODD_SIZES = [
     (336, 336),
     (337, 336),
@@ -166,7 +165,7 @@ ODD_SIZES = [
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])
 @pytest.mark.filterwarnings("ignore")
-def test_odd_sizes_and_modes_are_bit_equal(
+def test_unusual_sizes_and_modes_are_bit_equal_to_the_authors_pixels(
     size: tuple[int, int], aspect_ratio: Any, mode: str, processor: Any, tmp_path: Path
 ) -> None:
     noise = Image.frombytes("RGB", size, bytes(i * i * 7919 % 251 for i in range(size[0] * size[1] * 3)))
@@ -179,8 +178,8 @@ def test_odd_sizes_and_modes_are_bit_equal(
 
 @settings(max_examples=80, deadline=None)
 @given(width=st.integers(1, 90), height=st.integers(1, 90), size=st.integers(1, 40), seed=st.integers(0, 9))
-def test_resizing_in_two_passes_changes_no_byte(width: int, height: int, size: int, seed: int) -> None:
-    """Of any image and size: against resizing the whole image with its bars, or resizing and then cropping it."""
+def test_resizing_in_two_passes_gives_the_same_bytes(width: int, height: int, size: int, seed: int) -> None:
+    """For any image and size: equal to resizing the padded image, or to resizing and then cropping."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     short = min(width, height)
@@ -200,7 +199,7 @@ def test_bfloat16_is_float32_rounded_once() -> None:
 
 
 @pytest.mark.parametrize("size", [224, 112, 333])
-def test_another_image_size(size: int) -> None:
+def test_other_image_sizes_are_bit_equal_to_the_authors_pixels(size: int) -> None:
     processor = clip_processor(size)
     for picture in PICTURES[:6]:
         expected = authors_pixels(IMAGES / picture, "pad", processor)

@@ -1,4 +1,4 @@
-"""The lazy dataset: the authors' own samples, and the same sequences as the shards."""
+"""The lazy dataset: the samples of the authors' code, and the same sequences as the shards."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GOLDENS = sorted(shared_folder("golden").glob("*.*.jsonl"))
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: path.stem)
-def test_all_goldens_hold(golden: Path, tmp_path: Path) -> None:
+def test_ids_and_labels_equal_all_goldens(golden: Path, tmp_path: Path) -> None:
     cases = [json.loads(line) for line in golden.read_text(encoding="utf-8").splitlines()]
     records = [case["record"] for case in cases]
     path = write_jsonl(tmp_path / "records.jsonl", records)
@@ -49,7 +49,7 @@ def test_all_goldens_hold(golden: Path, tmp_path: Path) -> None:
 
 
 class _limited:
-    """What the lazy dataset reads of a transformers tokenizer; the real one is tried below."""
+    """The attributes of a transformers tokenizer that the lazy dataset reads; a real one is tested below."""
 
     def __init__(self, name: str, model_max_length: int) -> None:
         loaded = load_tokenizer(name)
@@ -64,7 +64,7 @@ def records(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sample_and_its_row_describe_the_same_sequence(tmp_path: Path) -> None:
+def test_a_sample_has_the_sequence_of_its_row(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "records.jsonl", records_of(300, "first"))
     lazy = LazySupervisedDataset(path, TOKENIZER, DataArguments())
     dataset = LlavaH5Dataset(first().root)
@@ -95,7 +95,7 @@ def test_a_sample_and_its_row_describe_the_same_sequence(tmp_path: Path) -> None
         assert not row["loss_mask"][kept][used:].any()
 
 
-def test_tokenizer_may_be_ours_a_folder_or_of_transformers(records: Path) -> None:
+def test_tokenizer_may_be_ours_a_folder_or_one_of_transformers(records: Path) -> None:
     transformers_tokenizer = AutoTokenizer.from_pretrained(str(TOKENIZER))
     expected = LazySupervisedDataset(records, TOKENIZER, DataArguments())[0]
     for tokenizer in (str(TOKENIZER), load_tokenizer(str(TOKENIZER)), transformers_tokenizer):
@@ -103,7 +103,7 @@ def test_tokenizer_may_be_ours_a_folder_or_of_transformers(records: Path) -> Non
         assert torch.equal(sample["input_ids"], expected["input_ids"])
 
 
-def test_a_tokenizer_that_is_not_the_one_in_its_folder_is_refused(records: Path) -> None:
+def test_a_tokenizer_that_differs_from_its_folder_is_refused(records: Path) -> None:
     tokenizer = _limited(str(TOKENIZER), 100)
     tokenizer.eos_token_id += 1
     with pytest.raises(ValueError, match="eos_token_id"):
@@ -114,7 +114,7 @@ def test_a_tokenizer_that_is_not_the_one_in_its_folder_is_refused(records: Path)
 
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 @pytest.mark.parametrize("with_processor", [True, False])
-def test_images_are_the_processors(records: Path, aspect_ratio: Any, with_processor: bool) -> None:
+def test_pixels_equal_those_of_the_processor(records: Path, aspect_ratio: Any, with_processor: bool) -> None:
     processor = clip_processor()
     arguments = DataArguments(
         image_folder=IMAGES,
@@ -136,7 +136,7 @@ def test_images_are_the_processors(records: Path, aspect_ratio: Any, with_proces
     assert not text_only["image"].any()
 
 
-def test_no_processor_is_handed_what_the_shards_refuse(tmp_path: Path) -> None:
+def test_an_image_that_shards_reject_is_not_passed_to_the_processor(tmp_path: Path) -> None:
     record = {"image": "page.png", "conversations": turn_pair("<image>\nWhat is this?", "A page.")}
     path = write_jsonl(tmp_path / "records.jsonl", [record])
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
@@ -145,7 +145,7 @@ def test_no_processor_is_handed_what_the_shards_refuse(tmp_path: Path) -> None:
         LazySupervisedDataset(path, TOKENIZER, arguments)[0]
 
 
-def test_a_batch_is_padded_to_its_longest(records: Path) -> None:
+def test_a_batch_is_padded_to_its_longest_sample(records: Path) -> None:
     module = make_supervised_data_module(
         TOKENIZER, DataArguments(data_path=records, image_folder=IMAGES, is_multimodal=True, image_size=28)
     )
@@ -173,7 +173,7 @@ def test_the_length_limit_cuts_text_in_the_sample_and_images_in_the_batch(record
     assert batch["input_ids"].shape == (2, 40)
 
 
-def test_several_images_are_in_the_sample_and_in_the_batch_in_order(tmp_path: Path) -> None:
+def test_several_images_keep_their_order_in_the_sample_and_in_the_batch(tmp_path: Path) -> None:
     paths = ["shapes/0001.png", "shapes/0002.png"]
     records = [
         {"images": paths, "conversations": turn_pair("<image> or <image>?", "A")},
@@ -207,7 +207,7 @@ def test_records_of_messages_are_read_and_counted(tmp_path: Path) -> None:
     assert (found.lengths, found.modality_lengths) == (expected.lengths, expected.modality_lengths)
 
 
-def test_lengths_are_the_authors_estimates(tmp_path: Path) -> None:
+def test_lengths_equal_the_estimates_of_the_authors_code(tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "records.jsonl",
         [
@@ -222,7 +222,7 @@ def test_lengths_are_the_authors_estimates(tmp_path: Path) -> None:
     assert dataset.modality_lengths == [7, -5, 2, 2]
 
 
-def test_json_and_jsonl_with_the_oddities_of_real_files(tmp_path: Path) -> None:
+def test_json_and_jsonl_with_byte_order_mark_and_blank_lines_are_read(tmp_path: Path) -> None:
     records = records_of(3, "first")
     lines = "\r\n\r\n".join(json.dumps(record) for record in records)
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
@@ -235,7 +235,7 @@ def test_json_and_jsonl_with_the_oddities_of_real_files(tmp_path: Path) -> None:
         assert torch.equal(of_lines[number]["input_ids"], of_array[number]["input_ids"])
 
 
-def test_a_record_that_would_be_rejected_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_a_rejected_record_is_named_with_its_reason(tmp_path: Path) -> None:
     good = records_of(1, "first")[0]
     missing = {**good, "image": "nowhere.png"}
     path = write_jsonl(tmp_path / "records.jsonl", [good, {"conversations": []}, missing])
@@ -262,7 +262,7 @@ def test_wrong_files_and_templates_are_named(tmp_path: Path, records: Path) -> N
     assert len(LazySupervisedDataset(records, TOKENIZER, DataArguments(version="v1"))) == 40
 
 
-def test_a_batch_of_some_images_says_what_to_set(records: Path) -> None:
+def test_a_batch_in_which_some_samples_have_no_image_names_the_option_to_set(records: Path) -> None:
     dataset = LazySupervisedDataset(records, TOKENIZER, DataArguments(image_folder=IMAGES, image_size=28))
     with pytest.raises(ValueError, match="1 of 2 samples have no image; set is_multimodal"):
         DataCollatorForSupervisedDataset(TOKENIZER)([dataset[0], dataset[5]])

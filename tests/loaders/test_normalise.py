@@ -1,4 +1,4 @@
-"""Values of pixels: equal bit for bit to what `CLIPImageProcessor` makes of every byte in every channel."""
+"""Pixel values: bit-equal to the output of `CLIPImageProcessor` for every byte in every channel."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def normalised(pixels: Any, dtype: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_pair_of_bytes_in_every_channel(dtype: Any) -> None:
+def test_every_pair_of_bytes_in_every_channel_equals_the_processor(dtype: Any) -> None:
     first, second = np.divmod(np.arange(65536), 256)
     pairs = np.stack([first, second], axis=-1).reshape(256, 512).astype(np.uint8)
     pixels = np.stack([pairs, pairs[::-1], pairs.T.reshape(256, 512)])
@@ -42,14 +42,14 @@ def test_every_pair_of_bytes_in_every_channel(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("side", [1, 2, 3, 15, 333])
-def test_an_odd_number_of_pixels(dtype: Any, side: int) -> None:
+def test_an_odd_number_of_pixels_equals_the_processor(dtype: Any, side: int) -> None:
     pixels = np.random.default_rng(side).integers(0, 256, (3, side, side), dtype=np.uint8)
     assert torch.equal(normalised(pixels, dtype), processed(pixels).to(dtype))
 
 
 @needs_shared("images")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_real_images(dtype: Any) -> None:
+def test_real_images_equal_the_processor(dtype: Any) -> None:
     transform = ModelPixels(336, "pad")
     for path in sorted(shared_folder("images/coco/val2017").glob("*.jpg"))[:8]:
         pixels = transform(Image.open(path))

@@ -1,4 +1,4 @@
-"""Batches of packed rows: every sample as in its own fixed row, its images, its bounds; order, restarts, refusals."""
+"""Batches of packed rows: each sample equals its fixed row; images, bounds, order, restarts, invalid options."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make(**options: Any) -> LlavaDataLoader:
 
 
 def samples_of(batch: dict[str, Any]) -> list[tuple[int, slice]]:
-    """Row and positions of every sample."""
+    """The row and the positions of every sample."""
     found = []
     for row, segments in enumerate(batch["segment_ids"].numpy()):
         for segment in range(1, segments.max() + 1):
@@ -55,15 +55,15 @@ def samples_of(batch: dict[str, Any]) -> list[tuple[int, slice]]:
 
 
 def texts_of(batch: dict[str, Any]) -> list[bytes]:
-    """What tells every sample of a batch from every other."""
+    """A key for each sample of a batch, unique among all samples."""
     return [b"".join(batch[name][at].numpy().tobytes() for name in TEXT[:3]) for at in samples_of(batch)]
 
 
 @functools.cache
 def fixed_samples() -> dict[Source, tuple[dict[str, Any], Any]]:
-    """Of every record its arrays in the fixed dataset, without dummy slots and padding, and its image.
+    """For every record its arrays in the fixed dataset, without dummy slots and padding, and its image.
 
-    The label of the token before dummy slots stands at the last of them.
+    The label of the token before dummy slots is at the last of them.
     """
     dataset = LlavaH5Dataset(first().root, IMAGES)
     before_slots = dataset.data_dirs[0].image_start_idx - 1
@@ -96,7 +96,7 @@ def test_a_batch_has_the_documented_arrays() -> None:
 
 
 @pytest.mark.slow
-def test_every_sample_of_every_row_is_that_of_its_own_fixed_row_with_its_image() -> None:
+def test_every_packed_sample_equals_its_fixed_row_and_image() -> None:
     loader = make(img_data_dir=IMAGES, shuffle=False, drop_last=False, batch_size=1)
     seen: list[Source] = []
     assert len(loader) < 100, "rows hold several samples"
@@ -122,7 +122,7 @@ def test_every_sample_of_every_row_is_that_of_its_own_fixed_row_with_its_image()
     assert sorted(seen) == sorted(fixed_samples()), "an epoch has every sample once"
 
 
-def test_images_of_a_batch_stand_in_the_order_of_its_rows() -> None:
+def test_images_of_a_batch_are_in_the_order_of_its_rows() -> None:
     together = next(iter(make(img_data_dir=IMAGES, shuffle=False)))
     alone = list(itertools.islice(make(img_data_dir=IMAGES, shuffle=False, batch_size=1), 6))
     rows = [row for row, batch in enumerate(alone) for _ in batch["image_rows"]]
@@ -167,7 +167,7 @@ def test_global_batches_are_the_same_for_every_world_size_and_after_a_restart() 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("options", [{}, {"img_data_dir": IMAGES, "trim_to": 8, "with_cu_seqlens": True}])
-def test_a_batch_arrives_from_a_worker_as_it_left(options: dict[str, Any]) -> None:
+def test_a_batch_from_a_worker_equals_one_made_without_workers(options: dict[str, Any]) -> None:
     for mine, theirs in zip(make(**options), make(**options, num_workers=2), strict=True):
         assert list(mine) == list(theirs)
         for name, tensor in mine.items():
@@ -175,7 +175,7 @@ def test_a_batch_arrives_from_a_worker_as_it_left(options: dict[str, Any]) -> No
             assert torch.equal(tensor, theirs[name]), name
 
 
-def test_samples_taken_one_by_one_make_the_same_batch() -> None:
+def test_rows_read_one_by_one_make_the_same_batch() -> None:
     dataset = LlavaH5Dataset(packed(), IMAGES)
     collate = dataset.collator(trim_to=8, with_cu_seqlens=True)
     assert isinstance(collate, Collator)
@@ -184,7 +184,7 @@ def test_samples_taken_one_by_one_make_the_same_batch() -> None:
     assert all(torch.equal(tensor, alone[name]) for name, tensor in together.items())
 
 
-def test_rows_are_cut_to_the_longest_and_labels_without_loss_are_ignored() -> None:
+def test_rows_are_trimmed_to_the_longest_and_labels_without_loss_are_ignored() -> None:
     whole, cut = (next(iter(make(shuffle=False, **options))) for options in ({}, {"trim_to": 8, "ignore_index": -100}))
     longest = int((whole["segment_ids"] > 0).sum(dim=1).max())
     length = -(-longest // 8) * 8
@@ -196,7 +196,7 @@ def test_rows_are_cut_to_the_longest_and_labels_without_loss_are_ignored() -> No
 
 
 @pytest.mark.slow
-def test_an_image_that_fails_masks_its_slots_and_the_loss_of_its_own_sample_only(tmp_path: Path) -> None:
+def test_an_unreadable_image_masks_its_slots_and_the_loss_of_its_own_sample_only(tmp_path: Path) -> None:
     broken = tmp_path / "images"
     for file in IMAGES.rglob("*.png"):
         (broken / file.relative_to(IMAGES)).parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def test_an_image_that_fails_masks_its_slots_and_the_loss_of_its_own_sample_only
         list(make(img_data_dir=broken, **options))
 
 
-def test_a_batch_without_images_has_an_empty_array_of_them() -> None:
+def test_a_batch_without_images_has_an_empty_image_array() -> None:
     batch = next(iter(create_dataloader(text_only(), IMAGES, 2)))
     assert batch["image_data"].shape == (0, 3, 112, 112)
     assert batch["image_data"].dtype == torch.float16
@@ -246,7 +246,7 @@ def test_a_batch_without_images_has_an_empty_array_of_them() -> None:
 
 
 @pytest.mark.slow
-def test_rows_that_only_fill_up_the_last_batch_have_no_loss() -> None:
+def test_rows_that_fill_the_last_batch_have_no_loss() -> None:
     loader = make(drop_last=False, batch_size=24)
     supervised = sum(int(batch["loss_mask"].sum()) for batch in loader)
     assert len(loader) * 24 > len(loader.dataset)
@@ -254,7 +254,7 @@ def test_rows_that_only_fill_up_the_last_batch_have_no_loss() -> None:
 
 
 @pytest.mark.slow
-def test_weights_of_a_mixture_count_rows() -> None:
+def test_weights_of_a_mixture_apply_to_rows() -> None:
     other = packed("second", 100)
     loader = create_dataloader(mixture=[(packed(), 3.0), (other, 1.0)], batch_size=8)
     dataset = LlavaH5Dataset(other)
@@ -283,7 +283,7 @@ def test_fixed_and_free_rows_are_refused_in_one_loader() -> None:
         ("fixed", {"with_cu_seqlens": True}, "with_cu_seqlens is given, but the rows of .* are fixed"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_a_sentence(kind: str, options: dict[str, Any], message: str) -> None:
+def test_unsupported_options_are_refused_in_one_sentence(kind: str, options: dict[str, Any], message: str) -> None:
     folder = packed() if kind == "packed" else first().root
     with pytest.raises(ValueError, match=message) as caught:
         create_dataloader(folder, batch_size=2, **options)
@@ -291,7 +291,7 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(kind: str, options: dict[s
     assert "\n" not in str(caught.value)
 
 
-def test_a_row_has_no_sample_beyond_its_last() -> None:
+def test_a_sample_number_out_of_range_is_refused() -> None:
     dataset = LlavaH5Dataset(packed())
     count = len(dataset[0]["sample_lengths"])
     dataset.source(0, count - 1)

@@ -20,7 +20,7 @@ def tables(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 @given(rows_of_samples, st.integers(0, 7))
-def test_positions_and_segments_restart_as_a_loop_over_samples_writes_them(rows: list[list[int]], spare: int) -> None:
+def test_positions_and_segments_equal_those_of_a_loop_over_samples(rows: list[list[int]], spare: int) -> None:
     length = max(map(sum, rows)) + spare
     expected = np.zeros((2, len(rows), length), dtype=np.int32)
     for number, row in enumerate(rows):
@@ -38,7 +38,7 @@ def test_positions_and_segments_restart_as_a_loop_over_samples_writes_them(rows:
 
 @pytest.mark.slow
 @given(rows_of_samples, st.integers(0, 7))
-def test_bounds_cut_the_flattened_batch_where_a_segment_or_a_row_begins(rows: list[list[int]], spare: int) -> None:
+def test_bounds_split_the_flattened_batch_at_each_start_of_a_segment_or_row(rows: list[list[int]], spare: int) -> None:
     length = max(map(sum, rows)) + spare
     runs = runs_of(*tables(rows), length)
     segments = segment_ids(runs, length)
@@ -54,7 +54,7 @@ def test_bounds_cut_the_flattened_batch_where_a_segment_or_a_row_begins(rows: li
     assert longest == max(np.diff(bounds))
 
 
-def test_a_batch_of_no_rows_has_no_positions() -> None:
+def test_an_empty_batch_has_no_positions() -> None:
     runs = runs_of(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32), 8)
     assert segment_ids(runs, 8).shape == position_ids(runs, 8).shape == (0, 8)
     assert sequence_bounds(runs)[0].tolist() == [0]

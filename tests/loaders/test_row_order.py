@@ -1,4 +1,4 @@
-"""Orders, mixtures and groups as arithmetic: no file is read here."""
+"""Orders, mixtures and groups, without reading any file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_epoch_is_a_permutation(sizes: list[int], window: int, seed: int, epo
 
 @pytest.mark.slow
 @given(sizes=block_sizes, data=st.data())
-def test_any_slice_is_that_part_of_the_epoch(sizes: list[int], data: st.DataObject) -> None:
+def test_any_slice_equals_that_part_of_the_epoch(sizes: list[int], data: st.DataObject) -> None:
     rows = sum(sizes)
     start = data.draw(st.integers(0, rows))
     stop = data.draw(st.integers(start, rows))
@@ -46,21 +46,21 @@ def test_seed_and_epoch_change_the_order() -> None:
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_rows_of_a_window_come_from_as_many_blocks_as_it_has() -> None:
+def test_rows_of_a_window_come_from_all_its_blocks_and_are_mixed() -> None:
     rows = shuffled([64] * 20, window=4).take(0, 0, 1280).reshape(5, 256)
     for window in rows:
         assert len(set(window // 64)) == 4
-    # and are mixed inside: a block's rows do not come one after the other
+    # and are mixed: rows of one block are not consecutive
     assert (np.diff(rows[0] // 64) != 0).mean() > 0.5
 
 
-def test_every_row_is_about_as_likely_at_every_position() -> None:
+def test_every_row_is_about_equally_likely_at_every_position() -> None:
     means = np.mean([shuffled([64] * 8, window=2, seed=seed).take(0, 0, 512) for seed in range(300)], axis=0)
     assert abs(means - 255.5).max() < 5 * 148 / 300**0.5  # five standard deviations of the mean
 
 
 def test_the_order_of_a_seed_never_changes() -> None:
-    """A state that was saved years ago must still find its place: these numbers may not depend on any library."""
+    """A state saved years ago must still resume correctly, so these numbers must not depend on any library."""
     assert keyed_permutation(8, "window", 0, 0, 0).tolist() == [0, 1, 3, 5, 6, 4, 7, 2]
     assert shuffled([2, 3, 1], window=2).take(0, 0, 6).tolist() == [5, 2, 4, 3, 0, 1]
 
@@ -72,7 +72,7 @@ def test_the_order_of_a_seed_never_changes() -> None:
     data=st.data(),
 )
 @settings(deadline=None)
-def test_a_mixture_resumes_anywhere(weights: list[float], epoch: int, data: st.DataObject) -> None:
+def test_a_mixture_can_be_resumed_at_any_position(weights: list[float], epoch: int, data: st.DataObject) -> None:
     orders = [shuffled([7, 13 + i], first=1000 * i, seed=i) for i in range(len(weights))]
     mixture = MixtureOrder(orders, weights)
     whole = mixture.take(epoch, 0, mixture.rows)
@@ -84,14 +84,14 @@ def test_a_mixture_resumes_anywhere(weights: list[float], epoch: int, data: st.D
 @pytest.mark.slow
 @given(weights=st.lists(st.floats(0.01, 100), min_size=2, max_size=6), rows=st.integers(1, 3000))
 @settings(deadline=None)
-def test_every_source_has_its_share_at_any_time(weights: list[float], rows: int) -> None:
+def test_every_prefix_of_a_mixture_has_the_share_of_each_source(weights: list[float], rows: int) -> None:
     orders = [SequentialOrder(10_000 * i, 3000) for i in range(len(weights))]
     taken = MixtureOrder(orders, weights).take(0, 0, rows) // 10_000
     for source, weight in enumerate(weights):
         assert abs((taken == source).sum() - rows * weight / sum(weights)) <= len(weights)
 
 
-def test_a_small_source_begins_its_next_pass_and_loses_no_row() -> None:
+def test_a_small_source_repeats_and_loses_no_row() -> None:
     small, large = shuffled([10], first=0), shuffled([64] * 3, first=1000)
     mixture = MixtureOrder([small, large], [1, 1])
     taken = np.concatenate([mixture.take(epoch, 0, mixture.rows) for epoch in range(2)])
@@ -103,7 +103,7 @@ def test_a_small_source_begins_its_next_pass_and_loses_no_row() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1, 0], [1, -2], [1, float("nan")], [1, float("inf")], [1, 1e-12], [1e-12, 1]])
-def test_weights_that_draw_nothing_are_refused(weights: list[float]) -> None:
+def test_weights_with_which_a_source_is_never_drawn_are_refused(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="weight"):
         MixtureOrder([SequentialOrder(0, 5), SequentialOrder(5, 5)], weights)
 
@@ -125,13 +125,13 @@ lengths_strategy = st.lists(st.integers(1, 2000).flatmap(lambda n: st.sampled_fr
 @pytest.mark.slow
 @given(lengths=lengths_strategy, size=st.integers(1, 16), shuffle=st.booleans(), drop_last=st.booleans())
 @settings(deadline=None)
-def test_groups_are_of_one_modality_and_no_row_is_lost(
+def test_groups_have_one_modality_and_no_row_is_lost(
     lengths: list[int], size: int, shuffle: bool, drop_last: bool
 ) -> None:
     array = np.array(lengths, dtype=np.int32)
     order = shuffled([len(lengths)])
     if drop_last and any(0 < (array * sign > 0).sum() < size for sign in (1, -1)):
-        return  # refused; tests/loaders/test_dataloader.py
+        return  # refused; see tests/loaders/test_dataloader.py
     batches = ModalityBatches(order, array, size, window_rows=128, drop_last=drop_last, shuffle=shuffle, seed=0)
     counted = []
     for number in range(batches.count(5)):
@@ -143,7 +143,7 @@ def test_groups_are_of_one_modality_and_no_row_is_lost(
     assert len(counted) == expected
 
 
-def test_groups_are_of_like_lengths_and_mixed() -> None:
+def test_groups_have_similar_lengths_and_are_shuffled() -> None:
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 2000, 4096).astype(np.int32) * np.where(np.arange(4096) % 3 == 0, -1, 1)
     order = shuffled([64] * 64, window=16)

@@ -1,4 +1,4 @@
-"""Images that stand in the shards: the batches of a folder of images, without the folder."""
+"""Images stored in the shards give the same batches as a folder of images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def write(make_config: ConfigMaker, tmp_path: Path) -> Any:
-    """Writes 60 records, five of seven with an image, in 4 shards; gives the folder."""
+    """Write 60 records, five of seven with an image, in 4 shards, and return the folder."""
     write_jsonl(tmp_path / "in" / "a.jsonl", records_of(60, "x"))
 
     def make(form: str, **changes: Any) -> Path:
@@ -55,7 +55,7 @@ def assert_same(found: list[Any], wanted: list[Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["encoded", "pixels"])
-def test_batches_are_those_of_a_folder_of_images(write: Any, form: str, tmp_path: Path) -> None:
+def test_batches_equal_those_with_a_folder_of_images(write: Any, form: str, tmp_path: Path) -> None:
     paths, stored = write("path"), write(form)
     moved = tmp_path / "elsewhere" / "moved"
     moved.parent.mkdir()
@@ -74,7 +74,7 @@ def test_batches_are_those_of_a_folder_of_images(write: Any, form: str, tmp_path
 @pytest.mark.parametrize("aspect_ratio", ["square", "pad"])
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")
-def test_readable_real_images_are_the_processors(
+def test_readable_real_images_equal_those_of_the_processor(
     make_config: ConfigMaker, tmp_path: Path, aspect_ratio: Any, step: int
 ) -> None:
     folder, size = shared_folder("images"), 224
@@ -118,7 +118,9 @@ def test_another_aspect_ratio_than_the_stored_one_is_refused(write: Any) -> None
 
 
 @pytest.mark.slow
-def test_a_folder_of_images_is_for_datasets_that_do_not_store_them(write: Any, tmp_path: Path) -> None:
+def test_an_image_folder_is_refused_where_shards_store_images_and_required_elsewhere(
+    write: Any, tmp_path: Path
+) -> None:
     paths, stored = write("path"), write("encoded")
     with pytest.raises(DataDirError, match="is given, but images are read from the shards; leave it out"):
         batches(stored, IMAGES)
@@ -131,7 +133,7 @@ def test_a_folder_of_images_is_for_datasets_that_do_not_store_them(write: Any, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["encoded", "pixels"])
-def test_a_damaged_image_is_an_error_with_its_record_or_left_blank(write: Any, form: str) -> None:
+def test_a_damaged_image_is_an_error_that_names_its_record_or_is_left_blank(write: Any, form: str) -> None:
     import h5py
 
     root = write(form, setup__shuffle=False)
@@ -163,7 +165,7 @@ def test_a_damaged_image_is_an_error_with_its_record_or_left_blank(write: Any, f
 
 
 @pytest.mark.slow
-def test_one_open_file_a_shard_and_not_one_an_image(write: Any) -> None:
+def test_at_most_one_file_per_shard_is_open(write: Any) -> None:
     root = write("encoded")
     loader = create_dataloader(root, None, 8, image_aspect_ratio="pad")
     before = len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""Shards to blocks: the same values as h5py gives, damage noticed, few files and calls."""
+"""Blocks of shards: the same values as with h5py, damage is detected, few open files and reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from loaders.shard_reader import BLOCK_ROWS, ShardReader
 
 
 def read_all(written: Written, **options: Any) -> None:
-    """Compare every row of a dataset, in one go and one by one, with what h5py reads."""
+    """Compare all rows of a dataset, read together and one by one, with those that h5py reads."""
     dataset = LlavaH5Dataset(written.root, **options)
     assert len(dataset) == written.rows
     numbers = np.random.default_rng(0).permutation(written.rows).tolist()
@@ -38,13 +38,13 @@ def read_all(written: Written, **options: Any) -> None:
     assert np.array_equal(dataset.modality_lengths, written.arrays["modality_lengths"])
 
 
-def test_rows_are_those_h5py_reads() -> None:
+def test_rows_equal_those_that_h5py_reads() -> None:
     read_all(first())
     read_all(second(), cache_blocks=1, open_files=1)
 
 
 @pytest.mark.long
-def test_rows_beyond_a_chunk_of_the_narrow_datasets(tmp_path: Path) -> None:
+def test_rows_beyond_the_first_chunk_of_narrow_datasets_are_read(tmp_path: Path) -> None:
     records = records_of(4200, "many")
     small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
     written = write_dataset(tmp_path, records=records, samples_per_shard=5000, **small)
@@ -58,7 +58,7 @@ def test_rows_beyond_a_chunk_of_the_narrow_datasets(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_shards_of_no_row_and_of_one_row(tmp_path: Path) -> None:
+def test_shards_of_no_row_and_of_one_row_are_read(tmp_path: Path) -> None:
     broken = {"conversations": turn_pair("Question?", "")}
     records = [*records_of(3, "few"), broken, broken, broken, *records_of(1, "one")]
     written = write_dataset(tmp_path, records=records, samples_per_shard=3, setup__max_reject_fraction=1.0)
@@ -69,8 +69,8 @@ def test_shards_of_no_row_and_of_one_row(tmp_path: Path) -> None:
         assert sum(len(batch["labels"]) for batch in loader) == 4
 
 
-def test_ids_beyond_two_bytes(tmp_path: Path) -> None:
-    """The fast way for small ids must not be taken for large ones."""
+def test_ids_of_more_than_two_bytes_are_read(tmp_path: Path) -> None:
+    """The fast path for small ids must not be used for large ones."""
     written = write_dataset(tmp_path, records=10, samples_per_shard=10)
     reader = ShardReader(read_data_dir(written.root).shards)
     chunks = reader._index(0)["labels"]
@@ -94,18 +94,18 @@ def test_ids_beyond_two_bytes(tmp_path: Path) -> None:
         assert mixed["loss_mask"].float().mean() == 0.5
 
 
-def test_a_block_cannot_be_changed_by_who_reads_it() -> None:
+def test_arrays_of_a_row_are_read_only() -> None:
     sample = LlavaH5Dataset(first().root)[0]
     with pytest.raises(ValueError, match="read-only"):
         sample["labels"][0] = 1
 
 
-def test_no_such_row() -> None:
+def test_a_row_number_out_of_range_is_refused() -> None:
     with pytest.raises(IndexError, match="row 300 does not exist; there are 300"):
         LlavaH5Dataset(first().root)[300]
 
 
-def test_hdf5_is_opened_once_a_shard_and_a_batch_reads_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hdf5_is_opened_once_per_shard_and_a_batch_reads_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
     root = first().root
     opened: list[int] = []
     reads: list[int] = []
@@ -144,15 +144,15 @@ def chunk_place(shard: Path, name: str, number: int) -> tuple[int, int]:
         ),
     ],
 )
-def test_a_flipped_bit_anywhere_in_a_chunk_is_noticed(copied: Path, name: str) -> None:
-    """What HDF5 would notice by the Adler-32 of the stream; the reader goes past HDF5 and must notice too.
+def test_a_flipped_bit_anywhere_in_a_chunk_is_detected(copied: Path, name: str) -> None:
+    """HDF5 would detect it by the Adler-32 of the stream; the reader bypasses HDF5 and must detect it too.
 
-    A bit can be without effect, where a run of zeros is copied from another place; then nothing is to be noticed.
+    A bit can have no effect, where a run of zeros is copied from another offset; then there is nothing to detect.
     """
     shard = copied / "examples-00001-of-00005.h5"
     offset, size = chunk_place(shard, name, 0)
     whole = shard.read_bytes()
-    unnoticed = 0
+    undetected = 0
     messages = set()
     for place in sorted({*range(0, size, max(1, size // 25)), size - 4, size - 3, size - 2, size - 1}):
         data = bytearray(whole)
@@ -165,14 +165,14 @@ def test_a_flipped_bit_anywhere_in_a_chunk_is_noticed(copied: Path, name: str) -
         except ShardError as error:
             messages.add(str(error).split(" (")[0])
             continue
-        unnoticed += 1
+        undetected += 1
         assert place < size - 4, "the checksum itself"
         if name == "images/path":
             expected = [[path] if path else [] for path in first().arrays["image_paths"][70:134].tolist()]
             assert [[image.path for image in images] for images in block.images] == expected
         else:
             assert np.array_equal(getattr(block, name), first().arrays[name][70:134])
-    assert unnoticed < 7
+    assert undetected < 7
     assert messages == {f"{shard}: {name} is damaged from entry 0 on"}
 
 
@@ -198,7 +198,7 @@ def test_a_changed_attribute_is_refused_and_verify_compares_the_whole_file(copie
     LlavaH5Dataset(copied, verify=True)[2 * 70]
 
 
-def test_a_shard_that_is_open_elsewhere_in_the_process_is_read(copied: Path) -> None:
+def test_a_shard_already_open_in_the_process_can_be_read(copied: Path) -> None:
     with h5py.File(copied / "examples-00000-of-00005.h5") as file:
         assert np.array_equal(LlavaH5Dataset(copied)[0]["labels"], file["labels"][0])
 
@@ -228,7 +228,7 @@ for workers in (0, 2):
 
 
 @pytest.mark.long
-def test_more_shards_than_open_files(tmp_path: Path) -> None:
+def test_more_shards_than_the_limit_of_open_files_are_read(tmp_path: Path) -> None:
     small = {"processor__max_sequence_length": 64, "dataset__image_size": 28}
     write_dataset(tmp_path, records=80, samples_per_shard=1, **small)
     root = tmp_path / "out"
@@ -245,7 +245,7 @@ def test_more_shards_than_open_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_threads_may_share_a_reader() -> None:
-    """With one file and one block kept, each read of one thread closes the file of another."""
+    """With one open file and one cached block, each read of one thread closes the file of another."""
     reader = ShardReader(read_data_dir(first().root).shards, open_files=1, cache_blocks=1)
     expected = first().arrays["labels"]
 
@@ -268,6 +268,6 @@ def test_files_are_closed_with_the_reader() -> None:
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_block_rows_is_a_chunk() -> None:
+def test_block_rows_equals_the_rows_of_a_chunk() -> None:
     with h5py.File(first().root / "examples-00000-of-00005.h5") as file:
         assert file["labels"].chunks[0] == BLOCK_ROWS
