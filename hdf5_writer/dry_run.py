@@ -120,7 +120,7 @@ def _render(stages: Stages, sequence: Sample, layout: RowLayout) -> list[str]:
     lines = [" position       id  supervised  token"]
     position = 0
     run_at, _ = layout.slot_runs(batch_of(sequence))
-    kind = "image slots" if sequence.image_at else "dummy image slots, masked: text only"
+    kind = "image slots" if sequence.image_at else "dummy image slots, masked (text only)"
     for i, id_ in enumerate(sequence.ids.tolist()):
         for _ in range(int((run_at == i).sum())):
             lines.append(f"{position:>9}  … {layout.num_patches} {kind}")

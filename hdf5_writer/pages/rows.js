@@ -2,10 +2,10 @@
 (() => {
   const pieces = JSON.parse(document.getElementById("pieces").textContent);
   const status = document.getElementById("token");
-  const FIRST = 300; // tokens of a long run that are shown before its button is used
+  const FIRST = 300; // tokens of a long run that are shown before "show all" is clicked
   let picked = null;
 
-  // Positions that a comparison marks, from "12-15 40-41".
+  // Positions marked as different, parsed from "12-15 40-41".
   const changedOf = (side) => {
     if (!side.changedSet) {
       side.changedSet = new Set();
@@ -50,7 +50,7 @@
       const start = Number(box.dataset.at);
       const count = box.dataset.ids.split(" ").length;
       const changed = [...changedOf(box.closest(".side"))];
-      // What a comparison marks is not hidden.
+      // Marked differences are never hidden.
       const all = changed.some((p) => p >= start + FIRST && p < start + count);
       fill(box, all);
       if (all || count <= FIRST) continue;
@@ -65,7 +65,7 @@
     for (const fold of folds) fold.open = fold.querySelector(".changed") !== null;
   };
 
-  // Rows far below the window are filled in when they come near: a page of many long rows opens at once.
+  // Rows are filled shortly before they scroll into view, so that a page of many long rows opens quickly.
   const rows = [...document.querySelectorAll(".row")];
   const observer = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting) fillRow(entry.target);

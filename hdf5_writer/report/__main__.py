@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except Exception as error:  # the dataset itself is complete, so one sentence is enough for any failure
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        said = " ".join(str(error).split()) or "no message"
-        return _fail(f"{where}{type(error).__name__}: {said}")
+        message = " ".join(str(error).split()) or "no message"
+        return _fail(f"{where}{type(error).__name__}: {message}")
     return 0
 
 

@@ -9,7 +9,7 @@ from hdf5_writer.report.image_sample import ImageSample
 from hdf5_writer.report.lengths import OtherLength
 
 _MAX_KEYS = 6
-_PACKING_PAYS = 1.5  # samples a row
+_PACKING_PAYS = 1.5  # samples per row
 
 
 class Finding(NamedTuple):
@@ -34,26 +34,30 @@ def find(
     found = []
     if packing is not None and packing.samples_per_row >= _PACKING_PAYS:
         fill = f"{params['fill']:.1%} of the positions are used"
-        gain = f"packed, the samples would take {packing.samples_per_row:.1f} times fewer rows"
+        gain = f"with packing, the samples would need {packing.samples_per_row:.1f} times fewer rows"
         found.append(Finding("other-lengths", f"{fill}; {gain} (processor.packing: best_fit)."))
     if counts["rejected"]:
         reason, number = max(counts["rejected_by_reason"].items(), key=lambda item: item[1])
         share = counts["rejected"] / counts["read"]
         records = _records(counts["rejected"], "record was", "records were")
-        found.append(Finding("rejects", f"{records} rejected ({share:.1%}), most often as {reason} ({number:,})."))
+        only = len(counts["rejected_by_reason"]) == 1
+        why = f"as {reason}" if only else f"most often as {reason} ({number:,})"
+        found.append(Finding("rejects", f"{records} rejected ({share:.1%}), {why}."))
     if duplicates.surplus:
-        rows = _records(duplicates.surplus, "sample repeats", "samples repeat")
+        rows = _records(duplicates.surplus, "sample has", "samples have")
         about = "About " if duplicates.every > 1 else ""
-        found.append(Finding("duplicates", f"{about}{rows} the images and the text of another sample."))
+        found.append(Finding("duplicates", f"{about}{rows} the same images and text as another sample."))
     found += unreadable_images(sample)
     if sample.rotated:
-        rotated = f"{sample.rotated:,} of {_inspected(sample)} stored rotated (EXIF)"
-        found.append(Finding("images", f"{rotated}, and the model sees them as stored."))
+        rotated = f"{sample.rotated:,} of {_inspected(sample)} have an EXIF orientation"
+        found.append(Finding("images", f"{rotated}, which the loader does not apply."))
     if counts["truncated"]:
         rows = _records(counts["truncated"], "sample was", "samples were")
         text_only = counts["text_only_cut"]
-        which = f"; {text_only:,} of them are text only: dummy image slots take the place of text" if text_only else ""
-        found.append(Finding("other-lengths", f"{rows} cut to {params['max_sequence_length']:,} positions{which}."))
+        which = f"; {text_only:,} of them are text only, with dummy image slots in the row" if text_only else ""
+        found.append(
+            Finding("other-lengths", f"{rows} truncated to {params['max_sequence_length']:,} positions{which}.")
+        )
     if counts["dropped_rounds"]:
         rounds = _records(counts["dropped_rounds"], "round without an answer was", "rounds without an answer were")
         found.append(Finding("rejects", f"{rounds} dropped."))
@@ -61,15 +65,15 @@ def find(
     if unused:
         shown = ", ".join(f"{key} ({records:,})" for key, records in list(unused.items())[:_MAX_KEYS])
         more = f" and {len(unused) - _MAX_KEYS} more" if len(unused) > _MAX_KEYS else ""
-        found.append(Finding("inputs", f"Keys of the records that are not used: {shown}{more}."))
+        found.append(Finding("inputs", f"Unused record keys: {shown}{more}."))
     return found
 
 
 def unreadable_images(sample: ImageSample) -> list[Finding]:
     """Return findings about sampled image files that are missing or not readable as images."""
-    kinds = ((sample.missing, "missing now"), (sample.unreadable, "unreadable"))
+    kinds = ((sample.missing, "missing"), (sample.unreadable, "unreadable"))
     return [
-        Finding("images", f"{len(paths):,} of {_inspected(sample)} {what}, such as {paths[0]}.")
+        Finding("images", f"{len(paths):,} of {_inspected(sample)} are {what}, such as {paths[0]}.")
         for paths, what in kinds
         if paths
     ]
@@ -80,4 +84,4 @@ def _records(number: int, one: str, many: str) -> str:
 
 
 def _inspected(sample: ImageSample) -> str:
-    return f"{sample.inspected:,} sampled image files are"
+    return f"{sample.inspected:,} sampled image files"

@@ -212,10 +212,10 @@ def _plots(tallies: _Tallies, others: list[OtherLength]) -> dict[str, Plot]:
         "supervised": histogram("Supervised tokens", tallies.supervised, "supervised tokens"),
         "rounds": histogram("Rounds", tallies.rounds, "rounds"),
         "row_used": histogram("Used positions of rows", in_rows.used, "used positions per row", mark=most),
-        "row_samples": histogram("Samples of rows", in_rows.samples, "samples per row"),
-        "row_images": histogram("Images of rows", in_rows.images, "images per row"),
+        "row_samples": histogram("Samples per row", in_rows.samples, "samples per row"),
+        "row_images": histogram("Images per row", in_rows.images, "images per row"),
         "lengths": lengths_plot(
-            "Rows cut and padding by maximum sequence length",
+            "Truncated samples and padding by maximum sequence length",
             [length.max_sequence_length for length in other],
             [length.rows_cut / rows for length in other],
             [length.padding_share for length in other],
@@ -229,8 +229,8 @@ def _image_plots(sizes: list[tuple[int, int]]) -> list[tuple[str, Plot]]:
         return []
     aspects = [width / height for width, height in sizes]
     return [
-        ("Height by width of the sample, in pixels", scatter("Image sizes", sizes, "width in pixels")),
-        ("Images of the sample by aspect ratio", measurements("Aspect ratios", aspects, "width / height")),
+        ("Height and width of sampled images, in pixels", scatter("Image sizes", sizes, "width in pixels")),
+        ("Sampled images by aspect ratio", measurements("Aspect ratios", aspects, "width / height")),
     ]
 
 

@@ -43,7 +43,7 @@ def write_in_own_process(output_dir: Path, command: str | None = None) -> Report
         problem = "" if made.returncode == 0 else _last_line(made.stderr) or f"exit code {made.returncode}"
         warnings = [line for line in made.stderr.splitlines() if line.startswith("warning: ")]
     except subprocess.TimeoutExpired:
-        problem, warnings = f"not done after {_SECONDS // 60} minutes", []
+        problem, warnings = f"not finished after {_SECONDS // 60} minutes", []
     except OSError as error:
         problem, warnings = f"its process did not start: {error.strerror}", []
     if not problem:

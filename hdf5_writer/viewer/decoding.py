@@ -135,7 +135,7 @@ def load_decoder(params: DataParams, name: str) -> TokenDecoder:
     if tokenizer.digest != params.tokenizer.digest:
         return TokenDecoder(
             None,
-            f"Ids only: the tokenizer {name} is not that of this dataset "
+            f"Ids only: the tokenizer {name} is not the tokenizer of this dataset "
             f"(digest {tokenizer.digest[:12]}…, expected {params.tokenizer.digest[:12]}…); "
             "give the right one with --tokenizer.",
         )

@@ -13,7 +13,7 @@ from hdf5_writer.viewer.runs import Run, padding_run, sample_runs
 _CODES = {"supervised": "30;42", "context": "0", "image": "30;44", "masked": "30;43", "padding": "2"}
 _LABELS = {"supervised": "answer", "context": "prompt", "image": "image", "masked": "no image", "padding": "padding"}
 _WIDTH = max(map(len, _LABELS.values()))
-_NAMES = {"image": "image slots", "masked": "dummy image slots, masked: text only", "padding": "positions of padding"}
+_NAMES = {"image": "image slots", "masked": "dummy image slots, masked (text only)", "padding": "padding positions"}
 _MAX_NAMES = 3
 
 
@@ -36,7 +36,7 @@ def terminal_row(row: Row, decoder: TokenDecoder, *, coloured: bool, selected: C
         lines = [f"row {row.number} · {len(row.samples)} samples · {_images(row.images)} · {row.used} positions"]
     else:
         lines = [f"row {row.number} · {_facts(row.samples[0])}"]
-    lines += [f"  broken: {problem}" for problem in row.problems]
+    lines += [f"  invalid row: {problem}" for problem in row.problems]
     for sample in row.samples:
         if several:
             lines += ["", f"sample {sample.number + 1} of {len(row.samples)} · {_facts(sample)}"]

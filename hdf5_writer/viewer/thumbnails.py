@@ -58,7 +58,7 @@ class Thumbnails:
             image = read()
             small = self._as_model_sees(image)
         except Exception as error:  # Pillow's plugins raise any exception on a broken file
-            return Thumbnail(None, f"does not decode: {type(error).__name__}", None)
+            return Thumbnail(None, f"cannot be decoded: {type(error).__name__}", None)
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=80, optimize=True)
         uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -223,7 +223,7 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
     )
     assert heights == [1, 1], "a reason is not broken inside a word"
     assert browser.run("return document.querySelectorAll('#first-rows .row').length") == 5
-    assert browser.run("return document.querySelectorAll('#look li').length") >= 2
+    assert browser.run("return document.querySelectorAll('#findings li').length") >= 2
     rejects = browser.run("return document.getElementById('rejects').textContent")
     assert "image_outside" in rejects
     assert "records.jsonl:57" in rejects

@@ -142,14 +142,14 @@ def test_rows_and_what_stands_in_them_are_counted(tmp_path: Path, make_config: C
     assert len(tally.images) - 1 == params["most_images_per_row"]
     page = write_report(layout, None).read_text(encoding="utf-8")
     assert f">{params['fill']:.1%}</b>" in page
-    assert f"{55 / params['rows']:.2f} samples and {40 / params['rows']:.2f} images a row" in page
+    assert f"{55 / params['rows']:.2f} samples and {40 / params['rows']:.2f} images per row" in page
     assert 'id="gain"' not in page, "it is packed already"
 
 
 @pytest.mark.slow
 def test_the_report_of_unpacked_data_says_what_packing_would_save(written: OutputLayout) -> None:
     page = write_report(written, None).read_text(encoding="utf-8")
-    assert "Packed (<code>processor.packing: best_fit</code>), the 58 samples would take about <b>" in page
+    assert "With packing (<code>processor.packing: best_fit</code>), the 58 samples would need about <b>" in page
     assert 'id="rows"' not in page
 
 
@@ -211,20 +211,23 @@ def test_what_stands_out_is_listed_on_top() -> None:
     found = find(params, Duplicates(1, 6, 2, []), sample)
     assert [finding.sentence for finding in found] == [
         "5 records were rejected (10.0%), most often as image_missing (4).",
-        "6 samples repeat the images and the text of another sample.",
-        "1 of 10 sampled image files are missing now, such as a.png.",
+        "6 samples have the same images and text as another sample.",
+        "1 of 10 sampled image files are missing, such as a.png.",
         "2 of 10 sampled image files are unreadable, such as b.png.",
-        "4 of 10 sampled image files are stored rotated (EXIF), and the model sees them as stored.",
-        "3 samples were cut to 2,048 positions; 2 of them are text only: dummy image slots take the place of text.",
+        "4 of 10 sampled image files have an EXIF orientation, which the loader does not apply.",
+        "3 samples were truncated to 2,048 positions; 2 of them are text only, with dummy image slots in the row.",
         "1 round without an answer was dropped.",
-        "Keys of the records that are not used: key0 (9), key1 (8), key2 (7), key3 (6), key4 (5), key5 (4) and 2 more.",
+        "Unused record keys: key0 (9), key1 (8), key2 (7), key3 (6), key4 (5), key5 (4) and 2 more.",
     ]
     quiet = {"rejected": 0, "truncated": 0, "text_only_cut": 0, "dropped_rounds": 0, "unused_keys": {}}
     assert find({"counts": quiet}, Duplicates(1, 0, 0, []), ImageSample()) == []
+    one = quiet | {"read": 50, "rejected": 1, "rejected_by_reason": {"no_turns": 1}}
+    (finding,) = find({"counts": one}, Duplicates(1, 0, 0, []), ImageSample())
+    assert finding.sentence == "1 record was rejected (2.0%), as no_turns."
     pays, hardly = (OtherLength(2048, True, False, True, 0, 0.6, 0.02, rows, 1.0) for rows in (2.44, 1.49))
     (finding,) = find({"counts": quiet, "fill": 0.401}, Duplicates(1, 0, 0, []), ImageSample(), pays)
     assert finding.sentence == (
-        "40.1% of the positions are used; packed, the samples would take 2.4 times fewer rows "
+        "40.1% of the positions are used; with packing, the samples would need 2.4 times fewer rows "
         "(processor.packing: best_fit)."
     )
     assert find({"counts": quiet, "fill": 0.6}, Duplicates(1, 0, 0, []), ImageSample(), hardly) == []
@@ -263,7 +266,8 @@ def test_a_report_that_cannot_be_written_is_one_line(written: OutputLayout, caps
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("child", "reason"), [("import time; time.sleep(60)", "not done after"), ("import os; os.abort()", "exit code -6")]
+    ("child", "reason"),
+    [("import time; time.sleep(60)", "not finished after"), ("import os; os.abort()", "exit code -6")],
 )
 def test_a_report_that_hangs_or_dies_does_not_hold_the_run_up(
     written: OutputLayout,
@@ -377,13 +381,13 @@ REJECTED = [{"conversations": turn_pair("Q", "")}, {"conversations": []}]
 @pytest.mark.parametrize(
     ("records", "changes", "expected", "rows"),
     [
-        pytest.param(REJECTED, {}, ["Nothing was written", "empty_answer", "no_turns"], 0, id="only rejects"),
+        pytest.param(REJECTED, {}, ["No samples were written", "empty_answer", "no_turns"], 0, id="only rejects"),
         pytest.param([TEXT_RECORD], {}, ["All samples are text only"], 1, id="one record, no images"),
         pytest.param([picture_record("shapes/0001.png")], {}, ["1</b> image file in 1 sample"], 1, id="one image"),
         pytest.param(
             [picture_record("gone.png"), picture_record("shapes/0001.png")],
             {},
-            ["1 record was rejected because its image is missing.</span> Looked at 1 of them"],
+            ["1 record was rejected because its image is missing.</span> 1 file checked: none missing"],
             1,
             id="a missing image",
         ),
@@ -391,12 +395,12 @@ REJECTED = [{"conversations": turn_pair("Q", "")}, {"conversations": []}]
             [picture_record("LICENSE"), TEXT_RECORD], {}, ["1 unreadable</span> (<code>LICENSE"], 2, id="unreadable"
         ),
         pytest.param(
-            [picture_record("gone.png")], {"check_images": "none"}, ["1 missing now"], 1, id="images elsewhere"
+            [picture_record("gone.png")], {"check_images": "none"}, ["1 missing</span>"], 1, id="images elsewhere"
         ),
         pytest.param(
             [picture_record("gone.png")],
             {"check_images": "none", "image_dir": None},
-            ["No <code>dataset.image_dir</code> was given"],
+            ["<code>dataset.image_dir</code> is not set"],
             1,
             id="no image_dir",
         ),
@@ -420,7 +424,7 @@ def test_both_pages_are_written_whatever_is_absent(
     page = write_report(layout, None).read_text(encoding="utf-8")
     for words in expected:
         assert words in page
-    assert ("nothing lost" in page) == (rows > 0)
+    assert ("all records are accounted for" in page) == (rows > 0)
     assert inspect_hdf5.main([str(layout.root)]) == (0 if rows else 2)
     assert layout.rows_page.exists() == (rows > 0)
 

@@ -92,7 +92,7 @@ def test_byte_level_pieces_are_decoded() -> None:
 def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> None:
     other = load_decoder(dataset.params, str(QUICKSTART / "tokenizer_sentencepiece"))
     gone = load_decoder(dataset.params, "/no/such/folder")
-    for decoder, why in ((other, "is not that of this dataset"), (gone, "no such folder")):
+    for decoder, why in ((other, "is not the tokenizer of this dataset"), (gone, "no such folder")):
         assert not decoder.has_tokenizer
         assert why in str(decoder.note)
         assert decoder.piece(17) == "[17]"
@@ -220,7 +220,7 @@ def test_thumbnails_never_leave_the_image_folder(tmp_path: Path) -> None:
         (str(tmp_path / "secret.png"), "image_outside"),
         ("device.png", "image_missing"),
         ("gone.png", "image_missing"),
-        ("broken.png", "does not decode"),
+        ("broken.png", "cannot be decoded"),
     ):
         thumbnail = thumbnails.of(path)
         assert thumbnail.uri is None
