@@ -1,4 +1,4 @@
-"""Micro-batches of fixed and free batches: their rows, their images, and what is cut."""
+"""Micro-batches of fixed and free batches: their rows, their images, and trimming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS, LENGTH = 4, 32
 
 
 def free_batch() -> dict[str, Any]:
-    """Rows with 2, 0, 1 and 0 images; the last slots of the longest row are masked, as of an image that failed."""
+    """Rows with 2, 0, 1 and 0 images; the last slots of the longest row are masked, as after a failed image."""
     segments = torch.zeros(ROWS, LENGTH, dtype=torch.int32)
     segments[0, :9], segments[0, 9:13], segments[1, :5], segments[2, :12], segments[3, :3] = 1, 2, 1, 1, 1
     masked = (segments == 0).int()
@@ -52,13 +52,13 @@ def test_each_micro_batch_has_the_images_of_its_own_rows() -> None:
     assert other["text_input_ids"].tolist() == free_batch()["text_input_ids"][2:].tolist()
 
 
-def test_a_micro_batch_without_images_has_an_empty_array_of_them() -> None:
+def test_a_micro_batch_without_images_has_an_empty_image_array() -> None:
     parts = micro_batches(micro_batch_size=1, trim_to=None)
     assert [len(part["image_data"]) for part in parts] == [2, 0, 1, 0]
     assert parts[3]["image_data"].shape == (0, 3, LENGTH, LENGTH)
 
 
-def test_free_rows_are_cut_behind_their_last_sample_even_where_its_end_is_masked() -> None:
+def test_free_rows_are_trimmed_after_their_last_sample_even_if_its_end_is_masked() -> None:
     (batch,) = micro_batches(micro_batch_size=None, trim_to=4)
     assert batch["text_input_ids"].shape == batch["segment_ids"].shape == (ROWS, 16)
     assert batch["image_data"].shape == (3, 3, LENGTH, LENGTH)
@@ -67,7 +67,7 @@ def test_free_rows_are_cut_behind_their_last_sample_even_where_its_end_is_masked
     assert other["segment_ids"].shape == (2, 12)
 
 
-def test_rows_of_a_fixed_batch_keep_an_image_each() -> None:
+def test_each_row_of_a_fixed_batch_keeps_its_image() -> None:
     batch = {"text_input_ids": torch.arange(8).view(4, 2), "image_data": torch.arange(4.0).view(4, 1, 1, 1)}
     part = rows_of(batch, 1, 3)
     assert part["text_input_ids"].tolist() == [[2, 3], [4, 5]]

@@ -1,4 +1,4 @@
-"""What a model is built from, what of it is frozen, and every disagreement that is refused."""
+"""Building a model from pretrained or random parts, freezing, and mismatches that are refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make(**changes: Any) -> Any:
 
 @pytest.fixture
 def pretrained(tmp_path: Path) -> dict[str, Any]:
-    """A CLIP vision model and a Llama on disk, as changes of the params that name them."""
+    """A CLIP vision model and a Llama on disk, as the changed params that name them."""
     sizes = values()["model"]
     clip = CLIPVisionModel(CLIPVisionConfig(**sizes["image_model"]))
     clip.save_pretrained(tmp_path / "clip")
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_random_model() -> None:
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
-def test_a_pretrained_model_with_a_hole_is_refused(pretrained: dict[str, Any]) -> None:
+def test_a_pretrained_model_with_a_missing_tensor_is_refused(pretrained: dict[str, Any]) -> None:
     path = Path(pretrained["model__image_model"]["pretrained"]) / "model.safetensors"
     tensors = load_file(path)
     tensors.pop(next(name for name in tensors if name.endswith("layers.1.mlp.fc1.bias")))
@@ -112,21 +112,21 @@ def test_a_pretrained_model_with_a_hole_is_refused(pretrained: dict[str, Any]) -
         ({"model__text_model__max_position_embeddings": 64}, "96 positions, but the text model supports at most"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
+def test_parts_that_do_not_fit_together_are_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError) as caught:
         make(**changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_sizes_given_beside_a_pretrained_model_must_be_its_own(pretrained: dict[str, Any]) -> None:
+def test_sizes_that_differ_from_the_pretrained_model_are_refused(pretrained: dict[str, Any]) -> None:
     section = {**pretrained["model__text_model"], "hidden_size": 128}
     with pytest.raises(ParamsError, match=r"model\.text_model\.hidden_size is 128, but the model has 64"):
         make(**{**pretrained, "model__text_model": section})
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_loaded_whole_or_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_is_loaded_completely_or_refused(tmp_path: Path) -> None:
     model = make()
     model.save_pretrained(tmp_path)
     params = Params.model_validate(values())
@@ -145,20 +145,20 @@ def test_a_checkpoint_is_loaded_whole_or_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "sdpa_by_sample"])
-def test_a_new_model_computes_with_the_attention_that_was_asked_for(attention: str) -> None:
+def test_a_new_model_uses_the_configured_attention(attention: str) -> None:
     model = make(model__attention=attention)
     for part in (model.model.language_model, model.model.vision_tower):
         assert part.config._attn_implementation == attention
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="FlashAttention may be installed")
-def test_attention_that_this_machine_cannot_compute_is_refused_in_one_sentence() -> None:
+def test_attention_that_is_not_available_is_refused_in_one_sentence() -> None:
     with pytest.raises(ParamsError, match=r"^model\.attention flash_attention_2: cannot be used here") as caught:
         make(model__attention="flash_attention_2", runconfig__precision="bf16")
     assert "\n" not in str(caught.value)
 
 
-def test_the_shape_of_the_rows_is_that_of_data_params() -> None:
+def test_the_shape_of_the_rows_is_read_from_data_params() -> None:
     params = Params.model_validate(values())
     described = json.loads((dataset() / "data_params.json").read_bytes())
     assert read_row_shape(params, [str(dataset())]) == RowShape(
@@ -166,7 +166,7 @@ def test_the_shape_of_the_rows_is_that_of_data_params() -> None:
     )
 
 
-def test_freezing_is_by_search_in_the_name_and_can_be_narrow() -> None:
+def test_a_freeze_pattern_is_searched_in_parameter_names() -> None:
     model = make()
     freeze(model, [r"layers\.0\."])
     for name, parameter in model.named_parameters():
@@ -182,7 +182,9 @@ def test_freezing_is_by_search_in_the_name_and_can_be_narrow() -> None:
         (["."], "model.freeze freezes every parameter"),
     ],
 )
-def test_a_regex_that_does_nothing_or_too_much_is_refused(patterns: list[str], message: str) -> None:
+def test_a_freeze_pattern_that_is_invalid_or_matches_nothing_or_everything_is_refused(
+    patterns: list[str], message: str
+) -> None:
     with pytest.raises(ParamsError) as caught:
         freeze(make(), patterns)
     assert message in str(caught.value)
@@ -204,7 +206,7 @@ FREE = RowShape(image_start_idx=None, num_patches=16, image_size=56, max_sequenc
         ({"layer_types": ["full_attention", "chunked_attention"]}, "sdpa", "has layers of chunked_attention"),
     ],
 )
-def test_a_text_model_whose_own_mask_packed_rows_cannot_keep_is_refused(
+def test_a_text_model_whose_own_attention_mask_packed_rows_would_ignore_is_refused(
     tmp_path: Path, changes: dict[str, Any], attention: str, message: str | None
 ) -> None:
     fixed = read_row_shape(Params.model_validate(values()), [str(dataset())])

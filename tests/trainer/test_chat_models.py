@@ -1,4 +1,4 @@
-"""LLaVA from today's language models: trained on their own templates, saved, loaded, prompted with the ids of rows."""
+"""LLaVA with current language models: trained on their own templates, saved, loaded, prompted with the ids of rows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def special_tokens(style: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_family_trains_on_its_own_template_and_is_prompted_as_its_rows_are(kind: str, tmp_path: Path) -> None:
+def test_a_model_family_trains_on_its_own_template_and_prompts_have_the_ids_of_rows(kind: str, tmp_path: Path) -> None:
     style = FAMILIES[kind]
     tokenizer = tokenizer_with(special_tokens(style), tmp_path / "tokenizer")
     turns = [turn_pair("<image>\nWhat is this?", f"Answer {i}.") + turn_pair("Sure?", "Yes.") for i in range(8)]
@@ -172,7 +172,7 @@ def test_the_saved_processor_gives_the_ids_of_every_golden(style: str, tmp_path:
             assert [-200 if id_ == token else id_ for id_ in ids] == golden["input_ids"], golden["record"]["id"]
 
 
-def test_model_type_is_for_random_weights() -> None:
+def test_model_type_is_refused_for_a_pretrained_model() -> None:
     params = values()
     params["model"]["text_model"] = {"pretrained": "x", "model_type": "qwen2"}
     with pytest.raises(ValueError, match="model_type is only for random weights"):

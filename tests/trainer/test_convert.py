@@ -1,4 +1,4 @@
-"""To the LLaVA authors' folders and back: every tensor, and what their code reads."""
+"""Conversion to the LLaVA authors' folders and back: every tensor, and the settings that their code reads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assert_same_tensors(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run of one step leaves; data with bars, so that the aspect ratio has a way to go."""
+    """The model of a run of one step on padded images, so that the aspect ratio must be converted, too."""
     folder = tmp_path_factory.mktemp("saved")
     params = write_params(folder, runconfig__max_steps=1, train_input__image_aspect_ratio="pad")
     assert run(["--params", str(params), "--model_dir", str(folder / "model")]) == 0
@@ -54,7 +54,7 @@ def llava(saved: Path) -> Path:
     return out
 
 
-def test_there_and_back_every_tensor_and_every_setting_is_the_same(saved: Path, llava: Path, tmp_path: Path) -> None:
+def test_converting_to_llava_and_back_keeps_every_tensor_and_setting(saved: Path, llava: Path, tmp_path: Path) -> None:
     assert convert("hf", llava, tmp_path / "hf") == 0
     assert_same_tensors(load_file(saved / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors"))
     before, after = (LlavaForConditionalGeneration.from_pretrained(path).config for path in (saved, tmp_path / "hf"))
@@ -68,17 +68,17 @@ def test_there_and_back_every_tensor_and_every_setting_is_the_same(saved: Path, 
         assert json.loads((saved / name).read_bytes()) == json.loads((tmp_path / "hf" / name).read_bytes())
 
 
-def test_back_and_there_every_tensor_is_the_same(llava: Path, tmp_path: Path) -> None:
+def test_converting_from_llava_and_back_keeps_every_tensor(llava: Path, tmp_path: Path) -> None:
     assert convert("hf", llava, tmp_path / "hf") == 0
     assert convert("llava", tmp_path / "hf", tmp_path / "llava") == 0
     for name in ("text_model_llava/model.safetensors", "image_model/model.safetensors"):
         assert_same_tensors(load_file(llava / name), load_file(tmp_path / "llava" / name))
 
 
-def test_a_checkpoint_of_the_authors_that_knows_no_image_token_comes_back_as_it_was(
+def test_a_checkpoint_of_the_authors_without_image_token_is_unchanged_after_a_round_trip(
     llava: Path, tmp_path: Path
 ) -> None:
-    """In files of torch, with a second copy of the image model, and in half precision."""
+    """Its weights are torch files in half precision, with a second copy of the image model."""
     theirs = tmp_path / "llava-v1.5-7b"
     shutil.copytree(llava / "text_model_llava", theirs)
     (theirs / "image_token_rows.safetensors").unlink()
@@ -99,7 +99,7 @@ def test_a_checkpoint_of_the_authors_that_knows_no_image_token_comes_back_as_it_
     assert_same_tensors(weights, load_file(tmp_path / "again" / "text_model_llava" / "model.safetensors"))
 
 
-def test_names_and_config_are_those_that_the_authors_code_reads(llava: Path) -> None:
+def test_names_and_config_are_those_read_by_the_authors_code(llava: Path) -> None:
     """llava/model/builder.py, llava_arch.py, multimodal_encoder/clip_encoder.py of haotian-liu/LLaVA."""
     tensors = load_file(llava / "text_model_llava" / "model.safetensors")
     assert {name for name in tensors if "mm_projector" in name} == {
@@ -133,7 +133,7 @@ def test_the_image_model_is_an_ordinary_clip_vision_model(saved: Path, llava: Pa
     assert settings["image_processor_type"].startswith("CLIPImageProcessor")
 
 
-def test_the_tokenizer_there_is_as_long_as_the_vocabulary_and_knows_no_image_token(llava: Path) -> None:
+def test_the_converted_tokenizer_has_the_size_of_the_vocabulary_and_no_image_token(llava: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(llava / "text_model_llava")
     assert len(tokenizer) == 1800
     assert "<image>" not in tokenizer.get_vocab()
@@ -145,16 +145,16 @@ def test_without_tokenizer_model_the_user_is_warned(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert convert("llava", saved, tmp_path / "llava") == 0
-    said = capsys.readouterr().err
-    assert f"warning: {saved} has no tokenizer.model, so the LLaVA authors' code cannot load the tokenizer" in said
+    stderr = capsys.readouterr().err
+    assert f"warning: {saved} has no tokenizer.model, so the LLaVA authors' code cannot load the tokenizer" in stderr
     config = json.loads((tmp_path / "llava" / "text_model_llava" / "tokenizer_config.json").read_bytes())
-    assert config["tokenizer_class"] == "LlamaTokenizer", "a name that transformers 4.37 knows"
+    assert config["tokenizer_class"] == "LlamaTokenizer", "a name that transformers 4.37 supports"
 
 
-def test_with_tokenizer_model_it_goes_there_and_back(
+def test_a_folder_with_tokenizer_model_is_converted_in_both_directions(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the authors' code saves: no `tokenizer.json`. transformers makes one with protobuf."""
+    """The authors' code saves no `tokenizer.json`; transformers creates one with protobuf."""
     given = QUICKSTART / "tokenizer_sentencepiece"
     assert convert("llava", saved, tmp_path / "llava", "--tokenizer", str(given)) == 0
     assert capsys.readouterr().err == ""
@@ -189,13 +189,13 @@ def test_a_wrong_tokenizer_in_the_folder_is_refused_before_the_weights_are_saved
     document = json.loads(path.read_bytes())
     document["added_tokens"].append({**document["added_tokens"][-1], "id": 1800, "content": "<extra>"})
     path.write_text(json.dumps(document))
-    for _ in range(2):  # the same sentence when it is tried again
+    for _ in range(2):  # the same message when it is tried again
         assert convert("hf", tmp_path / "llava", tmp_path / "hf") == 2
         assert "<image> has id 1801 in the tokenizer, but 1800 in the weights" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["llava"]
 
 
-def test_what_fails_in_the_middle_leaves_nothing(
+def test_a_failed_conversion_leaves_no_files(
     llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -207,8 +207,8 @@ def test_what_fails_in_the_middle_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_scaled_model_stays_scaled_there_and_back(llava: Path, tmp_path: Path) -> None:
-    """`type` is the key of the authors' code, whose transformers 4.37 takes `type` and `factor` and nothing else."""
+def test_rope_scaling_is_kept_in_both_directions(llava: Path, tmp_path: Path) -> None:
+    """The authors' code uses transformers 4.37, which accepts `type` and `factor` and no other key."""
     shutil.copytree(llava, tmp_path / "llava")
     path = tmp_path / "llava" / "text_model_llava" / "config.json"
     scaling = {"type": "linear", "factor": 2.0}
@@ -225,7 +225,7 @@ def test_a_scaled_model_stays_scaled_there_and_back(llava: Path, tmp_path: Path)
     assert config["rope_scaling"] == scaling
 
 
-def test_a_scaling_that_the_authors_code_does_not_know_is_refused(
+def test_rope_scaling_that_the_authors_code_does_not_support_is_refused(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(saved, tmp_path / "saved", ignore=shutil.ignore_patterns("checkpoint-*"))
@@ -247,7 +247,7 @@ class _Runs:
         return Path.touch, (Path("it_ran"),)
 
 
-def test_code_in_a_file_of_weights_is_not_run(
+def test_code_in_a_weights_file_is_not_executed(
     llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -256,13 +256,13 @@ def test_code_in_a_file_of_weights_is_not_run(
     (text_folder / "model.safetensors").unlink()
     torch.save({"lm_head.weight": _Runs()}, text_folder / "pytorch_model.bin")
     assert convert("hf", tmp_path / "llava", tmp_path / "hf") == 2
-    said = capsys.readouterr().err
-    assert "pytorch_model.bin: is damaged, or holds objects other than tensors" in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "pytorch_model.bin: is damaged, or holds objects other than tensors" in stderr
+    assert stderr.count("\n") == 1
     assert not (tmp_path / "it_ran").exists()
 
 
-def test_the_converted_model_answers_as_before(saved: Path, llava: Path, tmp_path: Path) -> None:
+def test_the_converted_model_generates_the_same_tokens(saved: Path, llava: Path, tmp_path: Path) -> None:
     assert convert("hf", llava, tmp_path / "hf") == 0
     from PIL import Image
 
@@ -289,16 +289,16 @@ def test_the_converted_model_answers_as_before(saved: Path, llava: Path, tmp_pat
         ),
     ],
 )
-def test_a_wrong_folder_is_one_sentence_and_code_2(
+def test_a_wrong_folder_is_refused_in_one_sentence_with_exit_code_2(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     folder = {"empty": tmp_path / "empty", "saved": saved}.get(arguments[1], Path(arguments[1]))
     assert convert(arguments[0], folder, tmp_path / "out") == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.startswith("trainer.convert: ")
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.startswith("trainer.convert: ")
+    assert stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

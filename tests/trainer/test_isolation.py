@@ -1,4 +1,4 @@
-"""Samples in one row train as if each were alone: logits, gradients and loss, images included."""
+"""Samples in one row are trained as if each were alone: logits, gradients and loss, including images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ TEXT_MODELS = {"llama": LlamaConfig, "qwen2": Qwen2Config}
 def attention_of_given_lengths(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
 ) -> tuple[Any, None]:
-    """FlashAttention's variable-length function, written plainly: each sample of the flattened batch by itself."""
+    """FlashAttention's variable-length function in plain torch: each sample of the flattened batch separately."""
     assert attention_mask is None
-    assert len(query) == 1, "one row, all samples behind each other"
+    assert len(query) == 1, "one row, all samples one after another"
     bounds = options["cu_seq_lens_q"].tolist()
     assert bounds == options["cu_seq_lens_k"].tolist()
     assert bounds[-1] == query.shape[2], "every position belongs to one of them"
@@ -75,7 +75,7 @@ def make_sample(length: int, *starts: int) -> Made:
 
 
 def make_samples() -> list[list[Made]]:
-    """Three rows: text, one image, two images, an image at the very start, and a row of text alone."""
+    """Three rows: text, one image, two images, an image at position 0, and a row of text only."""
     torch.manual_seed(1)
     return [
         [make_sample(17), make_sample(20, 3), make_sample(24, 2, 11)],
@@ -85,7 +85,7 @@ def make_samples() -> list[list[Made]]:
 
 
 def make_batch(rows: list[list[Made]], length: int = LENGTH) -> dict[str, Any]:
-    """The batch of those rows, put together position by position."""
+    """The batch of those rows, built position by position."""
     shape = (len(rows), length)
     names = ("text_input_ids", "labels", "loss_mask", "position_ids", "segment_ids")
     batch: dict[str, Any] = {name: torch.zeros(shape, dtype=torch.int32) for name in names}
@@ -112,7 +112,7 @@ def make_batch(rows: list[list[Made]], length: int = LENGTH) -> dict[str, Any]:
 
 
 def make_model(text_model: str, attention: str) -> LlavaForRows:
-    """Weights large enough that a position depends on those before it."""
+    """A model with weights large enough that a position depends on those before it."""
     sizes: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -133,7 +133,7 @@ def logits_of(model: Any, batch: dict[str, Any]) -> Any:
 
 
 def spans(rows: list[list[Made]]) -> list[tuple[int, slice, Made]]:
-    """Row and positions of every sample."""
+    """The row and the positions of every sample."""
     found = []
     for number, row in enumerate(rows):
         start = 0
@@ -144,19 +144,19 @@ def spans(rows: list[list[Made]]) -> list[tuple[int, slice, Made]]:
 
 
 def largest_difference(model: Any, batch: dict[str, Any], rows: list[list[Made]]) -> float:
-    """Between the logits of a sample in its row and alone, in a batch of its own without padding."""
+    """The largest difference between the logits of a sample in its row and in a separate batch without padding."""
     with torch.no_grad():
         packed = logits_of(model, batch)
         differences = [
             (packed[number, span] - logits_of(model, make_batch([[sample]], len(sample.ids)))[0]).abs().max()
             for number, span, sample in spans(rows)
         ]
-    assert packed.abs().max() > 1, "logits that are all alike would show nothing"
+    assert packed.abs().max() > 1, "otherwise the comparison would show nothing"
     return float(torch.stack(differences).max())
 
 
 def gradients_at_inputs(model: Any, batch: dict[str, Any], number: int, span: slice) -> tuple[Any, Any]:
-    """Of the loss of one sample, with respect to every input embedding (B, T, hidden) and to every image."""
+    """Gradients of the loss of one sample with respect to every input embedding (B, T, hidden) and every image."""
     seen: list[Any] = []
 
     def keep(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ def test_the_loss_of_one_sample_has_no_gradient_at_all_in_the_others(text_model:
 
 @every_model
 @every_attention
-def test_the_loss_of_a_packed_batch_is_the_mean_over_the_labels_of_its_samples_one_by_one(
+def test_the_loss_of_a_packed_batch_is_the_mean_over_the_labels_of_its_separate_samples(
     text_model: str, attention: str
 ) -> None:
     rows, model = make_samples(), make_model(text_model, attention)
@@ -221,10 +221,8 @@ def test_the_loss_of_a_packed_batch_is_the_mean_over_the_labels_of_its_samples_o
 @every_model
 @pytest.mark.parametrize("ignored", ["segment_ids", "segment_ids and position_ids"])
 @every_attention
-def test_samples_leak_into_each_other_when_segment_ids_are_ignored(
-    text_model: str, attention: str, ignored: str
-) -> None:
-    """What the tests above are worth: positions that restart do not isolate samples."""
+def test_samples_attend_to_each_other_if_segment_ids_are_ignored(text_model: str, attention: str, ignored: str) -> None:
+    """Shows that the tests above can fail: positions that restart do not isolate samples."""
     rows, model = make_samples(), make_model(text_model, attention)
     batch = make_batch(rows)
     batch["segment_ids"] = batch["segment_ids"].clamp(max=1)
@@ -236,8 +234,8 @@ def test_samples_leak_into_each_other_when_segment_ids_are_ignored(
 
 
 @every_attention
-def test_an_image_that_failed_changes_nothing_in_the_other_samples(attention: str) -> None:
-    """As `on_image_error="blank"` gives it: its slots masked, its sample without loss."""
+def test_an_unreadable_image_changes_nothing_in_the_other_samples(attention: str) -> None:
+    """As with `on_image_error="blank"`: its slots are masked, and its sample has no loss."""
     rows, model = make_samples(), make_model("llama", attention)
     batch = make_batch(rows)
     blank = {name: values.clone() for name, values in batch.items()}
@@ -254,7 +252,7 @@ def test_an_image_that_failed_changes_nothing_in_the_other_samples(attention: st
 
 
 @every_attention
-def test_a_batch_without_images_gives_the_projector_gradients_of_0_and_not_none(attention: str) -> None:
+def test_a_batch_without_images_gives_the_projector_gradients_of_zero_instead_of_none(attention: str) -> None:
     """DDP waits for the gradient of every parameter."""
     model = make_model("llama", attention)
     batch = make_batch([[make_sample(20), make_sample(11)], [make_sample(40)]])
@@ -269,7 +267,7 @@ def test_a_batch_without_images_gives_the_projector_gradients_of_0_and_not_none(
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_bfloat16_arithmetic_isolates_too(attention: str) -> None:
+def test_samples_are_isolated_in_bfloat16_too(attention: str) -> None:
     rows, model = make_samples(), make_model("llama", attention)
     batch = make_batch(rows)
     other = {name: values.clone() for name, values in batch.items()}

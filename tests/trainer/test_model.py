@@ -1,4 +1,4 @@
-"""The wrapper against transformers' own forward, a plain text model and a cross-entropy computed by hand."""
+"""The wrapper compared with transformers' own forward, a text model and a cross-entropy computed by hand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_logits_of_image_rows_equal_those_of_transformers_with_expanded_image_to
     assert torch.isfinite(ours).all()
     difference = (ours - theirs)[attended].abs().max().item()
     assert difference < 1e-4
-    assert theirs[attended].abs().max().item() > 0.01, "logits that are all alike would show nothing"
+    assert theirs[attended].abs().max().item() > 0.01, "otherwise the comparison would show nothing"
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -76,7 +76,7 @@ def test_logits_of_text_only_rows_equal_those_of_the_text_without_the_dummy_imag
             assert (logits[mask == 0] - alone).abs().max().item() < 1e-4
 
 
-def test_what_stands_in_the_image_of_a_text_only_row_has_no_effect_at_all() -> None:
+def test_pixels_of_a_text_only_row_have_no_effect() -> None:
     model, batch = make_model(), make_batch()
     other = {**batch, "image_data": batch["image_data"].clone()}
     other["image_data"][~batch["has_image"]] = 7.0
@@ -95,7 +95,7 @@ def test_a_row_gives_the_same_logits_alone_and_in_a_mixed_batch() -> None:
 
 
 def cross_entropy_by_hand(logits: Any, labels: Any, loss_mask: Any) -> float:
-    """Mean of -log softmax at the labels that count, in float64, position by position."""
+    """The mean of -log softmax at the supervised labels, in float64, position by position."""
     losses = []
     for row, position in zip(*np.nonzero(loss_mask.numpy()), strict=True):
         scores = logits[row, position].double().numpy()
@@ -104,7 +104,7 @@ def cross_entropy_by_hand(logits: Any, labels: Any, loss_mask: Any) -> float:
     return float(np.mean(losses))
 
 
-def test_the_loss_is_the_cross_entropy_over_the_supervised_labels_as_they_stand() -> None:
+def test_the_loss_is_the_cross_entropy_over_the_supervised_labels_without_another_shift() -> None:
     model, batch = make_model(), make_batch()
     with torch.no_grad():
         logits = model(**inputs_of(batch)).logits
@@ -112,10 +112,10 @@ def test_the_loss_is_the_cross_entropy_over_the_supervised_labels_as_they_stand(
     expected = cross_entropy_by_hand(logits, batch["labels"], batch["loss_mask"])
     assert loss == pytest.approx(expected, abs=1e-5)
     shifted_again = cross_entropy_by_hand(logits[:, :-1], batch["labels"][:, 1:], batch["loss_mask"][:, 1:])
-    assert abs(shifted_again - expected) > 1e-4, "otherwise a second shift would go unnoticed"
+    assert abs(shifted_again - expected) > 1e-4, "otherwise a second shift would not be detected"
 
 
-def test_losses_of_parts_that_are_told_the_labels_of_the_whole_add_up_to_its_loss() -> None:
+def test_losses_of_micro_batches_divided_by_the_labels_of_the_batch_add_up_to_its_loss() -> None:
     model, batch = make_model(), make_batch()
     items = batch["loss_mask"].sum()
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_losses_of_parts_that_are_told_the_labels_of_the_whole_add_up_to_its_los
         assert sum(parts).item() == pytest.approx(model(**batch).loss.item(), abs=1e-5)
 
 
-def test_a_batch_without_any_supervised_label_has_the_loss_0_and_gradients_of_0() -> None:
+def test_a_batch_without_supervised_labels_has_a_loss_and_gradients_of_zero() -> None:
     model, batch = make_model(), make_batch()
     loss = model(**{**batch, "loss_mask": torch.zeros_like(batch["loss_mask"])}).loss
     loss.backward()
@@ -136,7 +136,7 @@ def test_a_batch_without_any_supervised_label_has_the_loss_0_and_gradients_of_0(
 @pytest.mark.parametrize(
     ("patterns", "trained"), [(FREEZE_PHASE_1, "projector"), (FREEZE_PHASE_2, "projector and text")]
 )
-def test_gradients_never_reach_frozen_parts(patterns: list[str], trained: str) -> None:
+def test_frozen_parts_have_no_gradients(patterns: list[str], trained: str) -> None:
     model, batch = make_model(), make_batch()
     freeze(model, patterns)
     model(**batch).loss.backward()
@@ -150,7 +150,7 @@ def test_gradients_never_reach_frozen_parts(patterns: list[str], trained: str) -
             assert parameter.grad is None, name
 
 
-def test_a_batch_of_text_only_rows_gives_the_projector_gradients_of_0_and_not_none() -> None:
+def test_a_batch_of_text_only_rows_gives_the_projector_gradients_of_zero_instead_of_none() -> None:
     """DDP waits for the gradient of every parameter."""
     model, batch = make_model(), make_batch()
     freeze(model, FREEZE_PHASE_1)
@@ -160,8 +160,8 @@ def test_a_batch_of_text_only_rows_gives_the_projector_gradients_of_0_and_not_no
         assert parameter.grad.abs().max() == 0
 
 
-def test_a_text_only_row_whose_slots_come_first_has_a_finite_loss() -> None:
-    """A template without BOS: nothing is attended before the dummy slots."""
+def test_a_text_only_row_that_begins_with_dummy_slots_has_a_finite_loss() -> None:
+    """With a template without BOS there is nothing to attend to before the dummy slots."""
     model, batch = make_model(), make_batch()
     model.image_start_idx = 0
     row = rows_of(batch, ~batch["has_image"])
@@ -172,7 +172,7 @@ def test_a_text_only_row_whose_slots_come_first_has_a_finite_loss() -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_the_features_are_those_of_the_layer_that_was_chosen_without_the_class_token() -> None:
+def test_image_features_are_those_of_the_selected_layer_without_the_class_token() -> None:
     model, batch = make_model(), make_batch()
     with torch.no_grad():
         states = model.model.vision_tower(batch["image_data"], output_hidden_states=True).hidden_states
@@ -181,14 +181,14 @@ def test_the_features_are_those_of_the_layer_that_was_chosen_without_the_class_t
     assert len(states) == 3, "the embeddings and two layers: -2 is the first layer's"
 
 
-def test_a_saved_model_has_the_files_that_transformers_writes_itself(tmp_path: Path) -> None:
+def test_a_saved_model_has_the_same_tensors_as_one_saved_by_transformers(tmp_path: Path) -> None:
     from safetensors import safe_open
     from transformers import LlavaForConditionalGeneration
 
     model = make_model()
     model.save_pretrained(tmp_path / "ours")
     loaded, found = LlavaForConditionalGeneration.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(found.values()), "nothing is missing, unexpected or of another shape"
+    assert not any(found.values()), "no tensor is missing, unexpected or of another shape"
     assert type(loaded) is LlavaForConditionalGeneration
     assert loaded.config.architectures == ["LlavaForConditionalGeneration"]
     ours, theirs = model.state_dict(), loaded.state_dict()

@@ -1,4 +1,4 @@
-"""Runs on packed rows with any number of images: the same loss as on one sample a row, and it falls."""
+"""Runs on packed rows with any number of images: the same loss as on one sample per row, and it decreases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.run import main  # noqa: E402
 
 LENGTH = 256
 _FOLDERS = tempfile.TemporaryDirectory(prefix="llava-hdf5-packed-run-")
-# What stands in the human turns of a record, and how many images that makes.
+# The human turns of a record, and its number of images.
 QUESTIONS = {
     "text-only": "Say something.",
     "one image": "<image>\nWhat is this?",
@@ -88,7 +88,7 @@ def run(folder: Path, data: Path, name: str, *arguments: str, **changes: Any) ->
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained a little on packed rows."""
+    """A model trained for a few steps on packed rows."""
     folder = tmp_path_factory.mktemp("packed")
     return run(folder, dataset(SINGLE, "best_fit"), "first", train_input__batch_size=2)
 
@@ -101,7 +101,7 @@ def evaluated(model: Path, data: Path, folder: Path, **changes: Any) -> dict[str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "sdpa_by_sample", "eager"])
-def test_a_model_has_the_same_loss_on_packed_rows_as_on_the_samples_one_a_row(
+def test_a_model_has_the_same_loss_on_packed_rows_as_on_one_sample_per_row(
     model: Path, tmp_path: Path, attention: str
 ) -> None:
     single = evaluated(model, dataset(SINGLE, "none"), tmp_path / "single")
@@ -115,7 +115,7 @@ def test_a_model_has_the_same_loss_on_packed_rows_as_on_the_samples_one_a_row(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", pytest.param("sdpa_by_sample", marks=pytest.mark.long)])
-def test_the_loss_falls_on_packed_rows_of_text_and_one_two_and_four_images(tmp_path: Path, attention: str) -> None:
+def test_the_loss_decreases_on_packed_rows_of_text_and_one_two_and_four_images(tmp_path: Path, attention: str) -> None:
     data = dataset(ALL, "best_fit", 4)
     batch = next(iter(create_dataloader(data, IMAGES, 4, shuffle=False)))
     counts = [int((batch["image_rows"] == row).sum()) for row in range(4)]
@@ -138,7 +138,7 @@ def test_the_loss_falls_on_packed_rows_of_text_and_one_two_and_four_images(tmp_p
 
 
 @pytest.mark.slow
-def test_rows_of_one_sample_with_several_images_are_trained_on_too(tmp_path: Path) -> None:
+def test_rows_of_one_sample_with_several_images_can_be_used_for_training(tmp_path: Path) -> None:
     data = dataset(ALL, "none", 4)
     model = run(tmp_path, data, "several", train_input__group_by_modality=True, runconfig__max_steps=12)
     losses = logged(model, "loss")
@@ -150,7 +150,7 @@ def test_rows_of_one_sample_with_several_images_are_trained_on_too(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_micro_batches_of_packed_rows_train_the_same(tmp_path: Path) -> None:
+def test_micro_batches_of_packed_rows_give_the_same_losses_as_whole_batches(tmp_path: Path) -> None:
     data = dataset(SINGLE, "best_fit")
     whole = logged(run(tmp_path, data, "whole", train_input__batch_size=4), "loss")
     options = {"train_input__batch_size": 4, "train_input__micro_batch_size": 1}
@@ -160,7 +160,7 @@ def test_micro_batches_of_packed_rows_train_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("trained", "other"), [("best_fit", "none"), ("none", "best_fit")])
-def test_rows_of_the_other_kind_can_be_evaluated_on_while_training(tmp_path: Path, trained: str, other: str) -> None:
+def test_evaluation_during_training_can_use_the_other_kind_of_rows(tmp_path: Path, trained: str, other: str) -> None:
     evaluated_on = dataset(SINGLE, other)
     changes: dict[str, Any] = {"runconfig__eval_steps": 2, "runconfig__max_steps": 2, "train_input__batch_size": 2}
     changes["eval_input"] = {"data_dir": str(evaluated_on)}
@@ -169,7 +169,7 @@ def test_rows_of_the_other_kind_can_be_evaluated_on_while_training(tmp_path: Pat
     assert loss == pytest.approx(evaluated(model, evaluated_on, tmp_path / "again")["loss"], rel=1e-5)
 
 
-def test_evaluating_while_training_on_fixed_rows_with_slots_elsewhere_is_refused(
+def test_evaluation_during_training_on_fixed_rows_with_another_image_position_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = write_params(tmp_path, runconfig__eval_steps=2, eval_input={"data_dir": str(small_dataset(style="plain"))})
@@ -185,7 +185,7 @@ def test_evaluating_while_training_on_fixed_rows_with_slots_elsewhere_is_refused
         ({"model__image_start_idx": 35}, "so they have no fixed image position"),
     ],
 )
-def test_what_packed_rows_cannot_have_is_refused_in_one_sentence(
+def test_params_that_packed_rows_do_not_support_are_refused_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
 ) -> None:
     params = write_params(

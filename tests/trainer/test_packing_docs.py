@@ -68,7 +68,7 @@ def batch() -> dict[str, Any]:
         ("`flash_attention_2`", "plain_lengths"),
     ],
 )
-def test_logits_of_packed_samples_are_those_of_the_samples_alone(
+def test_logits_of_packed_samples_equal_those_of_the_samples_alone(
     batch: dict[str, Any], heading: str, attention: str
 ) -> None:
     config = LlamaConfig(

@@ -1,4 +1,4 @@
-"""The processor that is saved sees pictures as the model was trained on them."""
+"""The saved processor gives the pixels on which the model was trained."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_pixels_equal_those_of_the_loader_bit_for_bit(
     assert torch.equal(pixels, ImageTransform(336, aspect_ratio, torch.float32)(picture))
 
 
-def test_settings_of_the_image_model_are_kept_and_the_others_are_clips() -> None:
+def test_settings_of_the_image_model_are_kept_and_the_others_are_those_of_clip() -> None:
     processor: Any = make_image_processor({"image_mean": [0.5, 0.5, 0.5]}, image_size=56, pad=True)
     assert list(processor.image_mean) == [0.5, 0.5, 0.5]
     assert list(processor.image_std) == [0.26862954, 0.26130258, 0.27577711]

@@ -1,4 +1,4 @@
-"""What is saved beside a model gives a prompt the ids of the row: image prompts, text alone, runs of blanks."""
+"""The tokenizer saved with a model gives a prompt the ids of its row: images, text only, runs of spaces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LLAMA_2 = [shared_folder("tokenizers") / name for name in ("llama2-json", "llama
 
 @functools.cache
 def saved_processor(source: Path, folder: Path) -> Any:
-    """What a user loads: the processor in the folder of a model."""
+    """The processor that a user loads from the folder of a model."""
     tokenizer = load_prompt_tokenizer(str(source), "test")
     images = make_image_processor({}, image_size=14, pad=False)
     make_processor(tokenizer, images, patch_size=14).save_pretrained(folder)
@@ -58,7 +58,7 @@ def row_encoder(source: Path) -> Encoder:
 
 
 def rows_of(source: Path, renderer: LlavaRenderer, conversations: list[Any]) -> list[tuple[list[int], str]]:
-    """Of each conversation the ids of its row, and the same as one prompt, without its BOS."""
+    """For each conversation the ids of its row, and the same as one prompt, without its BOS."""
     encoder = row_encoder(source)
     start = len(encoder.encode(renderer.before_image()).ids)
     layout = RowLayout(LENGTH, PATCHES, start, encoder.tokenizer.pad_id, truncate=True)
@@ -83,7 +83,7 @@ def rows_of(source: Path, renderer: LlavaRenderer, conversations: list[Any]) -> 
 
 
 def prompt_ids(processor: Any, prompts: list[str], pad_id: int) -> list[list[int]]:
-    """Ids of prompts, with the one image token as the one slot it is in these rows.
+    """Ids of prompts, in which the one image token is one slot, as in these rows.
 
     The first two with an image come from the processor itself with a picture, which takes time; those and all others
     from its tokenizer, which is what the processor calls.
@@ -125,12 +125,12 @@ _TEXTS = st.lists(_PARTS, min_size=1, max_size=12).map("".join).filter(str.strip
 @settings(max_examples=60, deadline=None)
 @given(style=st.sampled_from(sorted(TEMPLATES)), texts=st.tuples(_TEXTS, _TEXTS, _TEXTS, _TEXTS), image=st.booleans())
 @pytest.mark.parametrize("source", EMBEDDED, ids=lambda path: path.name)
-def test_blanks_newlines_and_later_rounds_have_the_ids_of_the_row(
+def test_spaces_newlines_and_later_rounds_have_the_ids_of_the_row(
     source: Path, style: str, texts: tuple[str, str, str, str], image: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     processor = saved_processor(source, tmp_path_factory.getbasetemp() / f"embedded-{source.name}")
     image = image or style == "plain"
-    # Text alone needs a first question that is not shorter than what stands before an image.
+    # Text-only needs a first question that is not shorter than the text before an image.
     turns = turn_pair(("<image>\n" if image else "word " * 12) + texts[0], texts[1])
     turns += [] if style == "plain" else turn_pair(texts[2], texts[3])
     record = {"conversations": turns} | ({"image": "a.png"} if image else {})
@@ -141,7 +141,7 @@ def test_blanks_newlines_and_later_rounds_have_the_ids_of_the_row(
 
 @pytest.mark.parametrize("source", EMBEDDED, ids=lambda path: path.name)
 def test_rows_written_with_the_saved_tokenizer_are_the_same(source: Path, tmp_path: Path) -> None:
-    """A folder of a trained model is a `processor.tokenizer_type` too."""
+    """The folder of a trained model can be used as `processor.tokenizer_type`, too."""
     saved_processor(source, tmp_path)
     before, after = load_tokenizer(str(source)), load_tokenizer(str(tmp_path))
     assert (after.sentencepiece_rule, after.dummy_prefix) == (True, True)
@@ -152,8 +152,8 @@ def test_rows_written_with_the_saved_tokenizer_are_the_same(source: Path, tmp_pa
 
 
 @pytest.mark.parametrize("source", EMBEDDED, ids=lambda path: path.name)
-def test_saved_and_loaded_again_it_stays_the_same(source: Path, tmp_path: Path) -> None:
-    """A second phase takes the tokenizer of the first."""
+def test_saving_and_loading_the_tokenizer_gives_the_same_tokenizer(source: Path, tmp_path: Path) -> None:
+    """A second phase uses the tokenizer of the first."""
     saved_processor(source, tmp_path / "one")
     saved_processor(tmp_path / "one", tmp_path / "two")
     first, second = (json.loads((tmp_path / name / "tokenizer.json").read_bytes()) for name in ("one", "two"))
@@ -162,7 +162,7 @@ def test_saved_and_loaded_again_it_stays_the_same(source: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", EMBEDDED, ids=lambda path: path.name)
-def test_a_prompt_begins_with_bos_and_ends_without_eos_as_rows_do_whatever_the_folder_says(
+def test_a_prompt_begins_with_bos_and_ends_without_eos_regardless_of_the_tokenizer_settings(
     source: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(source, tmp_path / "tokenizer"))
@@ -170,7 +170,7 @@ def test_a_prompt_begins_with_bos_and_ends_without_eos_as_rows_do_whatever_the_f
     config |= {"add_bos_token": False, "add_eos_token": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = saved_processor(folder, tmp_path / "saved").tokenizer
-    assert tokenizer("USER:").input_ids == saved_processor(source, tmp_path / "as_it_is").tokenizer("USER:").input_ids
+    assert tokenizer("USER:").input_ids == saved_processor(source, tmp_path / "unchanged").tokenizer("USER:").input_ids
     assert tokenizer("").input_ids == [tokenizer.bos_token_id]
 
 
@@ -195,14 +195,14 @@ def test_other_families_have_the_ids_of_the_row_too(name: str, tmp_path: Path) -
     assert tokenizer(prompt).input_ids == expected
 
 
-def test_ids_come_back_as_the_text(tmp_path: Path) -> None:
+def test_decoding_ids_gives_the_text(tmp_path: Path) -> None:
     tokenizer = saved_processor(EMBEDDED[0], tmp_path).tokenizer
     text = "USER: What  is this?\n ASSISTANT: A red circle."
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
     assert tokenizer("").input_ids == [tokenizer.bos_token_id]
 
 
-def test_a_folder_that_rows_cannot_be_written_with_is_one_sentence(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_write_rows_is_refused_in_one_sentence(tmp_path: Path) -> None:
     document = json.loads((QUICKSTART / "tokenizer" / "tokenizer_config.json").read_bytes()) | {"eos_token": "[END]"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(document))
     (tmp_path / "tokenizer.json").write_bytes((QUICKSTART / "tokenizer" / "tokenizer.json").read_bytes())

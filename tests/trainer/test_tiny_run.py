@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where both phases ran, from the files of README's first command and those of its plain twin."""
+    """The folder in which both phases ran, on the quickstart data in the templates vicuna_v1 and plain."""
     root = tmp_path_factory.mktemp("tiny")
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
@@ -41,16 +41,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_phase_1_then_phase_2_learn_32_examples_by_heart(folder: Path) -> None:
+def test_phase_1_then_phase_2_memorize_32_examples(folder: Path) -> None:
     phase_1, phase_2 = (logged(folder / f"tiny_phase_{phase}", "loss") for phase in (1, 2))
-    assert phase_1[-1] < phase_1[0], "the projector alone, in front of random weights, can do little"
+    assert phase_1[-1] < phase_1[0], "the projector alone can learn little with random weights around it"
     assert phase_2[-1] < min(phase_1[0], phase_2[0]) / 10
-    # 55 rows, 32 in a batch, the rest left out, in the order they are stored: every step sees the same 32.
+    # 55 rows, 32 in a batch, the rest left out, in stored order: every step sees the same 32.
     state = json.loads((folder / "tiny_phase_2" / "checkpoint-45" / "loader_state.json").read_bytes())["loader"]
     assert (state["epoch"], state["global_batch_size"], state["shuffle_seed"]) == (45, 32, None)
 
 
-def test_what_is_saved_is_an_ordinary_llava_folder_that_answers_about_an_image(folder: Path) -> None:
+def test_the_saved_folder_is_an_ordinary_llava_model_that_answers_about_an_image(folder: Path) -> None:
     model = LlavaForConditionalGeneration.from_pretrained(folder / "tiny_phase_2")
     processor = AutoProcessor.from_pretrained(folder / "tiny_phase_2")
     record = next(
@@ -67,5 +67,5 @@ def test_what_is_saved_is_an_ordinary_llava_folder_that_answers_about_an_image(f
     assert int((inputs["input_ids"] == model.config.image_token_index).sum()) == 576
     answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert len(answer) >= 1
-    assert int(answer.max()) < 1800, "no token that the tokenizer does not have"
+    assert int(answer.max()) < 1800, "only tokens that the tokenizer has"
     assert processor.tokenizer.decode(answer, skip_special_tokens=True).strip()

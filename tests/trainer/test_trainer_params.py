@@ -1,4 +1,4 @@
-"""Params files: what ships is valid, and what is wrong is said in one sentence."""
+"""Params files: the shipped ones are valid, and mistakes are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.params_file import ParamsError, load_params
 SHIPPED = sorted(path.name for path in (CHECKOUT / "configs").glob("params_*.yaml"))
 
 
-def test_both_sizes_and_both_phases_ship() -> None:
+def test_params_files_of_both_sizes_and_both_phases_are_shipped() -> None:
     for size in ("7b", "13b"):
         for phase in (1, 2):
             assert f"params_llava_v1p5_pretrain_{size}_phase{phase}_MSL2K.yaml" in SHIPPED
@@ -38,7 +38,7 @@ def test_every_shipped_file_is_valid_and_found_by_its_name(name: str) -> None:
     ("name", "batch_size", "learning_rate", "aspect_ratio"),
     [("pretrain_{}_phase1", 256, 1e-3, "square"), ("pretrain_{}_phase2", 128, 2e-5, "pad")],
 )
-def test_the_settings_are_those_of_the_paper(
+def test_settings_equal_those_of_the_paper(
     size: str, name: str, batch_size: int, learning_rate: float, aspect_ratio: str
 ) -> None:
     """LLaVA-1.5 (arXiv 2310.03744) and the authors' scripts/v1_5."""
@@ -81,7 +81,9 @@ def test_the_settings_are_those_of_the_paper(
         ({"model__attention": "flash_attention_2"}, "model.attention flash_attention_2 computes in half precision"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_about_the_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_refused_in_one_sentence_that_names_the_key(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     path = write_params(tmp_path, **changes)
     with pytest.raises(ParamsError) as caught:
         load_params(str(path))
@@ -107,19 +109,19 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
         ("model: {}\nmodel: {}", "key 'model' is given twice"),
     ],
 )
-def test_a_file_that_is_no_params_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_params_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ParamsError, match=message):
         load_params(str(path))
 
 
-def test_a_file_that_is_not_there_names_the_nearest_one_that_ships() -> None:
+def test_a_missing_file_is_refused_with_the_most_similar_shipped_name() -> None:
     with pytest.raises(ParamsError, match=r"file not found \(did you mean params_tiny_phase1.yaml\?\)"):
         load_params("param_tiny_phase1.yaml")
 
 
-def test_overrides_reach_any_depth_and_keep_their_types(tmp_path: Path) -> None:
+def test_overrides_work_at_any_depth_and_keep_their_types(tmp_path: Path) -> None:
     path = write_params(tmp_path)
     params = load_params(
         str(path), ["train_input.batch_size=8", "model.text_model.hidden_size=128", "optimizer.learning_rate=2e-5"]
@@ -130,12 +132,12 @@ def test_overrides_reach_any_depth_and_keep_their_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["batch_size=8", "train_input.batch_size", "train_input.batch_size.x=1"])
-def test_an_override_that_names_no_key_is_refused(tmp_path: Path, override: str) -> None:
+def test_an_override_that_is_not_section_key_value_is_refused(tmp_path: Path, override: str) -> None:
     path = write_params(tmp_path)
     with pytest.raises(ParamsError, match="argument"):
         load_params(str(path), [override])
 
 
-def test_config_dir_is_the_folder_of_the_file_and_other_paths_are_left_alone(tmp_path: Path) -> None:
+def test_config_dir_is_the_folder_of_the_file_and_other_paths_are_unchanged(tmp_path: Path) -> None:
     path = write_params(tmp_path, train_input__data_dir=["${config_dir}/a", "b"])
     assert load_params(str(path)).train_input.folders == [f"{tmp_path.resolve()}/a", "b"]

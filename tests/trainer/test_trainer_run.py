@@ -1,4 +1,4 @@
-"""Runs of the command: what they leave, kills, other numbers of processes, evaluation, and what is refused."""
+"""Runs of the command: their files, kills, several processes, evaluation, and wrong input."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return params, folder / "model"
 
 
-def test_a_run_logs_loss_learning_rate_epoch_and_the_share_of_waiting(trained: tuple[Path, Path]) -> None:
+def test_a_run_logs_the_loss_the_epoch_and_the_share_of_time_spent_waiting_for_data(trained: tuple[Path, Path]) -> None:
     _, model_dir = trained
     assert len(logged(model_dir, "loss")) == 4
     shares = logged(model_dir, "data_wait")
@@ -61,7 +61,7 @@ def test_a_run_logs_loss_learning_rate_epoch_and_the_share_of_waiting(trained: t
     assert logged(model_dir, "epoch")[:4] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6]), "24 rows, 4 in a step"
 
 
-def test_frozen_weights_are_those_of_the_start_and_the_others_are_not(trained: tuple[Path, Path]) -> None:
+def test_frozen_weights_stay_unchanged_and_all_others_change(trained: tuple[Path, Path]) -> None:
     _, model_dir = trained
     early, late = weights(model_dir / "checkpoint-2"), weights(model_dir)
     for name in early:
@@ -71,7 +71,7 @@ def test_frozen_weights_are_those_of_the_start_and_the_others_are_not(trained: t
 def test_the_first_loss_is_the_cross_entropy_of_the_untrained_model(trained: tuple[Path, Path], tmp_path: Path) -> None:
     params, model_dir = trained
     assert run(write_params(tmp_path, runconfig__max_steps=1, optimizer__warmup_ratio=1.0), tmp_path / "model") == 0
-    # A warm-up of one step begins with a learning rate of 0: what is saved is the untrained model.
+    # A warm-up of one step begins with a learning rate of 0, so the untrained model is saved.
     loaded = load_params(str(params))
     model = load_checkpoint(str(tmp_path / "model"), loaded.model, read_row_shape(loaded, [str(dataset())]))
     batch = next(iter(create_dataloader(dataset(), IMAGES, 4, image_dtype=torch.float32)))
@@ -84,8 +84,10 @@ def test_the_first_loss_is_the_cross_entropy_of_the_untrained_model(trained: tup
 
 
 @pytest.mark.parametrize("micro", [1, 2])
-def test_micro_batches_train_like_the_whole_batch(trained: tuple[Path, Path], tmp_path: Path, micro: int) -> None:
-    """Rows have unlike numbers of labels: a mean of the micro-batches' means would be another gradient."""
+def test_micro_batches_give_the_same_weights_as_the_whole_batch(
+    trained: tuple[Path, Path], tmp_path: Path, micro: int
+) -> None:
+    """Rows have different numbers of labels, so the mean of the means of micro-batches would be another gradient."""
     _, model_dir = trained
     params = write_params(tmp_path, train_input__micro_batch_size=micro)
     assert run(params, tmp_path / "model") == 0
@@ -94,7 +96,7 @@ def test_micro_batches_train_like_the_whole_batch(trained: tuple[Path, Path], tm
 
 
 @pytest.mark.long
-def test_two_processes_train_like_one(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_processes_give_the_same_weights_as_one(trained: tuple[Path, Path], tmp_path: Path) -> None:
     params, model_dir = trained
     done = run_python(
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "trainer.run"),
@@ -103,10 +105,10 @@ def test_two_processes_train_like_one(trained: tuple[Path, Path], tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert logged(tmp_path / "model", "loss") == pytest.approx(logged(model_dir, "loss"), abs=1e-4)
     assert_close(tmp_path / "model", model_dir, 2e-4)
-    assert done.stdout.count("starts from") == 1, "one process speaks"
+    assert done.stdout.count("starts from") == 1, "only one process prints"
 
 
-def test_trimming_changes_nothing_but_the_work(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_trimming_gives_the_same_weights(trained: tuple[Path, Path], tmp_path: Path) -> None:
     _, model_dir = trained
     params = write_params(tmp_path, train_input__trim_to=8, train_input__micro_batch_size=2)
     assert run(params, tmp_path / "model") == 0
@@ -114,10 +116,10 @@ def test_trimming_changes_nothing_but_the_work(trained: tuple[Path, Path], tmp_p
 
 
 @pytest.mark.faults
-def test_killed_in_the_middle_and_resumed_it_sees_the_same_batches_and_ends_with_the_same_weights(
+def test_a_killed_and_resumed_run_sees_the_same_batches_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight steps in epochs of six; checkpoints after every second; killed in the second half of step 5."""
+    """Eight steps in epochs of six; a checkpoint after every second step; killed in the second half of step 5."""
     params = write_params(
         tmp_path,
         train_input__micro_batch_size=2,
@@ -144,23 +146,23 @@ def test_killed_in_the_middle_and_resumed_it_sees_the_same_batches_and_ends_with
     assert killed.returncode == -9, killed.stderr
     assert (tmp_path / "log").read_text().split() == expected[:10]
     assert [path.name for path in complete_checkpoints(broken)] == ["checkpoint-2", "checkpoint-4"]
-    assert recorded_run(broken) == expected[8:], "two micro-batches to a step: it goes on with the fifth step"
+    assert recorded_run(broken) == expected[8:], "two micro-batches per step: it resumes at the fifth step"
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(broken)[name]), name
     assert logged(broken, "loss") == logged(whole, "loss")
 
 
-def test_a_finished_run_has_nothing_to_do(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_trained_again(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     params, model_dir = trained
     before = {path: path.read_bytes() for path in model_dir.rglob("*") if path.is_file()}
     assert run(params, model_dir) == 0
-    said = capsys.readouterr().out
-    assert "4 of 4 done" in said
-    assert "loss" not in said
+    stdout = capsys.readouterr().out
+    assert "4 of 4 done" in stdout
+    assert "loss" not in stdout
     assert {path: path.read_bytes() for path in model_dir.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_that_was_killed_after_its_last_checkpoint_only_saves_its_model(
+def test_a_run_killed_after_its_last_checkpoint_only_saves_its_model(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
     params, model_dir = trained
@@ -171,7 +173,7 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_only_saves_its_model(
 
 
 @pytest.mark.faults
-def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(
+def test_an_incomplete_checkpoint_of_a_killed_run_is_not_used(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params, model_dir = trained
@@ -185,7 +187,9 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_passed_over(
     assert_close(tmp_path / "model", model_dir, 1e-6)
 
 
-def test_a_new_phase_takes_the_weights_alone_and_all_states_go_on(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_load_checkpoint_states_model_loads_only_weights_and_all_resumes_the_run(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
     _, model_dir = trained
     checkpoint = str(model_dir / "checkpoint-2")
     params = write_params(tmp_path, runconfig__load_checkpoint_states="all")
@@ -202,13 +206,13 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "model").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
 
-def test_evaluation_is_the_cross_entropy_of_all_rows_and_the_same_twice(
+def test_evaluation_gives_the_cross_entropy_of_all_rows_and_is_repeatable(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     params, model_dir = trained
     results = []
     for _ in range(2):
-        # 24 rows in batches of 5: the last batch is filled up with rows that must not count.
+        # 24 rows in batches of 5: the last batch is filled with rows that must not count.
         assert run(params, model_dir, "--mode", "eval", "train_input.micro_batch_size=5") == 0
         results.append(json.loads((model_dir / "eval_results.json").read_bytes()))
     assert results[0] == results[1]
@@ -226,7 +230,7 @@ def test_evaluation_is_the_cross_entropy_of_all_rows_and_the_same_twice(
     assert f"loss         {results[0]['loss']}" in capsys.readouterr().out
 
 
-def test_evaluation_during_training_is_on_the_rows_of_eval_input(tmp_path: Path) -> None:
+def test_evaluation_during_training_uses_the_rows_of_eval_input(tmp_path: Path) -> None:
     other = dataset(rows=5, salt="b")
     params = write_params(tmp_path, eval_input__data_dir=str(other), runconfig__eval_steps=2)
     assert run(params, tmp_path / "model") == 0
@@ -238,12 +242,12 @@ def test_evaluation_during_training_is_on_the_rows_of_eval_input(tmp_path: Path)
     assert (result["rows"], result["data_dir"]) == (5, [str(other)])
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_of_nan_ends_the_run_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = write_params(tmp_path, optimizer__learning_rate=1e30, optimizer__warmup_ratio=0.0)
     assert run(params, tmp_path / "model") == 1
-    said = capsys.readouterr().err
-    assert "the loss is nan at step 2" in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "the loss is nan at step 2" in stderr
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -260,14 +264,14 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_1(tmp_path: Path, caps
         (["runconfig.training_arguments={deepseed: a}"], "training_arguments.deepseed (did you mean deepspeed?)"),
     ],
 )
-def test_what_the_user_got_wrong_is_one_sentence_and_code_2(
+def test_wrong_params_or_arguments_are_one_sentence_with_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert run(write_params(tmp_path), tmp_path / "model", *arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.startswith("trainer.run: ")
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.startswith("trainer.run: ")
+    assert stderr.count("\n") == 1
     assert not list(tmp_path.glob("model/checkpoint-*"))
 
 
@@ -278,7 +282,7 @@ def test_what_the_user_got_wrong_is_one_sentence_and_code_2(
         (["train_input.shuffle_seed=1"], "the state has shuffle_seed 0, but this loader has 1"),
     ],
 )
-def test_another_run_is_not_continued_in_the_same_folder(
+def test_a_run_with_other_params_is_refused_in_the_same_folder(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     params, model_dir = trained
@@ -289,7 +293,7 @@ def test_another_run_is_not_continued_in_the_same_folder(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_is_gone_stops_the_run_with_its_line_and_code_1(
+def test_a_missing_image_ends_the_run_with_its_line_and_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
     shutil.copytree(IMAGES, tmp_path / "images")
@@ -299,21 +303,21 @@ def test_an_image_that_is_gone_stops_the_run_with_its_line_and_code_1(
         tmp_path, train_input__img_data_dir=str(tmp_path / "images"), train_input__num_workers=workers
     )
     assert run(params, tmp_path / "model") == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("trainer.run: records.jsonl, line ")
-    assert ": image charts/" in said
+    stderr = capsys.readouterr().err.splitlines()[-1]
+    assert stderr.startswith("trainer.run: records.jsonl, line ")
+    assert ": image charts/" in stderr
 
 
 @pytest.mark.long
-def test_gradient_checkpointing_trains_the_same(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_gradient_checkpointing_gives_the_same_weights(trained: tuple[Path, Path], tmp_path: Path) -> None:
     _, model_dir = trained
     assert run(write_params(tmp_path, runconfig__gradient_checkpointing=True), tmp_path / "model") == 0
     assert_close(tmp_path / "model", model_dir, 2e-4)
 
 
 @pytest.mark.long
-def test_the_options_of_the_phase_2_files_run_together(tmp_path: Path) -> None:
-    """16 rows with an image and 8 without, 5 in a batch of one kind: 4 and 2 steps, the last of each filled up."""
+def test_the_options_of_the_phase_2_files_work_together(tmp_path: Path) -> None:
+    """16 rows with an image, 8 without, 5 in a batch of one kind: 4 and 2 steps, the last filled with repeated rows."""
     params = write_params(
         tmp_path,
         train_input__batch_size=5,
