@@ -17,6 +17,7 @@ from small import dataset, values  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from trainer.build import build_model, freeze, load_checkpoint  # noqa: E402
+from trainer.chat_prompt import RowTemplate  # noqa: E402
 from trainer.data import RowShape, read_row_shape  # noqa: E402
 from trainer.params import Params  # noqa: E402
 from trainer.params_file import ParamsError  # noqa: E402
@@ -162,7 +163,7 @@ def test_the_shape_of_the_rows_is_read_from_data_params() -> None:
     params = Params.model_validate(values())
     described = json.loads((dataset() / "data_params.json").read_bytes())
     assert read_row_shape(params, [str(dataset())]) == RowShape(
-        described["image_start_idx"], 16, 56, 96, described["vocab_size"]
+        described["image_start_idx"], 16, 56, 96, described["vocab_size"], template=RowTemplate("vicuna_v1", None, None)
     )
 
 
