@@ -97,10 +97,10 @@ def _fill_lines(config: Config, stages: Stages, plan: Plan, work: OutputLayout, 
     dummy = 0 if layout.image_start_idx is None else layout.num_patches
     table = ["", f"expected fill, from the first {len(attended):,} records (none: no packing, one sample per row)"]
     table.append(" max_sequence_length     none  best_fit  samples/row")
-    most_images = config.processor.max_images_per_row
+    max_images = config.processor.max_images_per_row
     for length in (chosen // 2, chosen, chosen * 2):
         if length > layout.num_patches:
-            fill = expected_fill(np.array(attended), np.array(images), length, dummy, most_images)
+            fill = expected_fill(np.array(attended), np.array(images), length, dummy, max_images)
             now = " (chosen)" if length == chosen else ""
             shown = f"{length:>20,} {fill.unpacked:>8.1%}  {fill.packed:>8.1%}  {fill.samples_per_row:>11.2f}{now}"
             table.append(shown)

@@ -59,19 +59,19 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
         predicted from a dummy slot).
     """
     batch = _without_first_labels(batch, layout)
-    slots, most = layout.num_patches, layout.max_sequence_length
+    slots, length = layout.num_patches, layout.max_sequence_length
     starts, ends = batch.offsets[:-1], batch.offsets[1:]
     run_at, run_offsets = layout.slot_runs(batch)
     runs = np.diff(run_offsets)
     of_run = np.repeat(np.arange(batch.records), runs)  # sample number of each run of slots
     positions = ends - starts + runs * slots - 1
-    truncated = positions > most
+    truncated = positions > length
 
     # `kept` counts tokens and slots until the end of this block, then text tokens only.
-    kept_runs, kept = runs.copy(), np.minimum(positions, most) + 1
+    kept_runs, kept = runs.copy(), np.minimum(positions, length) + 1
     if layout.image_start_idx is None and truncated.any():
         run_starts = run_at + (np.arange(len(run_at)) - run_offsets[of_run]) * slots
-        unfit = truncated[of_run] & (run_starts + slots > most)
+        unfit = truncated[of_run] & (run_starts + slots > length)
         kept_runs -= np.bincount(of_run[unfit], minlength=batch.records)
         np.minimum.at(kept, of_run[unfit], run_starts[unfit])
     kept -= kept_runs * slots
@@ -102,17 +102,17 @@ def fit_samples(batch: SampleBatch, layout: RowLayout) -> tuple[SampleBatch, Sam
         rounds=np.searchsorted(spans, starts + kept) - np.searchsorted(spans, starts),
         truncated=truncated,
     )
-    wrong = _wrong(batch, layout, measures, labels, positions)
-    if not wrong and not truncated.any() and not measures.images_cut.any():
-        return batch, measures, wrong
+    rejects = _find_rejects(batch, layout, measures, labels, positions)
+    if not rejects and not truncated.any() and not measures.images_cut.any():
+        return batch, measures, rejects
     fits = np.ones(batch.records, dtype=np.bool_)
-    fits[list(wrong)] = False
+    fits[list(rejects)] = False
     fitting = measures.take(fits)
     fitted = _cut(batch, np.where(fits, kept, 0), np.where(fits, measures.images, 0))
     fitted = fitted._replace(
         offsets=np.append(0, np.cumsum(fitting.text_tokens + 1)), image_offsets=np.append(0, np.cumsum(fitting.images))
     )
-    return fitted, fitting, wrong
+    return fitted, fitting, rejects
 
 
 def _without_first_labels(batch: SampleBatch, layout: RowLayout) -> SampleBatch:
@@ -132,18 +132,18 @@ def _without_first_labels(batch: SampleBatch, layout: RowLayout) -> SampleBatch:
 
 def _cut(batch: SampleBatch, ids: _Ints, images: _Ints) -> SampleBatch:
     """Keep the first `ids[i]` ids and `images[i]` images of sample i."""
-    kept = _firsts(batch.offsets, ids)
-    images_kept = _firsts(batch.image_offsets, images)
+    kept = _prefix_mask(batch.offsets, ids)
+    images_kept = _prefix_mask(batch.image_offsets, images)
     return batch._replace(ids=batch.ids[kept], supervised=batch.supervised[kept], image_at=batch.image_at[images_kept])
 
 
-def _firsts(offsets: _Ints, counts: _Ints) -> _Flags:
+def _prefix_mask(offsets: _Ints, counts: _Ints) -> _Flags:
     """Return a mask of the first `counts[i]` elements of each sample i."""
     kept: _Flags = np.arange(offsets[-1]) < np.repeat(offsets[:-1] + counts, np.diff(offsets))
     return kept
 
 
-def _wrong(
+def _find_rejects(
     batch: SampleBatch, layout: RowLayout, measures: SampleMeasures, labels: _Ints, positions: _Ints
 ) -> dict[int, Rejected]:
     """Return the rejects by sample number."""
@@ -185,5 +185,5 @@ def _wrong(
             Reason.NOTHING_SUPERVISED, f"the answer begins after the first {length} positions, where the sample is cut"
         )
 
-    wrong = np.flatnonzero(misplaced | too_early | too_long | (measures.supervised == 0)).tolist()
-    return {sample: explain(sample) for sample in wrong}
+    rejects = np.flatnonzero(misplaced | too_early | too_long | (measures.supervised == 0)).tolist()
+    return {sample: explain(sample) for sample in rejects}

@@ -58,7 +58,7 @@ class RowArrays(NamedTuple):
 
 
 class Placements(NamedTuple):
-    """The places of n samples, in ascending order of rows and positions; each array is (n,) int64.
+    """Positions of n samples in rows, in ascending order of rows and positions; each array is (n,) int64.
 
     Attributes:
         row: row number, from 0.

@@ -15,8 +15,8 @@ def write_atomically(path: Path, chunks: Iterable[bytes], temporary: Path, *, sy
     """Write a file atomically: `path` never names an incomplete file, even if the process is killed.
 
     Args:
-        path: of the file.
-        chunks: its content.
+        path: path of the file.
+        chunks: content of the file.
         temporary: a path in the same folder that is written first and then renamed; an existing file is overwritten.
         sync: flush the file and its folder to the disk. If false, the file may be empty or missing after a power
             failure, but not after a kill.

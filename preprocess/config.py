@@ -1,4 +1,4 @@
-"""The keys of the config that decide what sample a record becomes."""
+"""The config keys that determine the sample of a record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from preprocess.settings import SettingsError
 from preprocess.square_images import AspectRatio
 
-# How records are written; docs/config.md describes each.
+# Formats of records; see docs/config.md.
 RecordFormat = Literal["llava", "sharegpt", "messages"]
 
 
@@ -129,7 +129,7 @@ class DatasetConfig(Section):
             return values
         size, patch = values.get("image_size", 336), values.get("patch_size", 14)
         if not _is_positive_int(size) or not _is_positive_int(patch):
-            return values  # the fields' own checks say what is wrong
+            return values  # reported by the validation of the fields
         if size % patch:
             raise ValueError(
                 f"image_size is {size}, which is not a multiple of patch_size {patch}; correct one of them"

@@ -28,15 +28,15 @@ class ImageChecker:
     """
 
     def __init__(
-        self, image_dir: Path | None, mode: Literal["none", "exists", "decode"], most_names: int = _MAX_NAMES
+        self, image_dir: Path | None, mode: Literal["none", "exists", "decode"], max_names: int = _MAX_NAMES
     ) -> None:
-        """`most_names` bounds the memory of folder listings; 0 looks up each file, which is fastest for few paths."""
+        """`max_names` bounds the memory of folder listings; 0 looks up each file, which is fastest for few paths."""
         self._mode = mode
         self._root = None if image_dir is None else os.path.realpath(image_dir)
         self._named_root = None if image_dir is None else os.path.abspath(image_dir)
         # Name → whether it is a link whose target was not checked yet; None if the files are looked up one by one.
         self._listings: dict[str, dict[str, bool] | None] = {}
-        self._names_left = most_names
+        self._names_left = max_names
 
     def check(self, path: str) -> str:
         """Check the path in a record: relative to the image folder, or the `file:` URL of a file in it.

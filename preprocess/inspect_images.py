@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _lines(found: Audit, most: int) -> Iterator[str]:
+def _lines(found: Audit, limit: int) -> Iterator[str]:
     yield _row("files", f"{found.files:,} ({found.size:,} bytes)")
     yield _row("formats", _counted(found.formats))
     yield _row("modes", _counted(found.modes))
@@ -86,37 +86,37 @@ def _lines(found: Audit, most: int) -> Iterator[str]:
         yield _row(name, _spread(pixels))
     yield _row("not readable", f"{len(found.unreadable):,}")
     yield from _examples(
-        (f"{shorten(path, 200)}: {why}" for path, why in found.unreadable), most, len(found.unreadable)
+        (f"{shorten(path, 200)}: {why}" for path, why in found.unreadable), limit, len(found.unreadable)
     )
     yield _row("EXIF rotation", f"{len(found.rotated):,}; training uses the pixels as stored")
-    yield from _examples((f"{shorten(path, 200)}: {tag}" for path, tag in found.rotated), most, len(found.rotated))
+    yield from _examples((f"{shorten(path, 200)}: {tag}" for path, tag in found.rotated), limit, len(found.rotated))
     duplicates = found.duplicates
     yield _row("duplicates", f"{len(duplicates):,} groups of identical files, {sum(map(len, duplicates)):,} files")
-    yield from _examples((_paths(paths, most) for paths in duplicates), most, len(duplicates))
+    yield from _examples((_paths(paths, limit) for paths in duplicates), limit, len(duplicates))
 
 
-def _shared_lines(here: Audit, there: Audit, other: Path, most: int) -> Iterator[str]:
+def _shared_lines(here: Audit, there: Audit, other: Path, limit: int) -> Iterator[str]:
     shared = here.shared_with(there)
     files = sum(len(paths) for paths, _ in shared), sum(len(paths) for _, paths in shared)
     yield _row("in both", f"{len(shared):,} distinct contents: {files[0]:,} files here, {files[1]:,} in {other}")
-    lines = (f"{_paths(ours, most)}; there {_paths(theirs, most)}" for ours, theirs in shared)
-    yield from _examples(lines, most, len(shared))
+    lines = (f"{_paths(ours, limit)}; there {_paths(theirs, limit)}" for ours, theirs in shared)
+    yield from _examples(lines, limit, len(shared))
 
 
 def _row(name: str, value: str) -> str:
     return f"{name:<15}{value}"
 
 
-def _examples(lines: Iterable[str], most: int, total: int) -> Iterator[str]:
-    for _, line in zip(range(most), lines, strict=False):
+def _examples(lines: Iterable[str], limit: int, total: int) -> Iterator[str]:
+    for _, line in zip(range(limit), lines, strict=False):
         yield f"  {line}"
-    if total > most:
-        yield f"  and {total - most:,} more; --most {total} shows all"
+    if total > limit:
+        yield f"  and {total - limit:,} more; --most {total} shows all"
 
 
-def _paths(paths: Sequence[str], most: int) -> str:
-    more = f" = {len(paths) - most:,} more" if len(paths) > most else ""
-    return " = ".join(shorten(path, 200) for path in paths[:most]) + more
+def _paths(paths: Sequence[str], limit: int) -> str:
+    more = f" = {len(paths) - limit:,} more" if len(paths) > limit else ""
+    return " = ".join(shorten(path, 200) for path in paths[:limit]) + more
 
 
 def _counted(numbers: Counter[str]) -> str:

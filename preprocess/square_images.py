@@ -20,7 +20,7 @@ def pad_to_square(image: PillowImage, colour: tuple[int, ...] = PAD_COLOUR) -> P
 
     Args:
         image: an image whose mode fits `colour`.
-        colour: of the bars, one byte per channel.
+        colour: colour of the bars, one byte per channel.
     """
     from PIL import Image
 

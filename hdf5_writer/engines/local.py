@@ -44,8 +44,8 @@ class TasksFailedError(RuntimeError):
 def run_tasks(
     tasks: Iterable[int],
     run: Callable[[int], TaskDone],
-    run_alone: Callable[[int], TaskDone],
-    was_begun: Callable[[int], bool],
+    run_isolated: Callable[[int], TaskDone],
+    reached_record: Callable[[int], bool],
     make_executor: Callable[[int], Executor],
     workers: int,
     on_done: Callable[[TaskDone], None],
@@ -55,8 +55,8 @@ def run_tasks(
     Args:
         tasks: task numbers, in the order to begin them.
         run: a picklable function.
-        run_alone: the same for a retry; it runs in its own worker.
-        was_begun: whether `run_alone` had reached a record of the task when its worker died.
+        run_isolated: the same for a retry; it runs in its own worker.
+        reached_record: whether `run_isolated` had reached a record of the task when its worker died.
         make_executor: makes an executor with the given number of workers.
         workers: maximum number of tasks that run at the same time.
         on_done: called in this thread for each finished task.
@@ -71,9 +71,9 @@ def run_tasks(
     while waiting:
         for task in _run_until_broken(waiting, run, make_executor, workers, on_done):
             tries = range(MAX_DEATHS)
-            if all(_run_until_broken(deque([task]), run_alone, make_executor, 1, on_done) for _ in tries):
+            if all(_run_until_broken(deque([task]), run_isolated, make_executor, 1, on_done) for _ in tries):
                 failed.append(task)
-                if not was_begun(task):
+                if not reached_record(task):
                     raise TasksFailedError(sorted(failed), rest_is_done=False)
     if failed:
         raise TasksFailedError(sorted(failed), rest_is_done=True)
@@ -106,7 +106,7 @@ def _run_until_broken(
                 try:
                     on_done(future.result())
                 except Exception as error:
-                    if not _is_death(error):
+                    if not _worker_died(error):
                         raise
                     broken.append(task)
             if broken:
@@ -129,7 +129,7 @@ def _no_interrupt_while_spawning() -> Iterator[None]:
     """Defer Ctrl-C and SIGTERM until a new worker process has been started completely.
 
     Ctrl-C reaches the whole process group. A worker that is still starting would print a traceback; it inherits the
-    signal mask until `_begin_worker` makes it ignore the signal. This process, if interrupted now, would leave the
+    signal mask until `_set_up_worker` makes it ignore the signal. This process, if interrupted now, would leave the
     worker with incomplete start-up data. Masking is not enough here, since any other thread, such as one of a numeric
     library, may receive the signal, and Python then runs the handler in the main thread.
     """
@@ -176,7 +176,7 @@ def _kill_workers(executor: Executor) -> None:
         process.kill()
 
 
-def _is_death(error: Exception) -> bool:
+def _worker_died(error: Exception) -> bool:
     """Return whether the exception means that a worker died while running a task; Dask raises `KilledWorker` then."""
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
@@ -184,7 +184,7 @@ def _is_death(error: Exception) -> bool:
 def spawn_pool(workers: int) -> ProcessPoolExecutor:
     """Make a pool of new worker processes, which exit when this process ends for any reason."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
 
 
 class WarmedPools:
@@ -240,7 +240,7 @@ def warmed_pools(workers: int, warm_up: Callable[[], object]) -> Iterator[Warmed
         pools.close()
 
 
-def _begin_worker() -> None:
+def _set_up_worker() -> None:
     # Ctrl-C reaches the whole process group; only the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Records are many small objects without reference cycles; the default collector takes a tenth of the run time.
@@ -248,10 +248,10 @@ def _begin_worker() -> None:
     gc.set_threshold(50_000, 20, 20)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with_parent(sentinel: int) -> None:
     """Exit when the parent process dies; otherwise the worker would wait for work forever."""
     wait_for_handles([sentinel])
     os._exit(1)

@@ -37,23 +37,23 @@ class Packed(NamedTuple):
 
 
 def best_fit_decreasing(
-    lengths: Sequence[int], images: Sequence[int], capacity: int, most_images: int | None
+    lengths: Sequence[int], images: Sequence[int], capacity: int, max_images: int | None
 ) -> list[int]:
     """Return the row of each sample; rows are numbered in the order in which they are created.
 
     Args:
         lengths: positions of each sample, from 1 to `capacity`; ties are broken by the order in this list.
-        images: number of images of each sample, at most `most_images`.
+        images: number of images of each sample, at most `max_images`.
         capacity: positions in a row.
-        most_images: maximum number of images in a row; None for no limit.
+        max_images: maximum number of images in a row; None for no limit.
     """
-    bounded = most_images is not None
-    if most_images is None:
-        images, most_images = [0] * len(lengths), 0
+    bounded = max_images is not None
+    if max_images is None:
+        images, max_images = [0] * len(lengths), 0
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # stable
     shortest = min(lengths, default=0)
     # Indexed by the number of images in a row: (free space, row) of the rows that can take another sample.
-    spaces: list[list[int]] = [[] for _ in range(most_images + 1)]
+    spaces: list[list[int]] = [[] for _ in range(max_images + 1)]
     highest = 0  # all lists after this index are empty
     rows = [0] * len(lengths)
     begun = at = 0
@@ -63,7 +63,7 @@ def best_fit_decreasing(
         length, count = lengths[sample], images[sample]
         wanted = length << _ROW_BITS
         best, held, best_at = _NONE, 0, -1
-        for having in range(min(highest, most_images - count) + 1):
+        for having in range(min(highest, max_images - count) + 1):
             found = spaces[having]
             place = bisect_left(found, wanted)
             if place < len(found) and found[place] < best:
@@ -89,7 +89,7 @@ def best_fit_decreasing(
 
 
 def pack_samples(
-    lengths: _Ints, images: _Ints, capacity: int, most_images: int | None, key: tuple[int, int, int] | None
+    lengths: _Ints, images: _Ints, capacity: int, max_images: int | None, key: tuple[int, int, int] | None
 ) -> Packed:
     """Pack the samples of a window.
 
@@ -97,11 +97,11 @@ def pack_samples(
         lengths: (n,) int64, positions of each sample, in record order.
         images: (n,) int64, number of images of each sample.
         capacity: positions in a row.
-        most_images: maximum number of images in a row; None for no limit.
+        max_images: maximum number of images in a row; None for no limit.
         key: (seed, task, window) that determines the random order of the rows; None sorts the rows by their first
             record. Within a row, samples are always in record order.
     """
-    rows = np.array(best_fit_decreasing(lengths.tolist(), images.tolist(), capacity, most_images), dtype=np.int64)
+    rows = np.array(best_fit_decreasing(lengths.tolist(), images.tolist(), capacity, max_images), dtype=np.int64)
     # Renumber the rows by their first sample.
     _, first, numbered = np.unique(rows, return_index=True, return_inverse=True)
     count = len(first)

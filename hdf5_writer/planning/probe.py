@@ -74,7 +74,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
     decodes = plan.config.dataset.check_images == "decode"
     stages = Stages(config, warm_tokenizer(plan.config))
     # Check single files: listing a whole folder does not pay for a few hundred images.
-    stages.images = ImageChecker(config.dataset.image_dir, config.dataset.check_images, most_names=0)
+    stages.images = ImageChecker(config.dataset.image_dir, config.dataset.check_images, max_names=0)
     reasons = Counter[Enum]()
     examples: dict[Enum, tuple[Line, Rejected]] = {}
     readable: set[int] = set()

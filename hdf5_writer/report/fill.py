@@ -27,7 +27,7 @@ class Fill(NamedTuple):
     samples_per_row: float
 
 
-def expected_fill(attended: _Ints, images: _Ints, length: int, dummy_slots: int, most_images: int | None) -> Fill:
+def expected_fill(attended: _Ints, images: _Ints, length: int, dummy_slots: int, max_images: int | None) -> Fill:
     """Compute the fill of rows of the given length.
 
     Args:
@@ -35,10 +35,10 @@ def expected_fill(attended: _Ints, images: _Ints, length: int, dummy_slots: int,
         images: (n,) int64, number of images of each sample.
         length: positions in a row.
         dummy_slots: dummy slots of a text-only row if rows hold one sample.
-        most_images: maximum number of images in a packed row; None for no limit.
+        max_images: maximum number of images in a packed row; None for no limit.
     """
     cut = np.minimum(attended, length)
     alone = np.where(images > 0, cut, np.minimum(attended, max(length - dummy_slots, 0)))
-    rows = max(best_fit_decreasing(cut.tolist(), images.tolist(), length, most_images)) + 1
+    rows = max(best_fit_decreasing(cut.tolist(), images.tolist(), length, max_images)) + 1
     count = len(attended)
     return Fill(length, float(alone.sum()) / (count * length), float(cut.sum()) / (rows * length), count / rows)

@@ -99,7 +99,7 @@ def inspect_images(image_dir: Path | None, paths: Iterable[str]) -> ImageSample:
     sample = ImageSample()
     if image_dir is None:
         return sample
-    checker = ImageChecker(image_dir, "exists", most_names=0)
+    checker = ImageChecker(image_dir, "exists", max_names=0)
     for path in paths:
         try:
             checker.check(path)

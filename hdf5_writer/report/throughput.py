@@ -56,10 +56,10 @@ class Throughput:
         self.records += receipt["read"]
         self._spans.append((statistics["began"], statistics["began"] + receipt["seconds"]))
 
-    def busiest(self, most: int) -> list[tuple[str, WorkerTotals]]:
+    def busiest(self, limit: int) -> list[tuple[str, WorkerTotals]]:
         """Return (process, totals) of the workers with the most records; with the host name if there are several."""
         hosts = {name.rpartition(":")[0] for name in self.workers}
-        ranked = sorted(self.workers.items(), key=lambda item: (-item[1].records, item[0]))[:most]
+        ranked = sorted(self.workers.items(), key=lambda item: (-item[1].records, item[0]))[:limit]
         return [(name if len(hosts) > 1 else name.rpartition(":")[2], totals) for name, totals in ranked]
 
     @property

@@ -94,7 +94,7 @@ def compare_samples(
     other: InspectedDataset,
     numbers: Iterable[int],
     decoders: tuple[TokenDecoder, TokenDecoder],
-    most: int,
+    limit: int,
 ) -> Comparison:
     """Compare samples with those of the same source records in another dataset; their rows may differ.
 
@@ -102,7 +102,7 @@ def compare_samples(
         mine, other: the datasets.
         numbers: rows of `mine` to compare.
         decoders: token decoders of `mine` and `other`.
-        most: stop after this number of differing pairs.
+        limit: stop after this number of differing pairs.
     """
     result = Comparison(settings=setting_differences(mine.params, other.params))
     index = RecordIndex(other, mine.files)
@@ -110,7 +110,7 @@ def compare_samples(
     by_piece = not same_ids and all(decoder.has_tokenizer for decoder in decoders)
     read_twin = functools.lru_cache(maxsize=_ROWS_KEPT)(other.read)
     for row, sample in _samples(mine, numbers):
-        if len(result.pairs) == most:
+        if len(result.pairs) == limit:
             result.is_complete = False
             break
         there = index.find(sample.file, sample.line)

@@ -107,14 +107,14 @@ class InspectedDataset:
         side = self.params.image_size
         return Image.fromarray(np.ascontiguousarray(data.reshape(3, side, side).transpose(1, 2, 0)))
 
-    def find_source(self, file: str, line: int, most: int) -> SelectedSamples:
+    def find_source(self, file: str, line: int, limit: int) -> SelectedSamples:
         """Find the sample of an input line; empty if the line was rejected."""
         index = self.files.index(self.input_name(file))
         return self._search(
             lambda tables: np.flatnonzero(
                 (tables["samples/source_line"] == line) & (tables["samples/source_file"] == index)
             ),
-            most,
+            limit,
         )
 
     def image_dir_and_tokenizer(self) -> tuple[Path | None, str]:
@@ -140,14 +140,14 @@ class InspectedDataset:
             f"{did_you_mean(file, self.files)}; the first is {self.files[0]}"
         )
 
-    def find_image(self, path: str, most: int) -> SelectedSamples:
-        """Find the samples with an image, in the first `most` rows that have it."""
+    def find_image(self, path: str, limit: int) -> SelectedSamples:
+        """Find the samples with an image, in the first `limit` rows that have it."""
         wanted = path.encode()
-        return self._search(lambda tables: sample_of_image(tables)[tables["images/path"] == wanted], most)
+        return self._search(lambda tables: sample_of_image(tables)[tables["images/path"] == wanted], limit)
 
-    def find_text_only(self, most: int) -> SelectedSamples:
-        """Find the samples without an image, in the first `most` rows that have one."""
-        return self._search(lambda tables: np.flatnonzero(images_of_samples(tables) == 0), most)
+    def find_text_only(self, limit: int) -> SelectedSamples:
+        """Find the samples without an image, in the first `limit` rows that have one."""
+        return self._search(lambda tables: np.flatnonzero(images_of_samples(tables) == 0), limit)
 
     def sources(self, shard: int) -> tuple[_Array, _Array, _Array, _Array]:
         """Return (file index, line, row number, sample number in the row) of each sample of a shard."""
@@ -157,13 +157,13 @@ class InspectedDataset:
         files, lines = (self._tables[f"samples/source_{name}"] for name in ("file", "line"))
         return files, lines, rows + int(self._starts[shard]), within
 
-    def rows_of_first_samples(self, most: int) -> int:
-        """Return how many of the first rows hold at most `most` samples in total; at least 1."""
+    def rows_of_first_samples(self, limit: int) -> int:
+        """Return how many of the first rows hold at most `limit` samples in total; at least 1."""
         rows = samples = 0
         for shard, entry in enumerate(self.params.shards):
-            if samples + entry.samples > most:
+            if samples + entry.samples > limit:
                 self._shard(shard)
-                within = int(np.searchsorted(self._tables["samples/offsets"], most - samples, side="right")) - 1
+                within = int(np.searchsorted(self._tables["samples/offsets"], limit - samples, side="right")) - 1
                 return max(1, rows + within)
             rows, samples = rows + entry.rows, samples + entry.samples
         return rows
@@ -202,8 +202,8 @@ class InspectedDataset:
             for dummy_slots in [None if images[number] else dummy]
         )
 
-    def _search(self, matches: Callable[[dict[str, _Array]], _Array], most: int) -> SelectedSamples:
-        """Find the samples whose numbers `matches` returns for the tables of each shard, in at most `most` rows."""
+    def _search(self, matches: Callable[[dict[str, _Array]], _Array], limit: int) -> SelectedSamples:
+        """Find the samples whose numbers `matches` returns for the tables of each shard, in at most `limit` rows."""
         found: SelectedSamples = {}
         for shard in range(self.shards):
             self._shard(shard)
@@ -211,7 +211,7 @@ class InspectedDataset:
             rows = rows_of_entries(self._tables, "samples")[samples]
             within = samples - self._tables["samples/offsets"][rows]
             for row, number in zip((rows + int(self._starts[shard])).tolist(), within.tolist(), strict=True):
-                if len(found) == most and row not in found:
+                if len(found) == limit and row not in found:
                     return found
                 found.setdefault(row, set()).add(number)
         return found

@@ -33,7 +33,7 @@ class Thumbnails:
 
     def __init__(self, image_dir: Path | None, aspect_ratio: AspectRatio) -> None:
         """`aspect_ratio`: `square` crops to the centre, `pad` adds bars of the mean colour."""
-        self._checker = None if image_dir is None else ImageChecker(image_dir, "exists", most_names=0)
+        self._checker = None if image_dir is None else ImageChecker(image_dir, "exists", max_names=0)
         self._root = "" if image_dir is None else os.path.realpath(image_dir)
         self._aspect_ratio = aspect_ratio
 

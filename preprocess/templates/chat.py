@@ -28,7 +28,7 @@ class Token(NamedTuple):
 
 
 class Slot(Enum):
-    """The place of a text from the record: a system text, a question or an answer."""
+    """Placeholder for a text of the record: a system text, a question or an answer."""
 
     TEXT = "text"
 

@@ -43,9 +43,9 @@ def reason_of(checker: ImageChecker, path: str) -> Reason:
 
 
 @pytest.mark.parametrize("mode", ["exists", "decode"])
-@pytest.mark.parametrize("most_names", [0, 1, 5, 1_000_000])
-def test_what_is_there_passes(image_dir: Path, mode: str, most_names: int) -> None:
-    checker = ImageChecker(image_dir, mode, most_names)  # type: ignore[arg-type]
+@pytest.mark.parametrize("max_names", [0, 1, 5, 1_000_000])
+def test_what_is_there_passes(image_dir: Path, mode: str, max_names: int) -> None:
+    checker = ImageChecker(image_dir, mode, max_names)  # type: ignore[arg-type]
     for path in ("a.png", "./a.png", "sub/b.png", "sub//b.png", "sub/deep/ü ö.png", "in.png"):
         checker.check(path)
 
@@ -73,11 +73,11 @@ def test_what_is_there_passes(image_dir: Path, mode: str, most_names: int) -> No
         ("..", Reason.IMAGE_OUTSIDE),
     ],
 )
-@pytest.mark.parametrize("most_names", [0, 1, 1_000_000])
+@pytest.mark.parametrize("max_names", [0, 1, 1_000_000])
 def test_what_is_not_there_or_not_inside_is_rejected(
-    image_dir: Path, path: str, reason: Reason, most_names: int
+    image_dir: Path, path: str, reason: Reason, max_names: int
 ) -> None:
-    checker = ImageChecker(image_dir, "exists", most_names)
+    checker = ImageChecker(image_dir, "exists", max_names)
     for _ in range(2):
         assert reason_of(checker, path) is reason
 

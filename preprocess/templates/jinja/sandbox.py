@@ -1,8 +1,8 @@
-"""Runs a chat template as transformers does, with bounds that are the same on every machine.
+"""Run a chat template as transformers does, with bounds that are the same on every machine.
 
 The environment is that of transformers (`_compile_jinja_template`, src/transformers/utils/chat_template_utils.py). A
-template is the work of others: it runs sandboxed, and its steps and the sizes of what it makes are counted. No clock
-is asked, so that a record is rejected everywhere or nowhere.
+template is untrusted: it runs in a sandbox that limits its steps and the sizes of its values. The limits do not depend
+on time, so every machine rejects the same records.
 """
 
 from __future__ import annotations
