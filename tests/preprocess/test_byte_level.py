@@ -1,4 +1,4 @@
-"""Byte-level BPE, cut at blanks and newlines, gives the ids of the `tokenizers` library, with tiktoken and without."""
+"""Byte-level BPE, split at spaces and newlines, has the ids of the `tokenizers` library, with and without tiktoken."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ TEXTS = st.one_of(
 
 
 def train(folder: Path, pattern: str | None) -> str:
-    """A byte-level BPE trained on words and runs of white space, with a special token and one that is not."""
+    """A byte-level BPE trained on words and runs of white space, with one special and one ordinary added token."""
     pre = tokenizers.pre_tokenizers
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     if pattern is None:
@@ -131,7 +131,7 @@ def tokenizer(folder: str) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def library(folder: str) -> Any:
-    """The library's own pipeline, without its added tokens."""
+    """The pipeline of the library without its added tokens."""
     spec = json.loads(Path(folder, "tokenizer.json").read_text(encoding="utf-8"))
     return tokenizers.Tokenizer.from_str(json.dumps({**spec, "added_tokens": []}))
 
@@ -170,7 +170,9 @@ def test_cut_texts_have_the_ids_of_the_library(
 
 
 @pytest.mark.slow
-def test_the_vocabulary_comes_back_alike(encoder: Encoder, batches: BatchEncoder, library: Any) -> None:
+def test_each_entry_of_the_vocabulary_has_the_ids_of_the_library(
+    encoder: Encoder, batches: BatchEncoder, library: Any
+) -> None:
     """Decode and encode each entry that is a text: by the library, one by one, and in batches."""
     alphabet = byte_alphabet()
     texts = []
@@ -198,7 +200,7 @@ def test_added_tokens_typed_in_a_text_stay_text(tokenizer: Tokenizer) -> None:
     assert {"<tool_call>", "<|im_end|>"}.isdisjoint(pieces)
 
 
-def test_tiktoken_is_set_up_after_many_words_and_left_out_of_a_pickle(
+def test_tiktoken_is_set_up_after_many_words_and_is_not_pickled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(byte_level, "_WORDS_BEFORE_TIKTOKEN", 3)
@@ -214,7 +216,7 @@ def test_tiktoken_is_set_up_after_many_words_and_left_out_of_a_pickle(
 
 
 def test_tiktoken_is_not_used_for_a_vocabulary_on_which_it_differs(tmp_path: Path) -> None:
-    """Merges in another order than ids: the library follows the merges, tiktoken the ids."""
+    """The order of merges differs from that of ids: the library follows the merges, tiktoken the ids."""
     folder = train(tmp_path, PATTERNS["llama3"])
     spec = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     spec["model"]["merges"].reverse()
@@ -256,7 +258,7 @@ def _split(**changes: Any) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [{**steps[0], **changes}, steps[1]]}
 
 
-def test_known_pipelines_are_cut() -> None:
+def test_known_pipelines_are_split() -> None:
     assert pattern_splitter(_pipeline()) == PatternSplitter(str(PATTERNS["llama3"]), newlines=True)
     assert pattern_splitter(_pipeline(normalizer={"type": "NFC"})) is not None
     gpt2 = pattern_splitter(_pipeline(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False}))

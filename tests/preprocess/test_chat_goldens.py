@@ -1,6 +1,6 @@
-"""Rows of today's chat templates equal what other people's code gives for real tokenizers and records.
+"""Rows of current chat templates equal the output of the reference code for real tokenizers and records.
 
-`../shared/golden/modern/README.md` says by what code each file was made, and which tokenizer belongs to it.
+`../shared/golden/modern/README.md` names the code that made each file, and its tokenizer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOKENIZERS = {
     "mistral_v3": "mistral_v3",
     "mistral_tekken": "mistral_tekken",
 }
-# Ids before the image of a fixed dataset, as the README lists them.
+# Number of ids before the image of a fixed dataset, from the README.
 IMAGE_START = {
     "chatml_qwen": 24,
     "chatml": 3,
@@ -47,7 +47,7 @@ IMAGE_START = {
     "mistral_v3": 3,
     "mistral_tekken": 2,
 }
-# Where each Jinja text is: a package and a file in it, or the folder of the tokenizer. `pip install --no-deps trl`.
+# Source of each Jinja text: a package and a file in it, or the folder of the tokenizer. `pip install --no-deps trl`.
 _AXOLOTL = "utils/chat_templates/templates"
 JINJA = {
     "chatml": ("axolotl", f"{_AXOLOTL}/chatml.jinja"),
@@ -134,11 +134,11 @@ def test_rows_equal_the_goldens(path: Any) -> None:
 
 
 def jinja_template(style: str) -> Path | None:
-    """The text that the README names for a style; None means that of the tokenizer's folder."""
+    """The template text that the README names for a style; None for the template of the tokenizer's folder."""
     package, name = JINJA[style]
     if not package:
         return None
-    spec = importlib.util.find_spec(package)  # without running it
+    spec = importlib.util.find_spec(package)  # without executing it
     if spec is None or spec.origin is None:
         pytest.skip(f"{package} is not installed, which has {name}")
     return Path(spec.origin).parent / name
@@ -161,8 +161,8 @@ def test_rows_of_the_jinja_template_equal_the_goldens(style: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_fixed_dataset_rejects_images_behind_a_system_text_or_a_question() -> None:
-    """Of 270 records of ChatML these; all others with an image have it at the start of the first question."""
+def test_a_fixed_dataset_rejects_images_after_a_system_text_or_a_question() -> None:
+    """These of the 270 records of ChatML; all others with an image have it at the start of the first question."""
     renderer, encoder = renderer_of("chatml"), Encoder(tokenizer_of("chatml"))
     elsewhere = []
     lines = (shared_folder("golden/modern") / "chatml.jsonl").read_text(encoding="utf-8").split("\n")
@@ -178,7 +178,7 @@ def test_a_fixed_dataset_rejects_images_behind_a_system_text_or_a_question() -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", TOKENIZERS)
-def test_the_image_of_a_fixed_dataset_stands_where_the_goldens_have_it(style: str) -> None:
+def test_the_image_position_of_a_fixed_dataset_is_that_of_the_goldens(style: str) -> None:
     before = renderer_of(style).before_image()
     assert len(Encoder(tokenizer_of(style)).encode(before).ids) == IMAGE_START[style]
 

@@ -1,4 +1,4 @@
-"""`system_prompt_style: chat_template`: a Jinja template gives what the named template gives, or is refused."""
+"""`system_prompt_style: chat_template`: a Jinja template gives the rows of the named template, or is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from preprocess.tokenize.encoder import Encoder
 from preprocess.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 HEAD = "{{ '<|im_start|>' + message['role'] + '\\n' }}"
-# ChatML in our own words: plain, with marked answers, with a generation prompt.
+# ChatML, written for these tests: plain, with marked answers, with a generation prompt.
 CHATML = (
     "{% for message in messages %}" + HEAD + "{{ message['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -78,7 +78,7 @@ _TEXTS = st.lists(
     system=st.none() | _TEXTS.map(lambda text: text.replace("<image>", "")),
 )
 @pytest.mark.parametrize("text", [CHATML, MARKED], ids=["compared", "marked"])
-def test_rows_are_those_of_the_named_template(
+def test_rows_equal_those_of_the_named_template(
     tokenizer: Tokenizer, tmp_path: Path, text: str, rounds: list[tuple[str, str]], system: str | None
 ) -> None:
     images = tuple("i" for question, _ in rounds for _ in range(question.count("<image>")))
@@ -90,7 +90,7 @@ def test_rows_are_those_of_the_named_template(
     assert (found.supervised, found.image_at) == (expected.supervised, expected.image_at)
 
 
-def test_blanks_that_the_generation_prompt_leaves_to_the_model_are_learned(
+def test_spaces_that_the_generation_prompt_leaves_to_the_model_are_supervised(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     text = (
@@ -105,7 +105,7 @@ def test_blanks_that_the_generation_prompt_leaves_to_the_model_are_learned(
     assert supervised == ["So.", "Thus."], "the words of a header are the same before any answer"
 
 
-def test_the_folders_template_is_used_where_no_file_is_named(folder: Path, tokenizer: Tokenizer) -> None:
+def test_the_template_of_the_tokenizer_folder_is_used_if_no_file_is_named(folder: Path, tokenizer: Tokenizer) -> None:
     dataset = DatasetConfig(system_prompt_style="chat_template")
     with pytest.raises(ConfigError, match=r"has no chat template, which dataset.system_prompt_style chat_template"):
         renderer_for(dataset, tokenizer)
@@ -132,7 +132,7 @@ def test_the_date_is_that_of_the_config(tokenizer: Tokenizer, tmp_path: Path) ->
     assert first_text(chat_template_date="2025-02-03") == "03 Feb 2025"
 
 
-def test_a_template_without_a_place_for_a_system_text_takes_none(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_system_prompt_is_refused_for_a_template_without_a_system_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     for text in (USER_AND_ASSISTANT, refusing):
         renderer = renderer_with(text, tokenizer, tmp_path)
@@ -190,7 +190,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_template_that_does_not_fit_is_refused_in_a_sentence(tokenizer: Tokenizer, tmp_path: Path, name: str) -> None:
+def test_an_unsupported_template_is_refused_in_one_sentence(tokenizer: Tokenizer, tmp_path: Path, name: str) -> None:
     text, reason = REFUSED[name]
     with pytest.raises(ConfigError) as refused:
         renderer_with(text, tokenizer, tmp_path)
@@ -202,7 +202,9 @@ def test_a_template_that_does_not_fit_is_refused_in_a_sentence(tokenizer: Tokeni
 
 
 @pytest.mark.slow
-def test_a_child_process_tries_it_first(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_is_first_rendered_in_a_child_process_with_a_time_limit(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert renderer_with(CHATML, tokenizer, tmp_path, in_child=True).traits.takes_system
     with pytest.raises(ConfigError, match="not followed by a special token"):
         renderer_with(REFUSED["no end of turn"][0], tokenizer, tmp_path, in_child=True)
@@ -211,7 +213,7 @@ def test_a_child_process_tries_it_first(tokenizer: Tokenizer, tmp_path: Path, mo
         renderer_with(CHATML, tokenizer, tmp_path, in_child=True)
 
 
-def test_what_only_a_record_brings_out_rejects_that_record(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_an_error_that_only_one_record_causes_rejects_that_record(tokenizer: Tokenizer, tmp_path: Path) -> None:
     looks = CHATML.replace(
         "{{ message['content']", "{{ ('!' if 'secret' in message['content'] else '') + message['content']"
     )
@@ -243,7 +245,7 @@ def test_keys_of_chat_template_are_refused_with_a_named_template(tokenizer: Toke
         renderer_for(dataset, tokenizer)
 
 
-def test_a_file_that_is_no_template_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_template_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name, reason in (("absent", "No such file"), ("binary", "not UTF-8 text")):
         dataset = DatasetConfig(system_prompt_style="chat_template", chat_template=tmp_path / name)

@@ -43,7 +43,7 @@ def reason_of(record: dict[str, Any], **options: Any) -> Reason:
         (b"true", Reason.NOT_AN_OBJECT),
     ],
 )
-def test_a_line_that_is_no_json_object_is_rejected(line: bytes, reason: Reason) -> None:
+def test_a_line_that_is_not_a_json_object_is_rejected(line: bytes, reason: Reason) -> None:
     with pytest.raises(Rejected) as rejected:
         parse_record(line)
     assert rejected.value.reason is reason
@@ -98,7 +98,7 @@ def test_a_line_that_is_no_json_object_is_rejected(line: bytes, reason: Reason) 
         ({"image": {"path": "a"}, "conversations": turn_pair("<image>", "A")}, Reason.IMAGE_NOT_A_PATH),
     ],
 )
-def test_a_record_that_no_row_can_be_made_of_is_rejected(record: dict[str, Any], reason: Reason) -> None:
+def test_a_record_without_a_valid_conversation_is_rejected(record: dict[str, Any], reason: Reason) -> None:
     assert reason_of(record) is reason
 
 
@@ -115,13 +115,13 @@ def test_a_record_that_no_row_can_be_made_of_is_rejected(record: dict[str, Any],
         ({"conversations": [{"from": "bot", "value": "Q"}]}, "'from' 'bot', expected one of 'human', 'gpt', 'system'"),
     ],
 )
-def test_a_reject_names_what_stands_in_place_of_a_key(record: dict[str, Any], words: str) -> None:
+def test_a_reject_names_the_keys_found_instead(record: dict[str, Any], words: str) -> None:
     with pytest.raises(Rejected) as rejected:
         read(record)
     assert words in rejected.value.detail
 
 
-def test_plain_takes_exactly_one_round_with_an_image() -> None:
+def test_plain_accepts_exactly_one_round_with_an_image() -> None:
     image = {"image": "a.png"}
     two = turn_pair("<image>", "A") + turn_pair("Q", "A")
     assert reason_of({**image, "conversations": two}, only_one_round=True) is Reason.NOT_ONE_ROUND
@@ -138,13 +138,13 @@ def test_an_absent_null_or_empty_image_makes_a_text_only_record(image: object) -
     assert found.rounds == [(" Q ", " A ")], "text-only turns are not stripped"
 
 
-def test_a_list_of_one_image_is_that_image() -> None:
+def test_a_list_of_one_image_is_read_as_that_image() -> None:
     for image in ({"image": ["a.png"]}, {"image": ["a.png", None]}, {"images": ["a.png"]}, {"images": "a.png"}):
         found = read({**image, "conversations": turn_pair("<image>", "A")})
         assert (found.images, found.image_token, found.unused_keys) == (("a.png",), "", ())
 
 
-def test_several_images_stand_where_their_tokens_do() -> None:
+def test_several_images_are_placed_at_their_tokens() -> None:
     turns = [*turn_pair("<image>Q1", "A1"), *turn_pair("<image> or <image>?", "A2"), *turn_pair(" Q3", "A3")]
     for image_in_front in (True, False):
         found = read({"images": ["a", "b", "a"], "conversations": turns}, max_images=3, image_in_front=image_in_front)
@@ -163,7 +163,7 @@ def test_a_token_alone_in_its_question_moves_to_its_front_with_the_templates_of_
     assert not found.image_moved
 
 
-def test_one_image_stands_where_its_token_does_with_other_templates() -> None:
+def test_one_image_is_placed_at_its_token_with_other_templates() -> None:
     record = {"image": "a", "conversations": [*turn_pair("Q1", "A1"), *turn_pair("Q2 <image>\n", "A2")]}
     found = read(record, image_in_front=False)
     assert found.rounds == [("Q1", "A1"), ("Q2 <image>\n", "A2")]
@@ -187,20 +187,20 @@ def test_each_of_several_images_needs_its_token(turns: list[Any], reason: Reason
     assert reason_of(record, max_images=2, takes_system=True, image_in_front=image_in_front) is reason
 
 
-def test_the_tokens_of_one_image_are_counted_where_they_are_not_merged() -> None:
+def test_repeated_tokens_of_one_image_are_rejected_where_they_are_not_merged() -> None:
     record = {"image": "a", "conversations": turn_pair("<image><image>", "A")}
     assert read(record).image_moved
     assert reason_of(record, image_in_front=False) is Reason.TOKEN_WITHOUT_IMAGE
     assert reason_of({"conversations": turn_pair("Q", "<image>")}, image_in_front=False) is Reason.TOKEN_WITHOUT_IMAGE
 
 
-def test_a_thousand_images_are_read_or_rejected_by_their_number() -> None:
+def test_a_thousand_images_are_read_or_rejected_by_max_images() -> None:
     record = {"image": ["a"] * 1000, "conversations": turn_pair("<image>" * 1000, "A")}
     assert len(read(record, max_images=1000).images) == 1000
     assert reason_of(record, max_images=999) is Reason.TOO_MANY_IMAGES
 
 
-def test_plain_takes_one_image_whatever_the_limit() -> None:
+def test_plain_accepts_one_image_regardless_of_the_limit() -> None:
     record = {"image": ["a", "b"], "conversations": turn_pair("<image><image>", "A")}
     assert reason_of(record, only_one_round=True, max_images=2) is Reason.TOO_MANY_IMAGES
 
@@ -215,7 +215,7 @@ def test_the_system_text_is_that_of_the_first_turn() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
-def test_a_system_turn_without_text_needs_no_place_and_stays_what_it_is(text: str | None) -> None:
+def test_an_empty_system_turn_is_accepted_by_every_template_and_kept(text: str | None) -> None:
     for takes_system in (False, True):
         found = read({"conversations": [{"from": "system", "value": text}, HUMAN, GPT]}, takes_system=takes_system)
         assert (found.system, found.rounds) == (text, [("Q", "A")])
@@ -232,18 +232,18 @@ def test_a_system_turn_without_text_needs_no_place_and_stays_what_it_is(text: st
         ("<image>Q<image>", "Q", True),
     ],
 )
-def test_the_image_token_is_taken_out_of_the_first_question(value: str, question: str, moved: bool) -> None:
+def test_the_image_token_is_removed_from_the_first_question(value: str, question: str, moved: bool) -> None:
     found = read({"image": "a.png", "conversations": turn_pair(value, "A")})
     assert (found.rounds, found.image_moved) == ([(question, "A")], moved)
 
 
-def test_a_first_assistant_turn_is_skipped_and_said() -> None:
+def test_a_first_assistant_turn_is_skipped_and_reported() -> None:
     found = read({"conversations": [GPT, *turn_pair("Q", "A")]})
     assert (found.rounds, found.first_turn_skipped) == ([("Q", "A")], True)
     assert not read({"conversations": turn_pair("Q", "A")}).first_turn_skipped
 
 
-def test_other_keys_may_be_named() -> None:
+def test_keys_of_a_record_can_be_configured() -> None:
     keys = RecordKeys(image="img", image_token="[IMG]", turns="turns", content="text", role="role")
     turns = [{"role": "human", "text": "[IMG]\nQ <image>"}, {"role": "gpt", "text": "A"}]
     found = read_conversation({"img": "a.png", "turns": turns, "conversations": [], "extra": {}}, keys)
@@ -299,7 +299,7 @@ def test_a_kept_round_still_needs_a_question() -> None:
         assert reason_of(record, empty_answer=empty_answer) is Reason.EMPTY_QUESTION
 
 
-def test_plain_has_no_other_round_to_keep() -> None:
+def test_plain_rejects_an_empty_answer_unless_it_is_kept() -> None:
     record = {"image": "a.png", "conversations": turn_pair("<image>", "")}
     assert reason_of(record, only_one_round=True) is Reason.EMPTY_ANSWER
     assert read(record, only_one_round=True, empty_answer="keep").rounds == [("", "")]

@@ -46,7 +46,7 @@ def test_role_markers_inside_a_text_do_not_mask_the_sample() -> None:
     assert supervised_text(sample("Q", "He said ASSISTANT: yes. USER: no.")) == " He said ASSISTANT: yes. USER: no.</s>"
 
 
-def test_a_row_that_is_cut_predicts_the_token_after_the_cut() -> None:
+def test_a_truncated_row_predicts_the_token_after_the_cut() -> None:
     sequence = sample("<image>\nQ", "word " * 200 + "end", image="a.png")
     assert sequence.image_at
     start = sequence.image_at[0]
@@ -60,7 +60,7 @@ def test_a_row_that_is_cut_predicts_the_token_after_the_cut() -> None:
     assert rows.labels[0, -1] == sequence.ids[start + 40]
 
 
-def test_a_text_only_row_has_num_patches_positions_less() -> None:
+def test_a_text_only_row_has_num_patches_fewer_positions() -> None:
     sequence = sample("Q", "word " * 100)
     start = len(encoder().encode(RENDERER.before_image()).ids)
     length = len(sequence.ids) - 1

@@ -75,13 +75,13 @@ def test_rows_equal_the_goldens_of_llama_2(tokenizer: Path, path: Path) -> None:
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("tokenizer", SHARED_TOKENIZERS, ids=named)
-def test_image_start_idx_is_the_authors(tokenizer: Path) -> None:
+def test_image_start_idx_equals_that_of_the_authors_code(tokenizer: Path) -> None:
     for style, golden in golden_templates().items():
         assert image_start_idx(encoder_of(tokenizer), style) == golden["image_start_idx_llama2"], style
 
 
 @needs_shared("golden")
-def test_templates_are_the_authors() -> None:
+def test_templates_equal_those_of_the_authors_code() -> None:
     for style, golden in golden_templates().items():
         template = TEMPLATES[style]
         assert template.system == golden["system"]
@@ -93,7 +93,7 @@ def test_templates_are_the_authors() -> None:
 
 
 def different_rows(encoder: Encoder, path: Path) -> list[int]:
-    """Line numbers of the goldens that the rows do not equal."""
+    """Line numbers of the goldens that differ from the rows."""
     style = style_of(path)
     renderer = LlavaRenderer(TEMPLATES[style])
     start = image_start_idx(encoder, style)

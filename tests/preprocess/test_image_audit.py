@@ -1,4 +1,4 @@
-"""The audit of a folder of images finds what is planted in it, and what real folders hold."""
+"""The audit of a folder of images finds planted problems, and those of real folders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def copy(source: Path, target: Path) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """40 images to train on and 10 to validate with; 3 duplicates, 2 leaks under other names."""
+    """40 images for training and 10 for validation; 3 duplicates, and 2 leaks under other names."""
     train, val = tmp_path / "train", tmp_path / "val"
     drawn = [draw(train / f"{n % 4}/{n:02d}.png", n) for n in range(40)]
     for n in range(10):
@@ -76,7 +76,7 @@ def test_the_command_shows_counts_and_the_first_examples(
     assert "in both" not in out
 
 
-def test_formats_modes_rotations_and_what_is_no_image(tmp_path: Path) -> None:
+def test_formats_modes_rotations_and_unreadable_files_are_counted(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     draw(tmp_path / "a.jpg", 1, "JPEG", exif=exif)
@@ -101,7 +101,7 @@ def test_formats_modes_rotations_and_what_is_no_image(tmp_path: Path) -> None:
     assert found.files == 11
 
 
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+def test_linked_folders_are_followed_only_once(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.png", 1)
     draw(tmp_path / "elsewhere/b.png", 2)
     (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
@@ -110,7 +110,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert sorted(path for paths in found.contents.values() for path in paths) == ["a.png", "linked/b.png"]
 
 
-def test_a_name_that_no_terminal_can_print_is_shown_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_cannot_be_printed_is_shown_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(tmp_path / "a.png", 1)
     (tmp_path / os.fsdecode(b"\x1b[31m\xff.jpg")).write_bytes(b"no")
     assert main([str(tmp_path)]) == 0
@@ -148,7 +148,7 @@ def test_wrong_arguments_are_one_sentence(tmp_path: Path, capsys: pytest.Capture
 
 
 @needs_shared("images")
-def test_real_images_by_hash_format_and_rotation() -> None:
+def test_hashes_formats_and_rotations_of_real_images_are_found() -> None:
     folder = shared_folder("images")
     files = [path for path in folder.rglob("*") if path.is_file()]
     by_hash = Counter(hashlib.sha256(path.read_bytes()).digest() for path in files)

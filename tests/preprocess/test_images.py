@@ -44,7 +44,7 @@ def reason_of(checker: ImageChecker, path: str) -> Reason:
 
 @pytest.mark.parametrize("mode", ["exists", "decode"])
 @pytest.mark.parametrize("max_names", [0, 1, 5, 1_000_000])
-def test_what_is_there_passes(image_dir: Path, mode: str, max_names: int) -> None:
+def test_existing_images_are_accepted(image_dir: Path, mode: str, max_names: int) -> None:
     checker = ImageChecker(image_dir, mode, max_names)  # type: ignore[arg-type]
     for path in ("a.png", "./a.png", "sub/b.png", "sub//b.png", "sub/deep/ü ö.png", "in.png"):
         checker.check(path)
@@ -74,7 +74,7 @@ def test_what_is_there_passes(image_dir: Path, mode: str, max_names: int) -> Non
     ],
 )
 @pytest.mark.parametrize("max_names", [0, 1, 1_000_000])
-def test_what_is_not_there_or_not_inside_is_rejected(
+def test_missing_images_and_paths_outside_the_folder_are_rejected(
     image_dir: Path, path: str, reason: Reason, max_names: int
 ) -> None:
     checker = ImageChecker(image_dir, "exists", max_names)
@@ -83,15 +83,15 @@ def test_what_is_not_there_or_not_inside_is_rejected(
 
 
 @pytest.mark.parametrize("mode", ["exists", "decode"])
-def test_links_are_followed_wherever_they_lead(image_dir: Path, mode: str) -> None:
+def test_links_are_followed_to_any_folder(image_dir: Path, mode: str) -> None:
     checker = ImageChecker(image_dir, mode)  # type: ignore[arg-type]
     for path in ("in.png", "out.png", "linked/elsewhere.png", "linked/images/a.png"):
         for _ in range(2):
             checker.check(path)
 
 
-def test_an_image_folder_may_be_a_link_and_hold_nothing_but_links(tmp_path: Path) -> None:
-    """A snapshot of the Hugging Face cache: every file in it is a link to ../../blobs."""
+def test_an_image_folder_may_be_a_link_and_contain_only_links(tmp_path: Path) -> None:
+    """As in a snapshot of the Hugging Face cache, whose files are links to ../../blobs."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a1b2c"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -101,14 +101,14 @@ def test_an_image_folder_may_be_a_link_and_hold_nothing_but_links(tmp_path: Path
     ImageChecker(tmp_path / "images", "decode").check("a.png")
 
 
-def test_decode_finds_what_exists_does_not(image_dir: Path) -> None:
+def test_decode_rejects_broken_images_that_exists_accepts(image_dir: Path) -> None:
     for name in ("broken.jpg", "empty.jpg"):
         ImageChecker(image_dir, "exists").check(name)
         assert reason_of(ImageChecker(image_dir, "decode"), name) is Reason.IMAGE_UNREADABLE
 
 
 def many_scans(scans: int) -> bytes:
-    """A progressive JPEG whose last scan, 14 bytes, comes again and again."""
+    """A progressive JPEG that repeats its last scan of 14 bytes many times."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), (10, 200, 30)).save(buffer, "JPEG", progressive=True)
     data = buffer.getvalue()
@@ -116,7 +116,7 @@ def many_scans(scans: int) -> bytes:
     return data[:-2] + last * (scans - data.count(b"\xff\xda")) + b"\xff\xd9"
 
 
-def test_a_jpeg_of_endless_scans_is_rejected_by_their_number(image_dir: Path) -> None:
+def test_a_jpeg_with_too_many_scans_is_rejected(image_dir: Path) -> None:
     (image_dir / "most.jpg").write_bytes(many_scans(100))
     (image_dir / "more.jpg").write_bytes(many_scans(101))
     checker = ImageChecker(image_dir, "decode")
@@ -125,14 +125,14 @@ def test_a_jpeg_of_endless_scans_is_rejected_by_their_number(image_dir: Path) ->
         checker.check("more.jpg")
 
 
-def test_what_looks_like_scans_inside_metadata_does_not_count(image_dir: Path) -> None:
+def test_scan_markers_inside_metadata_do_not_count(image_dir: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "JPEG", comment=b"\xff\xda" * 500)
     (image_dir / "comment.jpg").write_bytes(buffer.getvalue() + b"\xff\xda\x00\x02" * 500)
     ImageChecker(image_dir, "decode").check("comment.jpg")
 
 
-def test_a_file_larger_than_any_image_is_not_read(image_dir: Path) -> None:
+def test_a_file_above_the_size_limit_is_not_read(image_dir: Path) -> None:
     with (image_dir / "a.png").open("r+b") as file:
         file.truncate(LARGEST_FILE + 1)
     with pytest.raises(Rejected, match=r"has 134,217,729 bytes, expected at most 134,217,728"):
@@ -140,7 +140,7 @@ def test_a_file_larger_than_any_image_is_not_read(image_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_more_pixels_than_the_bound_are_rejected_before_decoding(image_dir: Path) -> None:
+def test_an_image_with_too_many_pixels_is_rejected_before_decoding(image_dir: Path) -> None:
     Image.new("1", (9460, 9459)).save(image_dir / "large.png")
     with pytest.raises(Rejected, match=r"DecompressionBombWarning: Image size \(89482140 pixels\)"):
         ImageChecker(image_dir, "decode").check("large.png")
@@ -154,7 +154,7 @@ def test_a_format_that_runs_a_program_is_not_opened(image_dir: Path) -> None:
         ImageChecker(image_dir, "decode").check("page.png")
 
 
-def test_of_an_animation_the_first_frame_alone_is_decoded(image_dir: Path) -> None:
+def test_only_the_first_frame_of_an_animation_is_decoded(image_dir: Path) -> None:
     frames = [Image.new("RGB", (50, 50), colour) for colour in ("red", "green", "blue")]
     frames[0].save(image_dir / "moves.gif", save_all=True, append_images=frames[1:])
     data = (image_dir / "moves.gif").read_bytes()
@@ -162,7 +162,7 @@ def test_of_an_animation_the_first_frame_alone_is_decoded(image_dir: Path) -> No
     ImageChecker(image_dir, "decode").check("moves.gif")
 
 
-def test_none_checks_the_path_alone(image_dir: Path) -> None:
+def test_none_checks_only_the_path(image_dir: Path) -> None:
     checker = ImageChecker(None, "none")
     checker.check("anything.png")
     assert reason_of(checker, "../anything.png") is Reason.IMAGE_OUTSIDE
@@ -179,7 +179,7 @@ def test_a_folder_is_listed_once(image_dir: Path, monkeypatch: pytest.MonkeyPatc
     assert len(listed) == 1
 
 
-def test_past_the_names_that_may_be_kept_nothing_is_listed_again(
+def test_no_folder_is_listed_twice_even_beyond_the_cache_limit(
     image_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed: list[str] = []
@@ -207,12 +207,12 @@ def test_a_pipe_put_in_place_of_a_file_just_before_it_is_opened_does_not_block(
         open_regular(image_dir / "pipe.png")
 
 
-def test_an_image_without_an_image_folder_is_a_mistake_of_the_config() -> None:
+def test_an_image_without_an_image_folder_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"dataset\.image_dir is missing"):
         ImageChecker(None, "exists").check("a.png")
 
 
-def test_an_image_folder_that_is_not_there_is_refused(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_a_missing_image_folder_is_refused(make_config: ConfigMaker, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         require_image_dir(make_config(dataset__image_dir=str(tmp_path / "nope")).dataset)
     require_image_dir(make_config(dataset__image_dir=str(tmp_path / "nope"), dataset__check_images="none").dataset)
@@ -220,7 +220,7 @@ def test_an_image_folder_that_is_not_there_is_refused(make_config: ConfigMaker, 
 
 @pytest.mark.slow
 @needs_shared("images")
-def test_every_odd_image_decodes_or_is_rejected_with_words() -> None:
+def test_every_unusual_image_decodes_or_is_rejected_with_a_message() -> None:
     root = shared_folder("images")
     checker = ImageChecker(root, "decode")
     outcomes = Counter[str]()
@@ -230,7 +230,7 @@ def test_every_odd_image_decodes_or_is_rejected_with_words() -> None:
         outcomes[_outcome(checker, path.relative_to(root).as_posix())] += 1
     assert outcomes["decodes"] > 100
     assert outcomes["rejected"] >= 10
-    assert outcomes["rejected without words"] == 0
+    assert outcomes["rejected without a message"] == 0
 
 
 def _outcome(checker: ImageChecker, path: str) -> str:
@@ -238,12 +238,14 @@ def _outcome(checker: ImageChecker, path: str) -> str:
         checker.check(path)
     except Rejected as rejected:
         known = rejected.reason is Reason.IMAGE_UNREADABLE and path in rejected.detail
-        return "rejected" if known else "rejected without words"
+        return "rejected" if known else "rejected without a message"
     return "decodes"
 
 
 @pytest.mark.parametrize("mode", ["none", "exists"])
-def test_a_file_url_inside_the_image_folder_is_the_path_there(tmp_path: Path, mode: Literal["none", "exists"]) -> None:
+def test_a_file_url_inside_the_image_folder_is_read_as_a_relative_path(
+    tmp_path: Path, mode: Literal["none", "exists"]
+) -> None:
     (tmp_path / "real" / "a b").mkdir(parents=True)
     (tmp_path / "real" / "a b" / "1.png").write_bytes(b"")
     (tmp_path / "link").symlink_to("real")
@@ -271,7 +273,9 @@ def test_a_file_url_inside_the_image_folder_is_the_path_there(tmp_path: Path, mo
     ],
 )
 @pytest.mark.parametrize("mode", ["none", "exists"])
-def test_an_image_that_is_no_local_file_is_rejected(tmp_path: Path, url: str, mode: Literal["none", "exists"]) -> None:
+def test_an_image_that_is_not_a_local_file_is_rejected(
+    tmp_path: Path, url: str, mode: Literal["none", "exists"]
+) -> None:
     with pytest.raises(Rejected) as rejected:
         ImageChecker(tmp_path, mode).check(url)
     assert rejected.value.reason is Reason.IMAGE_NOT_LOCAL
@@ -279,7 +283,7 @@ def test_an_image_that_is_no_local_file_is_rejected(tmp_path: Path, url: str, mo
 
 
 @pytest.mark.parametrize("name", ["a:b.png", "12:30.png", "c:/a.png"])
-def test_a_colon_makes_no_url(tmp_path: Path, name: str) -> None:
+def test_a_path_with_a_colon_is_not_a_url(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"")
     assert ImageChecker(tmp_path, "exists").check(name) == name

@@ -22,7 +22,7 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 @pytest.mark.slow
 @SLOW
 @given(words=_WORDS)
-def test_words_encoded_together(encoder: Encoder, words: list[str]) -> None:
+def test_words_encoded_together_have_the_ids_of_each_word(encoder: Encoder, words: list[str]) -> None:
     tokenizer = encoder.tokenizer
     if tokenizer.splitter is None:
         pytest.skip("this vocabulary cannot be cut at blanks")
@@ -32,7 +32,7 @@ def test_words_encoded_together(encoder: Encoder, words: list[str]) -> None:
         assert ids == encoder.encode_word(word, after_space=True), word
 
 
-def test_a_word_with_a_blank_spelled_as_the_vocabulary_does_is_left_out() -> None:
+def test_a_word_that_contains_the_space_symbol_of_the_vocabulary_is_left_out() -> None:
     tokenizer = load_tokenizer(str(FOLDERS[0]))
     assert tokenizer.splitter is not None
     assert JoinedWords(tokenizer, tokenizer.splitter).encode(["a▁b", "cat", "dog"]).keys() == {"cat", "dog"}

@@ -39,7 +39,7 @@ def reason_of(record: dict[str, Any]) -> Reason:
     return rejected.value.reason  # type: ignore[return-value]
 
 
-def test_image_parts_become_tokens_where_they_stand() -> None:
+def test_image_parts_become_tokens_in_place() -> None:
     record = {
         "messages": [
             {"role": "system", "content": [text("S")]},
@@ -64,11 +64,11 @@ def test_image_parts_become_tokens_where_they_stand() -> None:
         {"type": "image_url", "image_url": "a.png"},
     ],
 )
-def test_an_image_part_names_its_path_as_other_projects_do(part: dict[str, Any]) -> None:
+def test_an_image_part_can_name_its_path_in_each_published_form(part: dict[str, Any]) -> None:
     assert read(user(part, text("Q"))).images == ("a.png",)
 
 
-def test_the_record_may_name_the_images_of_the_parts() -> None:
+def test_the_record_may_list_the_images_of_the_parts() -> None:
     """As in TRL's documentation of vision datasets (huggingface/trl, docs/source/dataset_formats.md)."""
     record = user({"type": "image"}, text("What color is the sky in the image?"))
     found = read({**record, "images": ["sky.png"]})
@@ -91,13 +91,13 @@ def test_parts_may_have_the_index_of_their_image() -> None:
     assert reason_of(indexed(0)) is Reason.IMAGE_WITHOUT_TOKEN
 
 
-def test_texts_of_messages_may_hold_the_tokens() -> None:
+def test_texts_of_messages_may_contain_image_tokens() -> None:
     record = {"images": ["a", "b"], "messages": [{"role": "user", "content": "<image>Q<image>"}, ANSWER]}
     found = read(record)
     assert (found.rounds, found.images, found.unused_keys) == ([("<image>Q<image>", "A")], ("a", "b"), ())
 
 
-def test_tokens_in_the_texts_of_parts_are_the_places_of_their_images() -> None:
+def test_image_tokens_in_the_texts_of_parts_are_the_positions_of_the_images() -> None:
     """As in XTuner's example data, whose token is `<IMG_CONTEXT>`."""
     part = {"type": "image_url", "image_url": {"url": "dog.jpg", "image_wh": [375, 500]}}
     found = read(user(part, text("<IMG_CONTEXT>\nWhat colour?")), "<IMG_CONTEXT>")
@@ -145,10 +145,10 @@ def test_tokens_in_the_texts_of_parts_are_the_places_of_their_images() -> None:
         ({"messages": [{"role": "user", "content": 7}, ANSWER]}, Reason.BAD_TURN),
     ],
 )
-def test_what_no_row_can_be_made_of_is_rejected(record: dict[str, Any], reason: Reason) -> None:
+def test_an_invalid_message_is_rejected(record: dict[str, Any], reason: Reason) -> None:
     assert reason_of(record) is reason
 
 
-def test_an_empty_call_of_tools_is_none() -> None:
+def test_an_empty_list_of_tool_calls_is_ignored() -> None:
     record = {"messages": [{"role": "user", "content": "Q"}, {**ANSWER, "tool_calls": []}]}
     assert read(record).rounds == [("Q", "A")]

@@ -1,4 +1,4 @@
-"""Chat templates filled into an outline give the ids of the template written out piece by piece."""
+"""Chat templates rendered from an outline give the same ids as those rendered in separate segments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tokens_of(template: ChatTemplate) -> list[str]:
 
 
 def make_tokenizer(folder: Path, tokens: list[str], **takes: bool) -> Tokenizer:
-    """Byte-level BPE with the special tokens, which may take the blanks beside them (`lstrip`, `rstrip`)."""
+    """Byte-level BPE with the special tokens, which may strip the spaces beside them (`lstrip`, `rstrip`)."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     made = tokenizers.Tokenizer(tokenizers.models.BPE({piece: id_ for id_, piece in enumerate(alphabet)}, []))
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -63,7 +63,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     system=st.none() | TEXTS,
     in_place=st.booleans(),
 )
-def test_an_outline_gives_what_is_written_piece_by_piece(
+def test_an_outline_gives_the_ids_of_separate_segments(
     made: Any, rounds: list[tuple[str, str]], system: str | None, in_place: bool
 ) -> None:
     renderer, encoder = made
@@ -85,7 +85,7 @@ def test_an_outline_gives_what_is_written_piece_by_piece(
 
 
 @pytest.mark.parametrize("style", CHAT_TEMPLATES)
-def test_tokens_that_take_the_blanks_before_them_are_written_piece_by_piece(tmp_path: Path, style: str) -> None:
+def test_a_template_with_lstrip_tokens_has_no_outline(tmp_path: Path, style: str) -> None:
     template = CHAT_TEMPLATES[style]
     renderer = ChatRenderer(template, make_tokenizer(tmp_path, tokens_of(template), lstrip=True), None, style)
     conversation = Conversation([("a  ", "b \n")], (), False, False)
@@ -93,7 +93,7 @@ def test_tokens_that_take_the_blanks_before_them_are_written_piece_by_piece(tmp_
     assert set(renderer._outlines.values()) == {None}
 
 
-def test_constants_between_special_tokens_become_one() -> None:
+def test_constants_between_special_tokens_are_merged() -> None:
     start, end = Special(1), Special(2, supervised=True)
     token = AddedToken(1)
     parts = [((start, token), False), ("user\n", False), (None, False), ((start, token), False), ("a", False)]
@@ -106,14 +106,14 @@ def test_constants_between_special_tokens_become_one() -> None:
     assert outline[3:] == (Text("b\n", False, True), Placeholder(True), end)
 
 
-def test_there_is_no_outline_where_a_text_decides_what_is_left_of_the_next() -> None:
+def test_there_is_no_outline_where_one_text_changes_the_ids_of_the_next() -> None:
     takes = AddedToken(1, rstrip=True)
     parts = [((Special(1), takes), False), (None, False), ("\n", True)]
     assert make_outline(parts) is None
     assert make_outline([(None, False), (None, True)]) is None
 
 
-def test_a_template_with_its_slot_twice_in_a_row_is_written_piece_by_piece(tmp_path: Path) -> None:
+def test_a_template_with_adjacent_text_slots_renders_both_texts(tmp_path: Path) -> None:
     end = Token("<end>")
     template = ChatTemplate(user=(Slot.TEXT,), answer=(Slot.TEXT, end))
     renderer = ChatRenderer(template, make_tokenizer(tmp_path, ["<end>"]), None, "made up")
@@ -122,7 +122,7 @@ def test_a_template_with_its_slot_twice_in_a_row_is_written_piece_by_piece(tmp_p
 
 
 @pytest.mark.parametrize("lstrip", [False, True])
-def test_a_template_text_that_holds_the_image_token_is_no_image(tmp_path: Path, lstrip: bool) -> None:
+def test_a_template_text_that_contains_the_image_token_is_not_an_image(tmp_path: Path, lstrip: bool) -> None:
     template = CHAT_TEMPLATES["chatml_qwen"]
     renderer = ChatRenderer(template, make_tokenizer(tmp_path, tokens_of(template), lstrip=lstrip), None, "chatml_qwen")
     conversation = Conversation([("a You b", "You")], ("x",), False, False, image_token="You")

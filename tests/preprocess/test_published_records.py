@@ -1,4 +1,4 @@
-"""Records as other projects publish or document them, read without a key that says how."""
+"""Records that other projects publish or document are read without configuring their format."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def published(name: str) -> list[dict[str, Any]]:
 
 
 @needs_shared("conversations")
-def test_the_multimodal_demo_of_llamafactory() -> None:
+def test_the_multimodal_demo_of_llamafactory_is_read() -> None:
     """hiyouga/LLaMA-Factory, data/mllm_demo.json"""
     found = read_all(published("llamafactory_mllm_demo.json"))
     assert (found.record_format, len(found.conversations), found.rejected) == ("messages", 6, {})
     first, second = found.conversations[:2]
-    # A token alone in its question moves to its front with the templates of LLaVA.
+    # With the templates of LLaVA, the only token of a question moves to the front.
     assert first.rounds == [
         ("<image>Who are they?", "They're Kane and Gretzka from Bayern Munich."),
         ("<image>\nWhat are they doing?", "They are celebrating on the soccer field."),
@@ -57,7 +57,7 @@ def test_the_multimodal_demo_of_llamafactory() -> None:
 
 
 @needs_shared("conversations")
-def test_the_tool_calls_of_llamafactory_are_rejected_and_the_rest_read() -> None:
+def test_the_tool_calls_of_llamafactory_are_rejected_and_other_records_read() -> None:
     """hiyouga/LLaMA-Factory, data/glaive_toolcall_en_demo.json"""
     records = published("glaive_toolcall_en_demo.json")
     calls = sum(any(turn["from"] == "function_call" for turn in record["conversations"]) for record in records)
@@ -68,7 +68,7 @@ def test_the_tool_calls_of_llamafactory_are_rejected_and_the_rest_read() -> None
 
 
 @needs_shared("conversations")
-def test_the_examples_of_lmms_finetune() -> None:
+def test_the_examples_of_lmms_finetune_are_read() -> None:
     """zjysteven/lmms-finetune, example_data: llava's turns with a system text, several images and none."""
     found = read_all(published("multi_images.json"), max_images=4)
     assert (found.record_format, found.rejected) == ("sharegpt", {})
@@ -82,8 +82,8 @@ def test_the_examples_of_lmms_finetune() -> None:
 
 @needs_shared("conversations")
 @pytest.mark.parametrize("token", ["<image>", "<IMG_CONTEXT>"])
-def test_the_example_data_of_xtuner(token: str) -> None:
-    """InternLM/xtuner, tests/resource/mllm_sft_single_image_example_data.jsonl: parts beside tokens of its own."""
+def test_the_example_data_of_xtuner_is_read(token: str) -> None:
+    """InternLM/xtuner, tests/resource/mllm_sft_single_image_example_data.jsonl: parts, and its own image tokens."""
     records = published("mllm_sft_single_image_example_data.jsonl")
     found = read_all(records, image_token=token)
     assert (found.record_format, len(found.conversations), found.rejected) == ("messages", len(records), {})
@@ -95,7 +95,7 @@ def test_the_example_data_of_xtuner(token: str) -> None:
     )
 
 
-def test_the_documented_examples_of_trl() -> None:
+def test_the_documented_examples_of_trl_are_read() -> None:
     """huggingface/trl, docs/source/dataset_formats.md: "Tool Calling" and "Vision datasets"."""
     sky = {"role": "user", "content": "What color is the sky?"}
     blue = {"role": "assistant", "content": "It is blue."}
@@ -123,7 +123,7 @@ def test_the_documented_examples_of_trl() -> None:
     ]
 
 
-def test_the_documented_fine_tuning_example_of_openai() -> None:
+def test_the_documented_fine_tuning_example_of_openai_is_read() -> None:
     """platform.openai.com, "Vision fine-tuning": its images are urls, which are rejected when images are looked for."""
     url = "https://upload.wikimedia.org/wikipedia/commons/3/36/Danbo_Cheese.jpg"
     record = {

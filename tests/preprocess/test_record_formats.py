@@ -1,4 +1,4 @@
-"""What each format calls the parts of a record, and which format a file is taken to have."""
+"""The keys and roles of each record format, and the detection of the format of a file."""
 
 from __future__ import annotations
 
@@ -55,23 +55,23 @@ def reason_of(record: dict[str, Any], record_format: RecordFormat, **changes: An
         ([{"messages": "Q", "conversations": turn_pair("Q", "A")}], "llava"),
     ],
 )
-def test_the_format_is_that_of_the_first_records(records: list[dict[str, Any]], expected: RecordFormat) -> None:
+def test_the_format_is_detected_from_the_first_records(records: list[dict[str, Any]], expected: RecordFormat) -> None:
     assert format_of(records, keys_by_format(DATASET)) == expected
 
 
-def test_turns_under_the_keys_of_messages_are_messages_whatever_the_config_calls_them() -> None:
+def test_configured_keys_that_are_those_of_messages_select_the_messages_format() -> None:
     named = {"multi_turn_key": "messages", "multi_turn_content_key": "content", "role_key": "role"}
     assert format_of([MESSAGES], keys_by_format(DATASET.model_copy(update=named))) == "messages"
 
 
-def test_each_format_knows_its_roles() -> None:
+def test_each_format_has_its_own_roles() -> None:
     assert read(SHAREGPT, "sharegpt").rounds == [("Q", "A")]
     assert read({"conversations": turn_pair("Q", "A")}, "sharegpt").rounds == [("Q", "A")]
     assert read(MESSAGES, "messages").rounds == [("Q", "A")]
     assert reason_of(SHAREGPT, "llava") is Reason.UNKNOWN_ROLE
 
 
-def test_other_roles_may_be_named() -> None:
+def test_roles_can_be_configured() -> None:
     record = {"conversations": [{"from": "Kunde", "value": "Q"}, {"from": "bot", "value": "A"}]}
     roles = {"Kunde": "human", "bot": "gpt"}
     assert reason_of(record, "sharegpt") is Reason.UNKNOWN_ROLE
@@ -83,12 +83,12 @@ def test_other_roles_may_be_named() -> None:
 
 @pytest.mark.parametrize("record_format", ["llava", "sharegpt"])
 @pytest.mark.parametrize("role", ["tool", "function_call", "observation", "function_response"])
-def test_turns_of_tools_reject_the_record(role: str, record_format: RecordFormat) -> None:
+def test_a_tool_turn_rejects_the_record(role: str, record_format: RecordFormat) -> None:
     record = {"conversations": [*turn_pair("Q", "A"), {"from": role, "value": "{}"}]}
     assert reason_of(record, record_format) is Reason.TOOL_TURN
 
 
-def test_a_system_text_beside_the_turns_is_read_where_the_format_has_one() -> None:
+def test_a_system_text_outside_the_turns_is_read_if_the_format_has_one() -> None:
     for name in ("system", "system_prompt"):
         record = {name: "Be brief.", "conversations": turn_pair("Q", "A")}
         found = read(record, "sharegpt")
@@ -107,7 +107,7 @@ def test_two_system_texts_reject_the_record() -> None:
     assert read({"system": " ", "conversations": turns}, "sharegpt").system == "S"
 
 
-def test_other_keys_of_turns_are_counted_with_their_place() -> None:
+def test_unused_keys_of_turns_are_counted_with_their_path() -> None:
     turns = [{"from": "human", "value": "Q", "weight": 0}, {"from": "gpt", "value": "A", "weight": 1, "loss": False}]
     found = read({"lang": "en", "conversations": turns}, "llava")
     assert found.unused_keys == ("lang", "conversations[].weight", "conversations[].loss")

@@ -23,8 +23,8 @@ TURNS = {"conversations": turn_pair("Q", "A")}
         ({"image": "x.jpg"}, RecordKeys(image="images")),
     ],
 )
-def test_media_that_no_row_can_hold_reject_the_record(extra: dict[str, Any], keys: RecordKeys) -> None:
-    for _ in range(2):  # the second time its set of keys is known
+def test_unsupported_media_reject_the_record(extra: dict[str, Any], keys: RecordKeys) -> None:
+    for _ in range(2):  # the second time, its set of keys is cached
         with pytest.raises(Rejected) as rejected:
             read_conversation({**TURNS, **extra}, keys)
         assert rejected.value.reason is Reason.UNSUPPORTED_MEDIA
@@ -36,7 +36,7 @@ def test_a_media_key_without_media_is_counted_like_any_other(value: object) -> N
     assert read_conversation({**TURNS, "video": value}, KEYS).unused_keys == ("video",)
 
 
-def test_keys_that_no_part_of_a_row_is_made_of_are_named() -> None:
+def test_unused_keys_are_named() -> None:
     record = {"id": 1, "image": None, **TURNS, "data_source": "x", "system": "S", "system_prompt": "S"}
     assert read_conversation(record, KEYS).unused_keys == ("data_source", "system", "system_prompt")
     assert read_conversation({"id": 1, "image": "", **TURNS}, KEYS).unused_keys == ()
@@ -44,7 +44,7 @@ def test_keys_that_no_part_of_a_row_is_made_of_are_named() -> None:
     assert renamed.unused({"img": 0, "turns": 0, "conversations": 0}) == ("conversations",)
 
 
-def test_unused_keys_are_counted_by_record_whatever_the_batches() -> None:
+def test_unused_keys_are_counted_per_record_regardless_of_batches() -> None:
     names = [("a", "b"), (), ("b",), ("a", "b"), ("c",)]
     at_once, one_by_one = UnusedKeys(), UnusedKeys()
     at_once.add(names)
@@ -54,7 +54,7 @@ def test_unused_keys_are_counted_by_record_whatever_the_batches() -> None:
     assert list(at_once.ranked()) == ["b", "a", "c"]
 
 
-def test_the_number_and_length_of_names_is_bounded() -> None:
+def test_the_number_and_length_of_names_are_limited() -> None:
     counted = UnusedKeys()
     keys = RecordKeys()
     for record in range(3000):

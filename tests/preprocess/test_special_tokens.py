@@ -1,4 +1,4 @@
-"""Special tokens stand where a template puts them, and no text becomes one."""
+"""Special tokens come only from templates, never from texts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ _TEXTS = st.text(st.sampled_from(["a", "b", " ", "\n", "é", "x"]), min_size=1, 
 @pytest.mark.slow
 @SLOW
 @given(question=_TEXTS, answer=_TEXTS)
-def test_ids_around_special_tokens_are_the_librarys(encoder: Encoder, folder: str, question: str, answer: str) -> None:
+def test_ids_around_special_tokens_equal_those_of_the_library(
+    encoder: Encoder, folder: str, question: str, answer: str
+) -> None:
     start, end = SPECIAL
     library = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     expected = library.encode(f"{start}{question}{end}{answer}{end}", add_special_tokens=False).ids
@@ -89,7 +91,7 @@ def test_ids_around_special_tokens_are_the_librarys(encoder: Encoder, folder: st
 @pytest.mark.slow
 @SLOW
 @given(parts=st.lists(st.sampled_from([*SPECIAL, NOT_SPECIAL, "<s>", "</s>", " ", "a", "\n"]), min_size=1, max_size=6))
-def test_typed_tokens_stay_text(encoder: Encoder, parts: list[str]) -> None:
+def test_special_tokens_typed_in_a_text_stay_text(encoder: Encoder, parts: list[str]) -> None:
     segments: list[Segment] = [special(encoder, SPECIAL[0]), Text("".join(parts), False)]
     added = {token.id for token in encoder.tokenizer.added.values()}
     assert added.isdisjoint(encoder.encode(segments).ids.tolist()[1:])
@@ -98,7 +100,7 @@ def test_typed_tokens_stay_text(encoder: Encoder, parts: list[str]) -> None:
 @pytest.mark.slow
 @SLOW
 @given(data=st.data())
-def test_a_batch_gives_what_each_record_gives_alone(encoder: Encoder, data: st.DataObject) -> None:
+def test_a_batch_gives_the_ids_of_each_separate_record(encoder: Encoder, data: st.DataObject) -> None:
     segment = st.one_of(
         st.builds(Text, _TEXTS, st.booleans()),
         st.sampled_from([special(encoder, SPECIAL[0]), special(encoder, SPECIAL[1], supervised=True)]),
@@ -112,7 +114,7 @@ def test_a_batch_gives_what_each_record_gives_alone(encoder: Encoder, data: st.D
         assert [array.tolist() for array in part] == [array.tolist() for array in alone]
 
 
-def test_a_text_behind_an_image_token_goes_on_as_behind_an_added_token(encoder: Encoder, folder: str) -> None:
+def test_a_text_after_an_image_token_is_encoded_as_after_an_added_token(encoder: Encoder, folder: str) -> None:
     library = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     library.add_special_tokens(["<image>"])
     expected = library.encode("<|im_start|>a<image>\na b", add_special_tokens=False).ids
@@ -128,7 +130,7 @@ def test_a_token_that_the_tokenizer_lacks_is_named(encoder: Encoder, folder: str
     assert "which dataset.system_prompt_style chatml needs" in str(refused.value)
 
 
-def test_a_copy_in_another_process_reads_special_tokens_as_text_too(encoder: Encoder) -> None:
+def test_a_pickled_tokenizer_reads_special_tokens_in_texts_as_text(encoder: Encoder) -> None:
     import pickle
 
     other: Any = pickle.loads(pickle.dumps(encoder.tokenizer.backend))

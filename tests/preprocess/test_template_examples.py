@@ -14,7 +14,7 @@ PAGE = CHECKOUT / "docs" / "templates.md"
 
 
 @pytest.mark.slow
-def test_the_page_shows_the_example_rows_that_the_command_prints() -> None:
+def test_the_page_shows_the_example_rows_printed_by_the_command() -> None:
     found = re.search("<!-- example rows -->\n(.*)\n<!-- end of example rows -->", PAGE.read_text("utf-8"), re.DOTALL)
     assert found
     assert found[1] == example_rows()
@@ -31,7 +31,7 @@ def test_the_page_lists_every_template() -> None:
 
 
 @pytest.mark.slow
-def test_ids_do_not_depend_on_transformers_which_is_not_even_imported() -> None:
+def test_ids_are_computed_without_importing_transformers() -> None:
     code = "import sys; from preprocess.templates.__main__ import example_rows; example_rows(); print(*sys.modules)"
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, capture_output=True, check=True, cwd=CHECKOUT, encoding="utf-8").stdout.split()

@@ -19,7 +19,7 @@ def encoder() -> Encoder:
 
 
 @pytest.mark.parametrize("style", sorted(TEMPLATES))
-def test_a_kept_empty_answer_trains_the_end_token_alone(encoder: Encoder, style: str) -> None:
+def test_a_kept_empty_answer_supervises_only_the_end_token(encoder: Encoder, style: str) -> None:
     renderer = LlavaRenderer(TEMPLATES[style])
     rounds = [("Q1", "")] if renderer.traits.only_one_round else [("Q1", ""), ("Q2", "circle"), ("Q3", " ")]
     conversation = Conversation(rounds, ("a.png",), image_moved=False, first_turn_skipped=False)
@@ -44,7 +44,7 @@ TALK = Conversation([("Why?", "So."), ("How?", "Thus.")], (), False, False)
 
 
 @pytest.mark.parametrize("style", sorted(set(TEMPLATES) - {"plain", "mistral_instruct"}))
-def test_the_systems_text_of_config_and_record_replace_the_templates(encoder: Encoder, style: str) -> None:
+def test_the_system_text_of_config_or_record_replaces_that_of_the_template(encoder: Encoder, style: str) -> None:
     def texts(conversation: Conversation, system_prompt: str | None = None) -> str:
         dataset = DatasetConfig(system_prompt_style=style, system_prompt=system_prompt)
         segments = renderer_for(dataset, encoder.tokenizer).render(conversation)
@@ -60,7 +60,7 @@ def test_the_systems_text_of_config_and_record_replace_the_templates(encoder: En
     assert texts(with_image._replace(system="Be kind.")) == texts(with_image).replace(default, "Be kind.")
 
 
-def test_several_images_stand_in_place_in_the_templates_of_llava() -> None:
+def test_several_images_stay_in_place_with_the_templates_of_llava() -> None:
     rounds = [("<image>\nWhat? <image>", "This."), ("And <image>?", "That.")]
     talk = Conversation(rounds, ("a", "b", "c"), False, False, image_token="<image>")
     renderer = LlavaRenderer(TEMPLATES["v1_mmtag"])
@@ -73,7 +73,7 @@ def test_several_images_stand_in_place_in_the_templates_of_llava() -> None:
 
 
 @pytest.mark.parametrize("style", ["vicuna_v1", "llama_2", "mistral_instruct"])
-def test_another_end_token_stands_where_eos_stood(encoder: Encoder, style: str) -> None:
+def test_a_configured_end_token_replaces_eos(encoder: Encoder, style: str) -> None:
     tokenizer = encoder.tokenizer
     usual = encoder.encode(renderer_for(DatasetConfig(system_prompt_style=style), tokenizer).render(TALK))
     dataset = DatasetConfig(system_prompt_style=style, end_token="<unk>")
@@ -84,7 +84,7 @@ def test_another_end_token_stands_where_eos_stood(encoder: Encoder, style: str) 
     assert unk in other.ids
 
 
-def test_an_unknown_template_names_the_nearest(encoder: Encoder) -> None:
+def test_an_unknown_template_is_refused_with_the_most_similar_name(encoder: Encoder) -> None:
     with pytest.raises(ConfigError, match=r"'vicuna_v2' \(did you mean vicuna_v1\?\); the templates"):
         renderer_for(DatasetConfig(system_prompt_style="vicuna_v2"), encoder.tokenizer)
 
@@ -110,7 +110,9 @@ def test_an_unknown_template_names_the_nearest(encoder: Encoder) -> None:
         ({"system_prompt_style": "llama_3"}, r"no special token '<\|begin_of_text\|>'"),
     ],
 )
-def test_a_key_the_template_has_no_use_for_is_refused(encoder: Encoder, keys: dict[str, object], message: str) -> None:
+def test_a_key_that_the_template_does_not_use_is_refused(
+    encoder: Encoder, keys: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         renderer_for(DatasetConfig.model_validate(keys), encoder.tokenizer)
 
@@ -121,7 +123,7 @@ def test_an_image_token_that_begins_or_ends_samples_is_refused(encoder: Encoder,
         check_template(DatasetConfig(system_prompt_style="plain", image_token=token), encoder.tokenizer)
 
 
-def test_append_eos_ends_the_captions_of_plain(encoder: Encoder) -> None:
+def test_append_eos_adds_eos_to_the_captions_of_plain(encoder: Encoder) -> None:
     renderer = renderer_for(DatasetConfig(system_prompt_style="plain", append_eos=True), encoder.tokenizer)
     found = encoder.encode(renderer.render(Conversation([("", "a cat")], ("a.png",), False, False)))
     assert found.ids[-1] == encoder.tokenizer.eos_id

@@ -1,4 +1,4 @@
-"""Many records at once give the ids that each gives alone."""
+"""A batch of records has the ids of each separate record."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ _ROUNDS = st.lists(st.tuples(TEXTS, TEXTS.filter(lambda text: text != "")), min_
 @pytest.mark.slow
 @SLOW
 @given(data=st.data())
-def test_a_batch_of_conversations(encoder: Encoder, batches: BatchEncoder, data: st.DataObject) -> None:
+def test_a_batch_of_conversations_equals_separate_records(
+    encoder: Encoder, batches: BatchEncoder, data: st.DataObject
+) -> None:
     renderer = LlavaRenderer(TEMPLATES[data.draw(st.sampled_from(sorted(TEMPLATES)))])
     drawn = data.draw(st.lists(st.tuples(_ROUNDS, st.booleans()), max_size=5))
     conversations = [
@@ -71,7 +73,9 @@ _SEGMENTS = st.lists(
 @pytest.mark.slow
 @SLOW
 @given(data=st.data())
-def test_a_batch_of_any_segments(encoder: Encoder, batches: BatchEncoder, data: st.DataObject) -> None:
+def test_a_batch_of_any_segments_equals_separate_records(
+    encoder: Encoder, batches: BatchEncoder, data: st.DataObject
+) -> None:
     records: list[list[Segment]] = []
     for segments in data.draw(st.lists(_SEGMENTS, max_size=5)):
         for _ in range(data.draw(st.integers(0, 3))):
@@ -83,7 +87,9 @@ def test_a_batch_of_any_segments(encoder: Encoder, batches: BatchEncoder, data: 
 
 
 @pytest.mark.parametrize("slot_bits", [2, 6])
-def test_words_that_share_slots_and_a_table_that_is_emptied(monkeypatch: pytest.MonkeyPatch, slot_bits: int) -> None:
+def test_ids_stay_the_same_with_hash_collisions_and_a_cleared_word_table(
+    monkeypatch: pytest.MonkeyPatch, slot_bits: int
+) -> None:
     monkeypatch.setattr(word_table, "_SLOT_BITS", slot_bits)
     monkeypatch.setattr(word_table, "_SLOT_MASK", np.uint64((1 << slot_bits) - 1))
     monkeypatch.setattr(word_table, "_MAX_WORDS", 40)
@@ -101,8 +107,8 @@ def test_words_that_share_slots_and_a_table_that_is_emptied(monkeypatch: pytest.
     assert batches._table._pool_used < 1000
 
 
-def test_words_are_told_apart_by_length_kind_and_every_byte(encoder: Encoder, batches: BatchEncoder) -> None:
-    """A word and the same with NULs behind it fill a key with the same bytes; constants are numbers, like words."""
+def test_words_are_distinguished_by_length_kind_and_every_byte(encoder: Encoder, batches: BatchEncoder) -> None:
+    """A word and the same word with NULs after it have the same key bytes; constants are numbers, like words."""
     words = ["a", "a\0", "a\0\0", "\0", "0", "1", "2", "abcdefgh", "abcdefghi", "abcdefghijklmno", "abcdefghijklmnop"]
     words += [word[:-1] + "z" for word in words if len(word) > 7] + ["abcdefghijklmnopq" * 5]
     texts = [*words, *(" " + word for word in words), " ".join(words), " ", "", " a ", "a  b", "▁a b", "a▁ b"]
@@ -115,7 +121,7 @@ def test_words_are_told_apart_by_length_kind_and_every_byte(encoder: Encoder, ba
         assert_equal(found, join_batches([batch_of(encoder.encode(record)) for record in part]))
 
 
-def test_a_record_that_fails_leaves_the_others_alone(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_record_does_not_change_the_others(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.tokenize.encoder._LONGEST_WORD", 1000)
     long = "x" * 1001
     good: list[Segment] = [Mark.BOS, Text("good  words", False), Text(" yes", True), Mark.EOS]
@@ -130,7 +136,7 @@ def test_a_record_that_fails_leaves_the_others_alone(encoder: Encoder, monkeypat
         assert np.diff(found.offsets)[[1, 3]].tolist() == [0, 0]
 
 
-def test_a_vocabulary_that_joins_over_blanks(tmp_path: Any) -> None:
+def test_a_vocabulary_that_merges_across_spaces_is_encoded_as_separate_records(tmp_path: Any) -> None:
     from tokenizers import normalizers
 
     tokenizer = bpe(
@@ -144,7 +150,7 @@ def test_a_vocabulary_that_joins_over_blanks(tmp_path: Any) -> None:
     assert_equal(found, join_batches([batch_of(encoder.encode(record)) for record in records]))
 
 
-def test_parts_and_what_is_left_out() -> None:
+def test_batches_can_be_split_joined_and_filtered() -> None:
     batch = SampleBatch(
         np.arange(6, dtype=np.int32),
         np.arange(6) % 2 == 1,

@@ -63,7 +63,7 @@ def test_a_broken_model_file_is_refused(tmp_path: Path, name: str, content: byte
         ("tokenizer_sentencepiece/tokenizer.model", "sentencepiece.SentencePieceProcessor", MemoryError()),
     ],
 )
-def test_too_little_memory_is_not_taken_for_a_broken_file(
+def test_a_lack_of_memory_is_not_reported_as_a_broken_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, call: str, error: Exception
 ) -> None:
     def fails(*_: object) -> None:
@@ -76,7 +76,7 @@ def test_too_little_memory_is_not_taken_for_a_broken_file(
         load_tokenizer(str(tmp_path))
 
 
-def test_a_vocabulary_without_the_configs_tokens_is_refused(folder: Path) -> None:
+def test_a_vocabulary_without_the_tokens_of_the_config_is_refused(folder: Path) -> None:
     edit_config(folder, eos_token="<|im_end|>")
     with pytest.raises(ConfigError, match=r"eos_token is '<\|im_end\|>', which is not in the vocabulary"):
         load_tokenizer(str(folder))
@@ -100,7 +100,7 @@ def test_a_vocabulary_of_three_tokens_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nope", "a/b/c"])
-def test_a_folder_that_is_not_there_is_refused(name: str) -> None:
+def test_a_missing_folder_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         load_tokenizer(name)
 
@@ -112,7 +112,7 @@ def test_a_hub_name_that_cannot_be_fetched_is_refused(monkeypatch: pytest.Monkey
         load_tokenizer("nobody/nothing")
 
 
-def test_pad_is_unk_where_none_is_named(folder: Path) -> None:
+def test_pad_defaults_to_unk(folder: Path) -> None:
     edit_config(folder, pad_token=None)
     (folder / "special_tokens_map.json").unlink()
     assert load_tokenizer(str(folder)).pad_id == 0
@@ -126,7 +126,7 @@ def test_added_tokens_of_a_sentencepiece_folder_have_their_ids(tmp_path: Path) -
     assert (tokenizer.pad_id, tokenizer.vocab_size, tokenizer.tokens[size]) == (size, size + 1, "<pad>")
 
 
-def test_the_digest_needs_no_vocabulary_and_follows_what_decides_ids(folder: Path) -> None:
+def test_the_digest_changes_only_with_settings_that_determine_ids(folder: Path) -> None:
     digest = tokenizer_digest(str(folder))
     assert digest == load_tokenizer(str(folder)).digest
     edit_config(folder, model_max_length=77, chat_template="x")

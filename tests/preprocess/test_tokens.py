@@ -23,7 +23,7 @@ Library = Callable[[str], list[int]]
 
 
 def library_of(folder: Path) -> Library:
-    """Ids of a whole text, as its own library gives them with the dummy prefix."""
+    """Ids of a whole text from the library, with the dummy prefix."""
     if (folder / "tokenizer.model").exists():
         processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         return lambda text: list(processor.EncodeAsIds(text))
@@ -53,11 +53,11 @@ def library(folder: Path) -> Library:
 @pytest.mark.slow
 @SLOW
 @given(text=TEXTS)
-def test_cached_ids_equal_the_librarys(encoder: Encoder, library: Library, text: str) -> None:
+def test_cached_ids_equal_those_of_the_library(encoder: Encoder, library: Library, text: str) -> None:
     assert encoder.encode([Mark.IMAGE, Text(text, False)]).ids.tolist() == library(text)
 
 
-def test_a_full_cache_is_emptied_and_ids_stay_the_same(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
+def test_a_full_cache_is_cleared_and_ids_stay_the_same(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
     monkeypatch.setattr("preprocess.tokenize.encoder._MAX_CACHED", 5)
     folder = FOLDERS[0]
     encoder, library = Encoder(load_tokenizer(str(folder))), library_of(folder)
@@ -89,11 +89,11 @@ def test_conversations_equal_a_slow_reference(encoder: Encoder, library: Library
 
 
 def reference(style: str, conversation: Conversation, library: Library) -> tuple[list[int], list[bool], int | None]:
-    """The rule, slowly: every text between special tokens is encoded whole, once with and once without its answer."""
+    """A slow reference: every text between special tokens is encoded as a whole, with and without its answer."""
     continuation = library("\n")
 
     def encode(text: str, starts: bool) -> list[int]:
-        # A newline never merges, so what follows it is encoded without a dummy prefix.
+        # A newline never merges, so the text after it is encoded without a dummy prefix.
         return library(text) if starts else library("\n" + text)[len(continuation) :]
 
     template = TEMPLATES[style]
@@ -132,7 +132,7 @@ def reference(style: str, conversation: Conversation, library: Library) -> tuple
     return ids, flags, image_at
 
 
-def test_special_tokens_typed_by_a_user_are_text(encoder: Encoder) -> None:
+def test_special_tokens_typed_in_a_text_are_text(encoder: Encoder) -> None:
     tokenizer = encoder.tokenizer
     found = encoder.encode([Mark.BOS, Text("</s><s> <unk>", False), Text(" </s>", True), Mark.EOS])
     assert found.ids.tolist().count(tokenizer.eos_id) == 1
@@ -140,7 +140,7 @@ def test_special_tokens_typed_by_a_user_are_text(encoder: Encoder) -> None:
     assert 0 not in found.ids.tolist()
 
 
-def test_a_vocabulary_that_joins_over_blanks_falls_back_to_whole_texts(tmp_path: Path) -> None:
+def test_a_vocabulary_that_merges_across_spaces_is_encoded_as_whole_texts(tmp_path: Path) -> None:
     tokenizer = bpe(
         [*BYTES, "▁", "a", "b", ":", ":▁", ":▁a", "a▁", "a▁b"],
         [(":", "▁"), (":▁", "a"), ("a", "▁"), ("a▁", "b")],
@@ -155,7 +155,7 @@ def test_a_vocabulary_that_joins_over_blanks_falls_back_to_whole_texts(tmp_path:
     assert encoder.tokenizer.splitter is None
     found = encoder.encode([Mark.BOS, Text("b:", False), Text(" a b", True), Mark.EOS])
     tokens = [encoder.tokenizer.tokens[i] for i in found.ids]
-    # The token ":▁a" holds the start of the answer, so it is supervised.
+    # The token ":▁a" contains the start of the answer, so it is supervised.
     assert tokens == ["<s>", "▁", "b", ":▁a", "▁", "b", "</s>"]
     assert found.supervised == [(3, 7)]
 
