@@ -29,7 +29,7 @@ def json_lines(path):
 
 @pytest.fixture
 def preprocess(capsys):
-    """Runs a command; `into` is the folder whose files the result holds."""
+    """Run a command; the result contains the files of the folder `into`."""
 
     def run(*arguments, into):
         capsys.readouterr()
@@ -58,7 +58,7 @@ def write_json():
 
 @pytest.fixture
 def image_bytes():
-    """Bytes of a small image in some format, another one for each colour."""
+    """Bytes of a small image in a given format, different for each colour."""
 
     def make(colour, image_format="JPEG"):
         from PIL import Image

@@ -48,7 +48,7 @@ def test_a_question_becomes_a_conversation_answered_with_the_letter(preprocess, 
     assert "1 read = 1 written + 0 rejected" in result.out
 
 
-def test_ids_are_those_of_the_file_whatever_the_order_of_its_keys(preprocess, questions, tmp_path):
+def test_ids_do_not_depend_on_the_order_of_keys_in_the_file(preprocess, questions, tmp_path):
     questions("2185", {"z?": entry(1), "a?": entry(0), "m?": entry(2)})
     questions("10", {"q?": entry(0, image="10")})
     result = run(preprocess, questions, tmp_path / "out")
@@ -60,7 +60,7 @@ def test_ids_are_those_of_the_file_whatever_the_order_of_its_keys(preprocess, qu
     ]
 
 
-def test_an_image_without_questions_is_no_reject(preprocess, questions, tmp_path):
+def test_an_image_without_questions_is_not_a_reject(preprocess, questions, tmp_path):
     questions("1", {})
     questions("2", {"q?": entry(0)})
     result = run(preprocess, questions, tmp_path / "out")
@@ -68,7 +68,7 @@ def test_an_image_without_questions_is_no_reject(preprocess, questions, tmp_path
     assert not list((tmp_path / "out").glob("*.rejects.jsonl"))
 
 
-def test_letters_of_the_diagram_are_options_like_others(preprocess, questions, tmp_path):
+def test_letters_of_the_diagram_can_be_options(preprocess, questions, tmp_path):
     questions("1", {"Which letter is the root?": entry(0, correct=1, answers=("D", "A", "B"), letters=True)})
     (record,) = run(preprocess, questions, tmp_path / "out").records
     assert "\nA. D\nB. A\nC. B\n" in record["conversations"][0]["value"]
@@ -99,7 +99,7 @@ def test_a_question_that_cannot_be_answered_is_rejected_with_its_place(preproces
     ]
 
 
-def test_an_image_that_leaves_its_folder_is_rejected(preprocess, questions, tmp_path, write_json):
+def test_an_image_outside_its_folder_is_rejected(preprocess, questions, tmp_path, write_json):
     write_json(questions.folder / "x.png.json", {"imageName": "../../x.png", "questions": {"q?": entry(0)}})
     result = run(preprocess, questions, tmp_path / "out")
     assert result.reasons == [("question 0", "image_outside_prefix")]
@@ -118,7 +118,7 @@ def test_a_broken_file_is_one_reject_and_the_others_are_converted(preprocess, qu
     assert "3 read = 1 written + 2 rejected" in result.out
 
 
-def test_the_folder_above_is_named_as_the_mistake(preprocess, questions, tmp_path, write_json):
+def test_the_parent_folder_is_refused_with_the_right_one(preprocess, questions, tmp_path, write_json):
     questions("2", {"q?": entry(0)})
     root = questions.folder.parent
     write_json(root / "categories.json", {"2.png": "earth"})

@@ -10,7 +10,7 @@ LETTERED = [["A) ", "B) ", "C) "], ["A. ", "B. ", "C. "], ["A: ", "B:", "C:  "],
 
 
 @pytest.mark.parametrize("letters", LETTERED)
-def test_options_lose_their_letters(letters):
+def test_letters_before_options_are_removed(letters):
     assert read_options([a + b for a, b in zip(letters, OPTIONS, strict=True)]) == OPTIONS
 
 
@@ -27,13 +27,13 @@ def test_options_in_one_string_are_split(written):
     assert read_options(written) == OPTIONS
 
 
-def test_a_printed_list_is_read_as_text_and_not_as_code():
+def test_a_printed_list_is_parsed_and_never_executed():
     printed = [r"\( T/T_c \)", "it's", 'say "x"', "a\nb", "naïve \u2028 text", "__import__('os').abort()"]
     assert read_options(str(printed)) == printed
     assert read_options("[__import__('os').abort()]") == ["os"]
 
 
-def test_text_that_looks_like_one_letter_stays():
+def test_words_that_begin_like_option_letters_are_kept():
     assert read_options(["A worm", "B cells", "C. elegans"]) == ["A worm", "B cells", "C. elegans"]
     assert read_options(["A) worm", "B) cells", "None of them"]) == ["worm", "cells", "None of them"]
 
@@ -59,7 +59,7 @@ def test_text_that_looks_like_one_letter_stays():
         "B) it goes down",
     ],
 )
-def test_a_label_in_any_writing_finds_its_option(label):
+def test_a_label_in_any_notation_finds_its_option(label):
     assert find_option(label, OPTIONS) == 1
 
 
@@ -78,13 +78,13 @@ def test_a_label_in_any_writing_finds_its_option(label):
         ("Figure 3", "label_not_an_option"),
     ],
 )
-def test_a_label_that_is_no_option_is_rejected(label, reason):
+def test_a_label_that_is_not_an_option_is_rejected(label, reason):
     with pytest.raises(Rejected) as rejected:
         find_option(label, OPTIONS)
     assert rejected.value.reason.value == reason
 
 
-def test_an_article_is_not_taken_for_the_letter():
+def test_an_article_is_not_read_as_a_letter():
     assert find_option("A decrease in energy", ["growth", "A decrease in energy"]) == 1
 
 
@@ -127,7 +127,7 @@ def test_a_question_becomes_a_conversation_answered_with_the_letter(convert):
     }
 
 
-def test_without_label_the_rationale_answers_and_without_both_nothing_does(convert):
+def test_the_rationale_is_the_answer_without_a_label_and_a_record_without_both_is_rejected(convert):
     result = convert(
         record(label=""),
         record(label=None, options=[]),
@@ -140,7 +140,7 @@ def test_without_label_the_rationale_answers_and_without_both_nothing_does(conve
     assert result.reasons == [("line 3", "no_answer"), ("line 4", "no_answer")]
 
 
-def test_a_label_past_the_options_is_rejected_although_there_is_a_rationale(convert):
+def test_a_label_beyond_the_options_is_rejected_even_with_a_rationale(convert):
     result = convert(record(label="E"), record(options=[]), record(options=None), record(label=["A", "B"]))
     assert result.records == []
     assert [reason for _, reason in result.reasons] == [

@@ -20,13 +20,13 @@ def questions(result):
     return {record["id"]: record["conversations"][0]["value"] for record in result.records}
 
 
-def test_the_eleven_instructions_are_those_of_the_paper():
+def test_the_eleven_instructions_equal_those_of_the_paper():
     assert len(set(BRIEF_DESCRIPTION)) == 11
     assert BRIEF_DESCRIPTION[0] == "Describe the image concisely."
     assert BRIEF_DESCRIPTION[-1] == "Create a compact narrative representing the image presented."
 
 
-def test_a_choice_depends_on_the_record_alone_and_is_even():
+def test_a_choice_depends_only_on_seed_and_record_and_is_uniform():
     picks = [choose(range(11), seed=0, record_id=str(i), purpose="p") for i in range(11_000)]
     assert picks == [choose(range(11), seed=0, record_id=str(i), purpose="p") for i in range(11_000)]
     assert all(850 < number < 1150 for number in Counter(picks).values())
@@ -64,7 +64,7 @@ def test_coco_annotations_are_paired_with_their_images(captions, tmp_path, write
         assert question.startswith("<image>\n") or question.endswith("\n<image>")
 
 
-def test_the_order_of_the_file_and_of_its_keys_changes_no_question(captions, tmp_path, write_json):
+def test_questions_do_not_depend_on_the_order_of_the_file_and_its_keys(captions, tmp_path, write_json):
     first = captions(write_json(tmp_path / "a.json", coco()), "coco")
     turned = coco(order=("annotations", "images"))
     turned["annotations"].reverse()
@@ -99,7 +99,7 @@ def test_rows_with_urls_are_named_by_their_number_and_rows_with_paths_by_the_pat
     assert "7 read = 3 written + 4 rejected" in result.out
 
 
-def test_the_name_of_an_image_behind_a_url_can_be_given(captions, tmp_path):
+def test_the_file_name_of_an_image_with_a_url_can_be_given(captions, tmp_path):
     source = tmp_path / "cc3m.tsv"
     source.write_text("a\thttp://x\n")
     named = captions(source, "tsv", "--image_name", "GCC_train_{row:09d}.jpg", prefix="cc3m")
@@ -107,7 +107,7 @@ def test_the_name_of_an_image_behind_a_url_can_be_given(captions, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "{row.__class__}", "{0}", "{row", "/a/{row}", "../{row}", "{row}{other}"])
-def test_a_name_that_cannot_be_is_a_wrong_argument(captions, tmp_path, name):
+def test_an_invalid_image_name_is_a_wrong_argument(captions, tmp_path, name):
     source = tmp_path / "cc3m.tsv"
     source.write_text("a\thttp://x\n")
     result = captions(source, "tsv", "--image_name", name)
@@ -151,7 +151,7 @@ def test_another_seed_gives_other_questions_and_the_same_answers(captions, tmp_p
 
 @with_real_excerpts
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_real_coco_comes_out_whole_and_its_images_are_there(captions, split):
+def test_real_coco_captions_are_all_converted_and_their_images_exist(captions, split):
     source = SHARED / f"images/coco/annotations/captions_{split}.json"
     annotations = json.loads(source.read_text())["annotations"]
     result = captions(source, "coco", prefix=f"coco/{split}")
@@ -162,7 +162,7 @@ def test_real_coco_comes_out_whole_and_its_images_are_there(captions, split):
 
 
 @with_real_excerpts
-def test_real_cc3m_comes_out_whole(captions):
+def test_real_cc3m_captions_are_all_converted(captions):
     source = SHARED / "raw/cc3m/validation_head.tsv"
     rows = [line.split("\t") for line in source.read_text().splitlines()]
     result = captions(source, "tsv", prefix="cc3m")

@@ -9,7 +9,7 @@ def run(preprocess, folder):
     return preprocess("chartqa", "--dataset_folder", folder, into=folder)
 
 
-def test_each_file_becomes_one_of_its_own_in_a_folder_per_split(preprocess, tmp_path, write_json):
+def test_each_input_file_gives_one_output_file_in_a_folder_per_split(preprocess, tmp_path, write_json):
     entry = {"imgname": "1.png", "query": "How many?", "label": "3"}
     for split, kind in [("train", "human"), ("train", "augmented"), ("test", "human")]:
         write_json(tmp_path / split / f"{split}_{kind}.json", [entry])
@@ -28,7 +28,7 @@ def test_each_file_becomes_one_of_its_own_in_a_folder_per_split(preprocess, tmp_
     assert "3 files: 3 read = 3 written + 0 rejected" in result.out
 
 
-def test_the_output_can_go_elsewhere(preprocess, tmp_path, write_json):
+def test_the_output_folder_can_be_given(preprocess, tmp_path, write_json):
     write_json(tmp_path / "in/train/train_human.json", [{"imgname": "1.png", "query": "q", "label": 4}])
     out = tmp_path / "out"
     result = preprocess("chartqa", "--dataset_folder", tmp_path / "in", "--output_jsonl_dir", out, into=out)
@@ -36,7 +36,7 @@ def test_the_output_can_go_elsewhere(preprocess, tmp_path, write_json):
     assert not (tmp_path / "in/llava_jsonl").exists()
 
 
-def test_an_id_is_the_place_in_the_file_also_behind_a_reject(preprocess, tmp_path, write_json):
+def test_an_id_is_the_position_in_the_file_even_after_rejects(preprocess, tmp_path, write_json):
     entries = [
         {"imgname": "1.png", "query": "q", "label": ""},
         {"imgname": "1.png", "query": " ", "label": "x"},
@@ -60,7 +60,7 @@ def test_an_id_is_the_place_in_the_file_also_behind_a_reject(preprocess, tmp_pat
     assert "7 read = 1 written + 6 rejected" in result.out
 
 
-def test_labels_that_look_like_code_stay_text(preprocess, tmp_path, write_json):
+def test_labels_that_look_like_code_are_kept_as_text(preprocess, tmp_path, write_json):
     labels = ["[2017, 2023]", "__import__('os').abort()", "['Yes', 'No']", "\ufffd"]
     write_json(tmp_path / "val/val_human.json", [{"imgname": "1.png", "query": "q", "label": x} for x in labels])
     assert [record["conversations"][1]["value"] for record in run(preprocess, tmp_path).records] == labels
@@ -74,7 +74,7 @@ def test_a_folder_without_splits_is_a_wrong_input(preprocess, tmp_path):
 
 
 @with_real_excerpts
-def test_the_real_excerpt_comes_out_whole(preprocess, tmp_path):
+def test_all_records_of_the_real_excerpt_are_converted(preprocess, tmp_path):
     source = SHARED / "raw/chartqa/test_human_simple.json"
     (tmp_path / "test").mkdir()
     (tmp_path / "test/test_human.json").write_bytes(source.read_bytes())

@@ -45,7 +45,7 @@ def test_the_commands_are_those_of_the_recipe_and_the_help_lists_them(preprocess
         ("convert_json2jsonl", "--input_dir --output_dir"),
     ],
 )
-def test_the_help_of_a_command_says_what_it_reads_and_writes(preprocess, tmp_path, command, arguments):
+def test_the_help_of_a_command_names_its_inputs_and_outputs(preprocess, tmp_path, command, arguments):
     result = preprocess(command, "-h", into=tmp_path)
     assert result.code == 0
     for argument in [*arguments.split(), "--overwrite"]:
@@ -56,14 +56,14 @@ def test_the_help_of_a_command_says_what_it_reads_and_writes(preprocess, tmp_pat
     assert f"example: preprocess_dataset {command} --" in result.out
 
 
-def test_without_a_command_or_with_a_wrong_one_nothing_is_done(preprocess, tmp_path):
+def test_a_missing_or_wrong_command_is_refused(preprocess, tmp_path):
     assert preprocess(into=tmp_path).code == 2
     assert preprocess("ai3d", into=tmp_path).code == 2
     assert preprocess("ai2d", "--question_dir", tmp_path, into=tmp_path).code == 2
 
 
 @pytest.mark.slow
-def test_converters_know_nothing_of_hdf5_or_torch_and_import_pyarrow_only_when_needed():
+def test_converters_do_not_import_hdf5_or_torch_and_import_pyarrow_only_when_needed():
     for path in Path(preprocess.converters.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -76,7 +76,7 @@ def test_converters_know_nothing_of_hdf5_or_torch_and_import_pyarrow_only_when_n
 
 
 @pytest.mark.slow
-def test_nothing_is_evaluated_as_code():
+def test_no_input_is_evaluated_as_code():
     for path in Path(preprocess.converters.__file__).parent.rglob("*.py"):
         calls = [
             n.func.id

@@ -42,7 +42,7 @@ def test_the_same_input_gives_the_same_bytes(dvqa):
     }
 
 
-def test_again_over_a_finished_output_changes_nothing_and_says_so(dvqa):
+def test_a_rerun_over_a_finished_output_changes_nothing_and_reports_it(dvqa):
     first = dvqa()
     before = {path: path.stat().st_mtime_ns for path in dvqa.out.rglob("*")}
     again = dvqa()
@@ -63,7 +63,7 @@ def test_rejects_name_file_place_reason_and_detail(dvqa):
     assert f"rejected: 34 no_answer; listed in {dvqa.out / 'train/train_qa.rejects.jsonl'}\n" in result.out
 
 
-def test_an_input_without_one_usable_record_is_a_wrong_input(dvqa, write_json):
+def test_an_input_without_any_usable_record_is_a_wrong_input(dvqa, write_json):
     write_json(dvqa.folder / "train_qa.json", [[], 1])
     write_json(dvqa.folder / "val_easy_qa.json", [])
     result = dvqa()
@@ -103,7 +103,7 @@ def spoil_receipt(path):
         (spoil_receipt, "train_qa.jsonl exists but has no receipt"),
     ],
 )
-def test_an_output_made_from_something_else_is_refused_until_overwrite(dvqa, change, message):
+def test_a_changed_input_output_or_receipt_is_refused_without_overwrite(dvqa, change, message):
     dvqa()
     change(dvqa.folder / "train_qa.json")
     before = contents(dvqa.out)
@@ -116,7 +116,7 @@ def test_an_output_made_from_something_else_is_refused_until_overwrite(dvqa, cha
     assert dvqa().out.count("finished earlier") == 2
 
 
-def test_other_arguments_are_refused_with_their_name(preprocess, tmp_path):
+def test_changed_arguments_are_refused_and_named(preprocess, tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"image": "1.jpg", "caption": "c"}) + "\n")
     out = tmp_path / "out"
@@ -127,7 +127,7 @@ def test_other_arguments_are_refused_with_their_name(preprocess, tmp_path):
     assert "image_prefix was 'one' and is 'two' now" in result.err
 
 
-def test_a_lost_output_or_lost_rejects_are_written_again(dvqa):
+def test_deleted_outputs_and_rejects_are_written_again(dvqa):
     dvqa()
     before = contents(dvqa.out)
     (dvqa.out / "train/train_qa.rejects.jsonl").unlink()
@@ -136,7 +136,7 @@ def test_a_lost_output_or_lost_rejects_are_written_again(dvqa):
     assert contents(dvqa.out) == before
 
 
-def test_rejects_of_an_older_output_do_not_outlive_it(dvqa, write_json):
+def test_rejects_of_an_older_output_are_deleted_when_it_is_overwritten(dvqa, write_json):
     dvqa()
     write_json(dvqa.folder / "train_qa.json", [ENTRIES[1]])
     result = dvqa("--overwrite")
@@ -145,7 +145,7 @@ def test_rejects_of_an_older_output_do_not_outlive_it(dvqa, write_json):
 
 
 @pytest.mark.faults
-def test_killed_at_any_instant_it_leaves_nothing_that_looks_finished_and_goes_on(dvqa):
+def test_a_run_killed_at_any_step_leaves_nothing_that_looks_finished_and_is_resumed(dvqa):
     dvqa()
     whole = contents(dvqa.out)
     outputs = {name for name in whole if name.endswith(".jsonl") and not name.endswith(".rejects.jsonl")}
@@ -165,13 +165,13 @@ def test_killed_at_any_instant_it_leaves_nothing_that_looks_finished_and_goes_on
 
 
 @pytest.mark.faults
-def test_killed_while_overwriting_it_starts_again(dvqa, write_json):
+def test_a_run_killed_while_overwriting_starts_again(dvqa, write_json):
     arguments = ["dvqa", "--dataset_folder", str(dvqa.folder)]
     for step in range(1, 200):
         shutil.rmtree(dvqa.out, ignore_errors=True)
         write_json(dvqa.folder / "train_qa.json", ENTRIES)
         assert main(arguments) == 0
-        # The new output has the size of the old one: only its receipt could tell them apart.
+        # The new output has the size of the old one: only its receipt could distinguish them.
         write_json(dvqa.folder / "train_qa.json", [{**entry, "image": "y.png"} for entry in ENTRIES])
         if not killed_at(step, [*arguments, "--overwrite"]):
             break
@@ -181,7 +181,7 @@ def test_killed_while_overwriting_it_starts_again(dvqa, write_json):
     assert step > 10
 
 
-def test_an_input_that_changes_while_it_is_read_is_an_error(dvqa, monkeypatch):
+def test_an_input_that_changes_during_reading_is_an_error(dvqa, monkeypatch):
     finish = job.Sink.finish
 
     def changing(sink):
@@ -208,7 +208,7 @@ def test_a_full_disk_is_a_failure_in_one_sentence(dvqa, monkeypatch):
     assert contents(dvqa.out) == {}
 
 
-def test_an_input_that_may_not_be_read_is_a_wrong_input(dvqa, monkeypatch):
+def test_an_input_without_read_permission_is_a_wrong_input(dvqa, monkeypatch):
     def forbidden(sink, *arguments):
         raise PermissionError(13, "Permission denied", "train_qa.json")
 
@@ -231,7 +231,7 @@ def test_an_interrupt_is_a_failure_in_one_sentence(dvqa, monkeypatch):
     assert contents(dvqa.out) == {}
 
 
-def test_an_output_folder_that_cannot_be_is_a_wrong_argument(dvqa, tmp_path):
+def test_an_impossible_output_folder_is_a_wrong_argument(dvqa, tmp_path):
     (tmp_path / "a file").write_text("")
     result = dvqa("--output_jsonl_dir", tmp_path / "a file/out")
     assert result.code == 2

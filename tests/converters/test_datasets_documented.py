@@ -15,14 +15,14 @@ from preprocess.preprocess_dataset import convert_json2jsonl_main, main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TABLE = (DOCS / "datasets.md").read_text(encoding="utf-8")
-# In the tables between backticks, below them as lines.
+# Commands are between backticks in the tables, and lines of code below them.
 COMMANDS = sorted(
     set(re.findall(r"(?m)(?:`|^)((?:preprocess_dataset|convert_json2jsonl) [^`…\n]*--[^`\n]*)(?:`|$)", TABLE))
 )
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "DIR" not in c])
-def test_what_the_table_tells_to_type_only_lacks_the_data(command, tmp_path, monkeypatch, capsys):
+def test_documented_commands_fail_only_for_missing_data(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     name, *arguments = shlex.split(command)
     code = main(arguments) if name == "preprocess_dataset" else convert_json2jsonl_main(arguments)
@@ -30,12 +30,12 @@ def test_what_the_table_tells_to_type_only_lacks_the_data(command, tmp_path, mon
     assert "which does not exist" in capsys.readouterr().err
 
 
-def test_every_command_has_its_row():
+def test_every_command_is_documented():
     for dataset in CONVERTERS:
         assert any(dataset.name in command.split()[:2] for command in COMMANDS), dataset.name
 
 
-def test_the_example_of_a_new_dataset_works_as_it_stands(tmp_path, write_json, monkeypatch):
+def test_the_example_of_a_new_dataset_works_unchanged(tmp_path, write_json, monkeypatch):
     guide = (DOCS / "add_a_dataset.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(\"\"\".*?)```", guide, re.DOTALL)
     module_path = tmp_path / "textvqa.py"

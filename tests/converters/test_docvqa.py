@@ -36,7 +36,7 @@ def run(preprocess, command, folder):
 
 
 @pytest.mark.parametrize("wrap", [whole, list])
-def test_the_first_answer_and_the_base_name_count(preprocess, tmp_path, write_json, wrap):
+def test_the_first_answer_and_the_base_name_of_the_image_are_used(preprocess, tmp_path, write_json, wrap):
     write_json(tmp_path / "train_v1.0_withQT.json", wrap([document(), document(answers=[" ", "x"], image="y.png")]))
     result = run(preprocess, "sp_docvqa", tmp_path)
     assert result.code == 0, result.err
@@ -47,7 +47,7 @@ def test_the_first_answer_and_the_base_name_count(preprocess, tmp_path, write_js
     assert (tmp_path / "llava_jsonl/train/train.jsonl").exists()
 
 
-def test_another_edition_of_a_split_does_not_double_it(preprocess, tmp_path, write_json):
+def test_another_edition_of_a_split_is_not_converted_in_addition(preprocess, tmp_path, write_json):
     write_json(tmp_path / "val_v1.0.json", whole([document()]))
     assert run(preprocess, "sp_docvqa", tmp_path).code == 0
     write_json(tmp_path / "val_v1.0_withQT.json", whole([document()]))
@@ -58,7 +58,7 @@ def test_another_edition_of_a_split_does_not_double_it(preprocess, tmp_path, wri
     assert [path.name for path in (tmp_path / "llava_jsonl/val").glob("*.jsonl")] == ["val.jsonl"]
 
 
-def test_an_output_of_version_0_1_is_not_left_to_be_read_as_well(preprocess, tmp_path, write_json):
+def test_an_output_of_version_0_1_must_be_removed_first(preprocess, tmp_path, write_json):
     write_json(tmp_path / "val_v1.0_withQT.json", whole([document()]))
     folder = tmp_path / "llava_jsonl/val"
     folder.mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_the_test_split_is_rejected_record_by_record(preprocess, tmp_path, write
     assert "2 files: 3 read = 1 written + 2 rejected" in result.out
 
 
-def test_of_two_editions_of_a_split_one_is_read_and_the_user_is_told(preprocess, tmp_path, write_json):
+def test_only_one_of_two_editions_of_a_split_is_read_and_the_other_reported(preprocess, tmp_path, write_json):
     write_json(tmp_path / "val_v1.0.json", whole([document()]))
     write_json(tmp_path / "val_v1.0_withQT.json", whole([document()]))
     result = run(preprocess, "sp_docvqa", tmp_path)
@@ -90,7 +90,7 @@ def test_of_two_editions_of_a_split_one_is_read_and_the_user_is_told(preprocess,
     assert "not used: val_v1.0.json, which has the same questions as val_v1.0_withQT.json" in result.out
 
 
-def test_infographics(preprocess, tmp_path, write_json):
+def test_infographics_are_converted(preprocess, tmp_path, write_json):
     write_json(tmp_path / "infographicsVQA_train_v1.0.json", whole([infographic()]))
     write_json(tmp_path / "infographicsVQA_val_v1.0_withQT.json", whole([infographic(image_local_name="../1.png")]))
     result = run(preprocess, "infographics_docvqa", tmp_path)
@@ -116,7 +116,7 @@ def test_an_object_without_data_is_an_error(preprocess, tmp_path, write_json):
 
 
 @with_real_excerpts
-def test_the_real_excerpts_come_out_whole(preprocess, tmp_path):
+def test_all_records_of_the_real_excerpts_are_converted(preprocess, tmp_path):
     source = SHARED / "raw/sp-docvqa/val_v1.0.json"
     (tmp_path / "val_v1.0.json").write_bytes(source.read_bytes())
     entries = json.loads(source.read_text())

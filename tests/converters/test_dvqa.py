@@ -4,7 +4,7 @@ import pytest
 from real_excerpts import SHARED, with_real_excerpts
 
 
-def test_both_namings_of_the_fields_and_a_folder_per_split(preprocess, tmp_path, write_json):
+def test_both_sets_of_field_names_are_read_and_each_split_has_a_folder(preprocess, tmp_path, write_json):
     shared = {"question": "How many bars?", "answer": "two", "image": "bar_train_00000001.png"}
     files = {"question_id": 7, "template_id": "structure", "answer_bbox": [], **shared}
     readme = {"question_id": 8, "question_type": "structure", "bbox_answer": [], **shared}
@@ -19,7 +19,7 @@ def test_both_namings_of_the_fields_and_a_folder_per_split(preprocess, tmp_path,
     ]
 
 
-def test_what_cannot_be_used_is_rejected(preprocess, tmp_path, write_json):
+def test_questions_with_missing_fields_are_rejected(preprocess, tmp_path, write_json):
     whole = {"question_id": 1, "question": "q", "answer": "a", "image": "x.png"}
     parts = [{k: v for k, v in whole.items() if k != left_out} for left_out in whole]
     write_json(tmp_path / "train_qa.json", parts)
@@ -27,7 +27,7 @@ def test_what_cannot_be_used_is_rejected(preprocess, tmp_path, write_json):
     assert [reason for _, reason in result.reasons] == ["no_id", "no_question", "no_answer", "no_image"]
 
 
-def test_a_truncated_file_is_an_error_with_the_byte_and_leaves_no_output(preprocess, tmp_path):
+def test_a_truncated_file_is_an_error_with_byte_offset_and_leaves_no_output(preprocess, tmp_path):
     (tmp_path / "train_qa.json").write_text('[{"question_id": 1, "question": "q", "answer": "a", "image": "x.png"}, {')
     result = preprocess("dvqa", "--dataset_folder", tmp_path, into=tmp_path / "llava_jsonl")
     assert result.code == 2
@@ -36,7 +36,7 @@ def test_a_truncated_file_is_an_error_with_the_byte_and_leaves_no_output(preproc
 
 
 @pytest.mark.slow
-def test_questions_stream(preprocess, tmp_path, write_json):
+def test_memory_stays_far_below_the_size_of_the_file(preprocess, tmp_path, write_json):
     entry = {"question": "Which bar is the longest one? " * 5, "answer": "two", "image": "bar.png", "question_id": 0}
     path = write_json(tmp_path / "train_qa.json", [entry] * 40_000)
     tracemalloc.start()
@@ -49,7 +49,7 @@ def test_questions_stream(preprocess, tmp_path, write_json):
 
 
 @with_real_excerpts
-def test_the_real_excerpt_comes_out_whole(preprocess, tmp_path):
+def test_all_records_of_the_real_excerpt_are_converted(preprocess, tmp_path):
     (tmp_path / "val_hard_qa.json").write_bytes((SHARED / "raw/dvqa/dvqa_qa_excerpt.json").read_bytes())
     result = preprocess("dvqa", "--dataset_folder", tmp_path, into=tmp_path)
     assert [record["id"] for record in result.records] == [

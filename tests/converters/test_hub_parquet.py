@@ -7,7 +7,7 @@ from io import BytesIO
 
 import pytest
 from conftest import create
-from dialogues import said, stored, values
+from dialogues import dialogue, stored, values
 from interruption import contents, killed_at
 from real_excerpts import SHARED, with_real_excerpts
 
@@ -23,7 +23,7 @@ def list_of(**fields):
 
 
 def finevision_schema(*, other_order=False):
-    """As published; the parts differ in the order of columns and of the fields inside a turn."""
+    """The published schema; files differ in the order of columns and of the fields of a turn."""
     turn = [("user", pyarrow.string()), ("assistant", pyarrow.string())]
     rated = [
         column
@@ -90,7 +90,7 @@ def rated(images, texts, **ratings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other_order", [False, True])
-def test_finevision_in_both_orders_of_its_fields(run, tmp_path, image_bytes, other_order):
+def test_finevision_is_read_in_both_orders_of_its_fields(run, tmp_path, image_bytes, other_order):
     red, blue = image_bytes("red"), image_bytes("blue", "PNG")
     rows = [
         rated([struct(red)], [pair("What?", "Red."), pair("Sure?", "Yes.")]),
@@ -122,7 +122,7 @@ def test_finevision_in_both_orders_of_its_fields(run, tmp_path, image_bytes, oth
     assert "source" in result.out
 
 
-def test_ratings_below_the_minimum_leave_out_turns_or_the_row_and_both_are_counted(run, tmp_path, image_bytes):
+def test_turns_or_rows_with_ratings_below_the_minimum_are_left_out_and_counted(run, tmp_path, image_bytes):
     one = [struct(image_bytes("red"))]
     three = [pair("a?", "a"), pair("b?", "b"), pair("c?", "c")]
     rows = [
@@ -148,7 +148,7 @@ def test_ratings_below_the_minimum_leave_out_turns_or_the_row_and_both_are_count
     assert "min_rating was 'formatting_min=2, relevance_ratings=3' and is '' now" in other.err
 
 
-def test_the_cauldron(run, tmp_path, image_bytes):
+def test_the_cauldron_is_read(run, tmp_path, image_bytes):
     rows = [{"images": [struct(image_bytes("red"))], "texts": [pair("Q\nA. x", "A", source="AI2D")]}]
     write(tmp_path / "data/train.parquet", rows, SCHEMAS["cauldron"])
     result = run("--image_prefix", "cauldron/images")
@@ -157,17 +157,17 @@ def test_the_cauldron(run, tmp_path, image_bytes):
     assert "layout cauldron" in result.out
 
 
-def test_llava_onevision_keeps_tokens_turns_and_ids_as_they_are(run, tmp_path, image_bytes):
+def test_llava_onevision_keeps_tokens_turns_and_ids_unchanged(run, tmp_path, image_bytes):
     red = image_bytes("red")
-    kept = said(("system", "Be brief."), ("human", "What is\n<image> this?"), ("gpt", " A bus. "))
+    kept = dialogue(("system", "Be brief."), ("human", "What is\n<image> this?"), ("gpt", " A bus. "))
     rows = [
         {"id": "000.jpg", "image": struct(red), "conversations": kept},
-        {"id": None, "image": None, "conversations": said(("human", "Hi"), ("gpt", "Hello"))},
-        {"id": "c", "image": None, "conversations": said(("human", "<image>\nHi"), ("gpt", "Hello"))},
-        {"id": "d", "image": struct(red), "conversations": said(("human", "Hi"), ("gpt", "Hello"))},
-        {"id": "e", "image": struct(red), "conversations": said(("human", "<image>"), ("gpt", "<image> Hello"))},
-        {"id": "f", "image": struct(red), "conversations": said(("human", "<image>"), ("tool", "Hello"))},
-        {"id": "g", "image": struct(red), "conversations": said(("human", "<image>"), ("gpt", None))},
+        {"id": None, "image": None, "conversations": dialogue(("human", "Hi"), ("gpt", "Hello"))},
+        {"id": "c", "image": None, "conversations": dialogue(("human", "<image>\nHi"), ("gpt", "Hello"))},
+        {"id": "d", "image": struct(red), "conversations": dialogue(("human", "Hi"), ("gpt", "Hello"))},
+        {"id": "e", "image": struct(red), "conversations": dialogue(("human", "<image>"), ("gpt", "<image> Hello"))},
+        {"id": "f", "image": struct(red), "conversations": dialogue(("human", "<image>"), ("tool", "Hello"))},
+        {"id": "g", "image": struct(red), "conversations": dialogue(("human", "<image>"), ("gpt", None))},
         {"id": "h", "image": struct(red), "conversations": []},
         {"id": "i", "image": struct(None, "gone.jpg"), "conversations": kept},
         {"id": "j", "image": struct(red), "conversations": None},
@@ -237,7 +237,7 @@ def test_messages_with_parts_take_their_images_by_index_or_in_order(run, tmp_pat
     ]
 
 
-def test_messages_with_texts_as_trl_takes_them(run, tmp_path, image_bytes):
+def test_messages_with_texts_in_the_format_of_trl_are_read(run, tmp_path, image_bytes):
     schema = pyarrow.schema(
         [("messages", list_of(role=TEXT, content=TEXT)), ("images", pyarrow.list_(pyarrow.binary()))]
     )
@@ -248,7 +248,7 @@ def test_messages_with_texts_as_trl_takes_them(run, tmp_path, image_bytes):
     assert values(result.records[0]) == [("system", "Be brief."), ("human", "<image>\nWhat?"), ("gpt", "Red.")]
 
 
-def test_captions_answer_the_image_alone(run, tmp_path, image_bytes):
+def test_a_caption_is_the_answer_to_a_question_with_only_the_image(run, tmp_path, image_bytes):
     rows = [
         {"id": "a", "image": struct(image_bytes("red")), "caption": " A red square.\n"},
         {"id": "b", "image": None, "caption": "Nothing."},
@@ -260,7 +260,7 @@ def test_captions_answer_the_image_alone(run, tmp_path, image_bytes):
     assert result.reasons == [("row 1", "no_image"), ("row 2", "no_caption")]
 
 
-def test_the_suffix_follows_the_content_for_every_format(run, tmp_path):
+def test_the_file_suffix_is_that_of_the_image_format(run, tmp_path):
     from PIL import Image
 
     formats = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
@@ -302,11 +302,11 @@ def test_a_damaged_row_group_is_rejected_row_by_row_and_the_next_is_read(run, tm
     assert "12 read = 8 written + 4 rejected" in result.out
 
 
-def test_a_text_that_is_not_utf8_rejects_its_row_alone(run, tmp_path, image_bytes):
+def test_a_text_that_is_not_utf8_rejects_only_its_row(run, tmp_path, image_bytes):
     schema = pyarrow.schema([("id", TEXT), ("image", IMAGE), ("caption", pyarrow.binary())])
     rows = [{"id": "a", "image": struct(image_bytes("red")), "caption": text} for text in (b"one", b"\xff", b"three")]
     table = pyarrow.Table.from_pylist(rows, schema=schema)
-    invalid = table["caption"].combine_chunks().view(pyarrow.string())  # without a check, as some writers do
+    invalid = table["caption"].combine_chunks().view(pyarrow.string())  # without a check, as by some writers
     (tmp_path / "data").mkdir()
     parquet.write_table(table.set_column(2, "caption", invalid), tmp_path / "data/p.parquet")
     result = run()
@@ -316,9 +316,9 @@ def test_a_text_that_is_not_utf8_rejects_its_row_alone(run, tmp_path, image_byte
 
 @pytest.mark.parametrize("layout", SCHEMAS)
 def test_columns_of_wrong_types_are_rejects(run, tmp_path, image_bytes, layout):
-    """Every column of every layout, with a number, a text, a list of either, and an object in its place."""
+    """Every column of every layout is replaced with a number, a text, a list of either, and an object."""
     good = {"image": struct(image_bytes("red")), "images": [struct(image_bytes("red"))], "id": "x", "caption": "c"}
-    good |= {"texts": [pair("q", "a")], "conversations": said(("human", "<image>"), ("gpt", "a"))}
+    good |= {"texts": [pair("q", "a")], "conversations": dialogue(("human", "<image>"), ("gpt", "a"))}
     good |= {"messages": [{"role": "user", "content": "q"}]}
     columns = {column: good[column] for column in SCHEMAS[layout].names if column in good}
     for number, (column, wrong) in enumerate(
@@ -336,7 +336,7 @@ def test_columns_of_wrong_types_are_rejects(run, tmp_path, image_bytes, layout):
     assert len(result.records) == {"llava": 2, "caption": 3}.get(layout, 0)
 
 
-def test_half_a_file_is_a_reject_the_others_are_converted_and_the_whole_file_is_taken_later(run, tmp_path, image_bytes):
+def test_a_truncated_file_is_a_reject_and_is_converted_once_it_is_complete(run, tmp_path, image_bytes):
     row = {"id": "x", "image": struct(image_bytes("red")), "caption": "c"}
     for name in "ac":
         write(tmp_path / f"data/{name}.parquet", [row], SCHEMAS["caption"])
@@ -360,7 +360,7 @@ def test_half_a_file_is_a_reject_the_others_are_converted_and_the_whole_file_is_
     assert result.out.count("finished earlier") == 2
 
 
-def test_arguments_that_do_not_fit_the_file_say_so(run, tmp_path, image_bytes):
+def test_arguments_that_do_not_fit_the_file_are_refused(run, tmp_path, image_bytes):
     row = {"bild": image_bytes("red"), "text": "A red square."}
     path = tmp_path / "data/a.parquet"
     path.parent.mkdir()
@@ -403,7 +403,7 @@ def test_two_files_with_one_output_are_refused(run, preprocess, tmp_path, image_
     assert "would both be written to" in result.err
 
 
-def test_files_are_taken_as_they_are_named_and_folders_at_any_depth(run, tmp_path, image_bytes):
+def test_files_and_nested_folders_are_read_in_order_of_name(run, tmp_path, image_bytes):
     row = {"id": "a", "image": struct(image_bytes("red")), "caption": "c"}
     for name in ("b/train-00001.parquet", "b/train-00000.parquet", "a.parquet"):
         write(tmp_path / "data" / name, [row], SCHEMAS["caption"])
@@ -426,7 +426,7 @@ def mixture(image_bytes, rows):
 
 
 @pytest.mark.slow
-def test_killed_at_any_instant_the_next_run_gives_the_bytes_of_an_undisturbed_one(run, tmp_path, image_bytes):
+def test_a_rerun_after_a_kill_at_any_step_gives_the_bytes_of_an_uninterrupted_run(run, tmp_path, image_bytes):
     for name in ("a", "b"):
         write(tmp_path / f"data/{name}.parquet", mixture(image_bytes, 12), SCHEMAS["finevision"])
     run()
@@ -442,7 +442,7 @@ def test_killed_at_any_instant_the_next_run_gives_the_bytes_of_an_undisturbed_on
 
 
 def row_of(layout, number, images):
-    """A row as each layout publishes it, and what its turns say."""
+    """A row in each published layout, and the texts of its turns."""
     question, answer = f"What is {number}?", f"It is {number}."
     if layout in ("finevision", "cauldron"):
         texts = [pair(question, answer), pair("Sure?", "Yes.")]
@@ -450,8 +450,8 @@ def row_of(layout, number, images):
         return row, [question, answer, "Sure?", "Yes."]
     one = {"id": f"n{number}", "image": images[0] if images else None}
     if layout == "llava":
-        said_first = f"<image>\n{question}" if images else question
-        return {**one, "conversations": said(("human", said_first), ("gpt", answer))}, [question, answer]
+        first = f"<image>\n{question}" if images else question
+        return {**one, "conversations": dialogue(("human", first), ("gpt", answer))}, [question, answer]
     if layout == "messages":
         user = [*(part(index=place) for place in range(len(images))), part(question)]
         messages = [{"role": "user", "content": user}, {"role": "assistant", "content": [part(answer)]}]
@@ -461,7 +461,7 @@ def row_of(layout, number, images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", SCHEMAS)
-def test_what_is_written_is_what_the_datasets_package_reads(run, tmp_path, image_bytes, layout):
+def test_written_records_equal_those_read_by_the_datasets_package(run, tmp_path, image_bytes, layout):
     datasets = pytest.importorskip("datasets")
     from PIL import Image, ImageChops
 
@@ -493,7 +493,7 @@ def test_what_is_written_is_what_the_datasets_package_reads(run, tmp_path, image
         ] == texts
 
 
-def test_the_main_job_takes_what_is_written(run, tmp_path, image_bytes, make_config):
+def test_the_main_job_reads_the_written_records(run, tmp_path, image_bytes, make_config):
     """One image, none, and a caption; images are checked by decoding them."""
     turns = [pair("What is it?", "A red square."), pair("Sure?", "Yes.")]
     rows = [rated([struct(image_bytes("red"))], turns), rated([], turns)]
@@ -511,7 +511,7 @@ def test_the_main_job_takes_what_is_written(run, tmp_path, image_bytes, make_con
 
 
 @with_real_excerpts
-def test_a_real_file_with_bare_bytes_is_read_by_naming_its_columns(run, tmp_path):
+def test_a_real_file_with_image_bytes_is_read_by_naming_its_columns(run, tmp_path):
     path = SHARED / "raw/parquet/data-juicer_demo-dataset-images-bytes.parquet"
     named = ("--layout", "caption", "--columns", "image=image_bytes", "text=text")
     result = run(*named, source=path)

@@ -19,7 +19,7 @@ def convert(preprocess, tmp_path):
     return run
 
 
-def test_folders_below_are_searched_and_kept(convert, tmp_path, write_json):
+def test_nested_folders_are_searched_and_kept(convert, tmp_path, write_json):
     for name in ("b.json", "a/z.json", "a/b/c.JSON"):
         write_json(tmp_path / "in" / name, [{"id": name}])
     (tmp_path / "in/readme.txt").write_text("no JSON")
@@ -41,7 +41,7 @@ def test_folders_below_are_searched_and_kept(convert, tmp_path, write_json):
     assert "3 files: 3 read = 3 written + 0 rejected" in result.out
 
 
-def test_a_record_keeps_every_byte_that_means_something(convert, tmp_path):
+def test_a_record_keeps_every_significant_byte(convert, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/x.json").write_text(f"\ufeff [ {RECORD},\n{RECORD}\t]\n", encoding="utf-8")
     convert()
@@ -50,7 +50,7 @@ def test_a_record_keeps_every_byte_that_means_something(convert, tmp_path):
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("indent", [None, 0, 4, "\t"])
-def test_pretty_printed_records_become_one_line_each(convert, tmp_path, indent, line_end):
+def test_each_pretty_printed_record_becomes_one_line(convert, tmp_path, indent, line_end):
     records = [{"id": i, "text": "one\ntwo  three", "list": [1, {"k": [2]}], "empty": {}} for i in range(50)]
     (tmp_path / "in").mkdir()
     (tmp_path / "in/x.json").write_bytes(json.dumps(records, indent=indent).replace("\n", line_end).encode())
@@ -67,7 +67,7 @@ def test_an_empty_array_becomes_an_empty_file(convert, tmp_path, write_json):
     assert (tmp_path / "in_to_jsonl/x.jsonl").read_bytes() == b""
 
 
-def test_a_broken_file_is_named_with_the_byte_and_has_no_output(convert, tmp_path, write_json):
+def test_a_broken_file_is_named_with_byte_offset_and_has_no_output(convert, tmp_path, write_json):
     write_json(tmp_path / "in/a.json", [1])
     (tmp_path / "in/b.json").write_text('[{"a": 1}, {"a": NaN}]')
     write_json(tmp_path / "in/c.json", [3])
@@ -91,19 +91,19 @@ def test_an_object_at_the_top_is_refused_with_what_was_expected(convert, tmp_pat
     assert "byte 0: found '{', expected an array '['; check that this is the right file" in result.err
 
 
-def test_the_output_folder_can_be_given_and_a_slash_behind_the_input_means_nothing(convert, tmp_path, write_json):
+def test_the_output_folder_can_be_given_and_a_trailing_slash_of_the_input_is_ignored(convert, tmp_path, write_json):
     write_json(tmp_path / "in/a.json", [1])
     assert convert(source=f"{tmp_path}/in/").records == [1]
     assert convert("--output_dir", tmp_path / "out", into=tmp_path / "out").records == [1]
 
 
-def test_the_folder_one_stands_in_gets_its_name(preprocess, tmp_path, write_json, monkeypatch):
+def test_the_current_folder_as_input_gives_an_output_named_after_it(preprocess, tmp_path, write_json, monkeypatch):
     write_json(tmp_path / "in/a.json", [1])
     monkeypatch.chdir(tmp_path / "in")
     assert preprocess("convert_json2jsonl", "--input_dir", ".", into=tmp_path / "in_to_jsonl").records == [1]
 
 
-def test_links_to_folders_are_followed_once(convert, tmp_path, write_json):
+def test_links_to_folders_are_followed_only_once(convert, tmp_path, write_json):
     write_json(tmp_path / "elsewhere/a.json", [1])
     (tmp_path / "in").mkdir()
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
@@ -138,7 +138,7 @@ def test_an_input_without_json_files_is_a_wrong_argument(convert, tmp_path, make
     assert not (tmp_path / "in_to_jsonl").exists()
 
 
-def test_the_command_of_its_own_does_the_same(tmp_path, write_json, capsys):
+def test_the_separate_command_does_the_same(tmp_path, write_json, capsys):
     write_json(tmp_path / "in/a.json", [1])
     assert convert_json2jsonl_main(["--input_dir", str(tmp_path / "in")]) == 0
     assert (tmp_path / "in_to_jsonl/a.jsonl").read_text() == "1\n"
@@ -148,7 +148,7 @@ def test_the_command_of_its_own_does_the_same(tmp_path, write_json, capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
-def test_memory_stays_far_below_the_file(tmp_path):
+def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
     record = json.dumps({"id": "000000001", "image": "a/b.jpg", "text": "some words of a conversation " * 30})
     path = tmp_path / "in/big.json"
     path.parent.mkdir()
@@ -161,7 +161,7 @@ def test_memory_stays_far_below_the_file(tmp_path):
     assert size > 130 << 20
     script = "import sys; from preprocess.preprocess_dataset import convert_json2jsonl_main as main\n"
     script += "assert main(sys.argv[1:]) == 0\n"
-    # Not ru_maxrss: that of the process which started this one counts in it.
+    # Not ru_maxrss, which includes the memory of the parent process.
     script += "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
     command = [sys.executable, "-c", script, "--input_dir", str(path.parent)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -171,7 +171,7 @@ def test_memory_stays_far_below_the_file(tmp_path):
 
 
 @with_real_excerpts
-def test_real_files_say_the_same_afterwards(convert, tmp_path):
+def test_real_files_have_the_same_values_afterwards(convert, tmp_path):
     (tmp_path / "in").mkdir()
     sources = sorted((SHARED / "conversations").glob("*.json"))
     for source in sources:

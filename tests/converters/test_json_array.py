@@ -22,7 +22,7 @@ NUMBERS = st.sampled_from(["0", "-0", "1e5", "1E+05", "0.1000", "-0.0", "1e999",
 
 @st.composite
 def written_value(draw, depth=3):
-    """JSON text of any value with any blanks, keys that stand twice and text escaped or not."""
+    """JSON text of any value with any whitespace, repeated keys, and text escaped or not."""
     kind = draw(st.integers(0, 5 if depth else 3))
     if kind == 0:
         return draw(NUMBERS)
@@ -47,14 +47,14 @@ def _joined(draw, items, opening, closing):
 @st.composite
 def written_array(draw):
     values = st.lists(written_value(), max_size=8)
-    # Records that begin alike, as a dataset has them, are split in another way than the rest.
+    # Records that begin with the same keys, as in a dataset, are split by another method than the rest.
     alike = st.lists(st.builds('{{"id": {}, "parts": [{{"id": {}}}]}}'.format, written_value(2), NUMBERS), max_size=8)
     items = draw(values | alike | st.tuples(alike, values).map(lambda both: both[0] + both[1] + both[0]))
     return draw(BLANKS) + _joined(draw, items, "[", "]") + draw(BLANKS)
 
 
 def exactly(text):
-    """The value with everything that a parser usually forgets: digits as written, order of keys, keys that repeat."""
+    """The value with everything that a parser usually drops: digits as written, order of keys, repeated keys."""
     return json.loads(text, parse_float=str, parse_int=str, object_pairs_hook=lambda pairs: ("object", pairs))
 
 
@@ -67,7 +67,7 @@ def read(path, **options):
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(text=written_array(), block=st.sampled_from([4, 7, 64, 1 << 17]), bom=st.booleans())
-def test_each_line_says_exactly_what_its_element_says(tmp_path, monkeypatch, text, block, bom):
+def test_each_line_has_exactly_the_value_of_its_element(tmp_path, monkeypatch, text, block, bom):
     monkeypatch.setattr(json_array, "BLOCK", block)
     path = tmp_path / "any.json"
     path.write_bytes(b"\xef\xbb\xbf" * bom + text.encode())
@@ -81,7 +81,7 @@ def test_each_line_says_exactly_what_its_element_says(tmp_path, monkeypatch, tex
 @given(
     text=written_array(), place=st.floats(0, 1), junk=st.sampled_from(["", ",", "]", "}", '"', "{", "x", "\\", "\x00"])
 )
-def test_what_python_refuses_is_refused_and_what_it_takes_is_taken(tmp_path, monkeypatch, text, place, junk):
+def test_json_is_accepted_or_refused_as_by_python(tmp_path, monkeypatch, text, place, junk):
     monkeypatch.setattr(json_array, "BLOCK", 16)
     at = int(place * len(text))
     broken = text[:at] + junk + text[at + 1 :]
@@ -122,14 +122,14 @@ def test_what_python_refuses_is_refused_and_what_it_takes_is_taken(tmp_path, mon
         (b"[1]\x00", 3, "found byte 0x00 after"),
     ],
 )
-def test_an_error_names_the_byte_and_what_was_found(tmp_path, content, byte, message):
+def test_an_error_names_the_byte_offset_and_the_content_found(tmp_path, content, byte, message):
     path = tmp_path / "bad.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"bad\.json: byte {byte}: .*{message}"):
         read(path)
 
 
-def test_a_fault_deep_in_a_large_file_is_named_by_its_byte_in_the_file(tmp_path):
+def test_an_error_far_into_a_large_file_names_its_byte_offset_in_the_file(tmp_path):
     records = [json.dumps({"id": i, "text": "naïve " * 20}, ensure_ascii=False) for i in range(5000)]
     records[4321] = records[4321].replace("naïve", "na\tve", 1)
     content = ("[" + ", ".join(records) + "]").encode()
@@ -139,14 +139,14 @@ def test_a_fault_deep_in_a_large_file_is_named_by_its_byte_in_the_file(tmp_path)
         read(path)
 
 
-def test_a_value_nested_too_deeply_is_an_error_and_no_crash(tmp_path):
+def test_a_value_nested_too_deeply_is_an_error_without_a_crash(tmp_path):
     path = tmp_path / "deep.json"
     path.write_bytes(b"[" + b"[" * 100_000 + b"]" * 100_000 + b"]")
     with pytest.raises(InputError, match="nested too deeply"):
         read(path)
 
 
-def test_a_missing_quote_does_not_pull_the_rest_of_the_file_into_memory(tmp_path, monkeypatch):
+def test_a_missing_quote_does_not_load_the_rest_of_the_file_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(json_array, "SUSPICIOUS", 1 << 12)
     monkeypatch.setattr(json_array, "BLOCK", 1 << 10)
     path = tmp_path / "bad.json"
@@ -159,7 +159,7 @@ def test_a_missing_quote_does_not_pull_the_rest_of_the_file_into_memory(tmp_path
         assert file.tell() < 1 << 15
 
 
-def test_half_a_surrogate_pair_is_kept_as_written_and_has_no_value(tmp_path):
+def test_a_lone_surrogate_is_kept_as_written_and_has_no_value(tmp_path):
     path = tmp_path / "half.json"
     path.write_bytes(rb'["\ud83d", "\ud83d\ude42"]')
     (batch,) = read_array(path)
@@ -174,7 +174,7 @@ def test_an_element_larger_than_any_block_is_read(tmp_path):
     assert [json.loads(raw)["id"] for raw in read(path)] == [1, 2]
 
 
-def test_records_that_begin_differently_come_out_in_order(tmp_path, monkeypatch):
+def test_records_that_begin_differently_keep_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(json_array, "BLOCK", 200)
     records = [{"id": i, "x": [{"id": 1}, {"id": 2}]} if i % 3 else {"model": "", "id": i} for i in range(500)]
     path = tmp_path / "mixed.json"
@@ -183,7 +183,7 @@ def test_records_that_begin_differently_come_out_in_order(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("bare", [True, False])
-def test_an_array_is_found_under_its_key_whatever_stands_before_it(tmp_path, monkeypatch, bare):
+def test_an_array_is_found_under_its_key_after_any_other_content(tmp_path, monkeypatch, bare):
     monkeypatch.setattr(json_array, "BLOCK", 3)
     path = tmp_path / "object.json"
     others = {"info": {"a": ["]", {}], "b": '"}'}, "n": -1.5e3, "data_": [1, [2]], "t": 'a"b\\', "z": None}
@@ -194,7 +194,7 @@ def test_an_array_is_found_under_its_key_whatever_stands_before_it(tmp_path, mon
 
 
 @pytest.mark.parametrize("block", [8, 64, 1 << 17])
-def test_records_of_the_next_array_are_not_taken_for_those_of_this_one(tmp_path, monkeypatch, block):
+def test_records_of_the_next_array_are_not_read_as_part_of_this_one(tmp_path, monkeypatch, block):
     monkeypatch.setattr(json_array, "BLOCK", block)
     path = tmp_path / "two.json"
     records = [{"id": i} for i in range(40)]
@@ -202,7 +202,7 @@ def test_records_of_the_next_array_are_not_taken_for_those_of_this_one(tmp_path,
     assert [json.loads(raw) for raw in read(path, key="data")] == records
 
 
-def test_a_bare_array_is_refused_where_an_object_belongs(tmp_path):
+def test_an_array_is_refused_where_an_object_is_expected(tmp_path):
     path = tmp_path / "list.json"
     path.write_text("[]")
     with pytest.raises(InputError, match=r"found '\[', expected an object with 'annotations'"):
@@ -210,7 +210,7 @@ def test_a_bare_array_is_refused_where_an_object_belongs(tmp_path):
 
 
 @pytest.mark.slow
-def test_ends_are_those_of_a_scanner_that_goes_byte_by_byte():
+def test_ends_of_elements_equal_those_of_a_byte_by_byte_scanner():
     def slowly(text):
         depth, in_string, commas, i = 0, False, [], 0
         while i < len(text):

@@ -35,7 +35,7 @@ def run(preprocess, tmp_path):
     return convert
 
 
-def test_a_figure_with_one_image_and_a_caption_is_used(run, tmp_path, image_bytes):
+def test_only_figures_with_one_image_and_a_caption_are_used(run, tmp_path, image_bytes):
     data = image_bytes("red")
     name = "2001.00001/fig1.jpg"
     papers = [
@@ -65,7 +65,7 @@ def test_a_figure_with_one_image_and_a_caption_is_used(run, tmp_path, image_byte
     assert "7 read = 1 written + 6 rejected, 1 images" in result.out
 
 
-def test_two_images_of_one_name_do_not_replace_each_other(run, tmp_path, image_bytes):
+def test_two_images_with_the_same_name_do_not_replace_each_other(run, tmp_path, image_bytes):
     red, blue = image_bytes("red"), image_bytes("blue")
     figures = [figure("a/1.jpg", red), figure("a/1.jpg", blue), figure("a/1.jpg", red)]
     write_parquet(tmp_path / "data/arXiv_src_2001_003.parquet", [{"caption_images": figures}])
@@ -75,7 +75,7 @@ def test_two_images_of_one_name_do_not_replace_each_other(run, tmp_path, image_b
     assert (tmp_path / "images/a/1.jpg").read_bytes() == red
 
 
-def test_the_range_picks_files_by_their_number_and_its_end_is_not_taken(run, tmp_path, image_bytes):
+def test_the_range_selects_files_by_number_and_excludes_its_end(run, tmp_path, image_bytes):
     for month, number in [("1905", 2), ("1905", 3), ("2001", 10), ("2001", 11)]:
         papers = [{"caption_images": [figure(f"{month}_{number}/1.jpg", image_bytes("red"))]}]
         write_parquet(tmp_path / f"data/arXiv_src_{month}_{number:03d}.parquet", papers)
@@ -128,7 +128,7 @@ def test_pages_are_numbered_by_row_and_named_after_their_format(run, tmp_path, i
     ]
 
 
-def test_instructions_are_spread_and_follow_the_seed(run, tmp_path, image_bytes):
+def test_all_instructions_occur_and_depend_on_the_seed(run, tmp_path, image_bytes):
     write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", [page(image_bytes("red"))] * 200)
     first = [r["conversations"][0]["value"] for r in synthdog(run).records]
     assert len(Counter(first)) == 11
@@ -136,7 +136,7 @@ def test_instructions_are_spread_and_follow_the_seed(run, tmp_path, image_bytes)
     assert first != [r["conversations"][0]["value"] for r in second.records]
 
 
-def test_an_image_cut_short_is_replaced_and_one_of_other_content_is_not(run, tmp_path, image_bytes):
+def test_a_truncated_image_is_replaced_but_an_image_with_other_content_is_not(run, tmp_path, image_bytes):
     write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", [page(image_bytes("red"))])
     target = tmp_path / "images/train-00000/000000.jpg"
     target.parent.mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_an_image_cut_short_is_replaced_and_one_of_other_content_is_not(run, tmp
 
 
 @pytest.mark.faults
-def test_killed_at_any_instant_it_goes_on_and_leaves_nothing_beside_the_images(run, tmp_path, image_bytes):
+def test_a_run_killed_at_any_step_is_resumed_and_leaves_no_extra_files(run, tmp_path, image_bytes):
     pages = [page(image_bytes(colour)) for colour in ("red", "green", "blue")]
     write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", pages)
     synthdog(run)
@@ -177,7 +177,7 @@ def test_killed_at_any_instant_it_goes_on_and_leaves_nothing_beside_the_images(r
     assert 12 < step < 99
 
 
-def test_another_image_folder_is_not_taken_for_finished(run, tmp_path, image_bytes):
+def test_an_output_for_another_image_folder_is_refused(run, tmp_path, image_bytes):
     write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", [page(image_bytes("red"))])
     assert synthdog(run).code == 0
     result = run("synthdog_en", images=tmp_path / "elsewhere", prefix="synthdog-en/images")
@@ -185,7 +185,7 @@ def test_another_image_folder_is_not_taken_for_finished(run, tmp_path, image_byt
     assert "output_image_dir was '../images' and is '../elsewhere' now" in result.err
 
 
-def test_a_broken_or_foreign_parquet_is_a_wrong_input(run, tmp_path):
+def test_a_broken_parquet_file_or_one_without_the_columns_is_a_wrong_input(run, tmp_path):
     path = tmp_path / "data/train-00000-of-00084-x.parquet"
     path.parent.mkdir()
     path.write_bytes(b"PAR1 half a download")
@@ -198,7 +198,7 @@ def test_a_broken_or_foreign_parquet_is_a_wrong_input(run, tmp_path):
     assert "has no column 'image', only text" in synthdog(run).err
 
 
-def test_without_pyarrow_the_error_says_what_to_install(run, tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_names_the_package_to_install(run, tmp_path, monkeypatch):
     write_parquet(tmp_path / "data/train-00000-of-00084-x.parquet", [{"text": "x"}])
     imported = builtins.__import__
 

@@ -6,7 +6,7 @@ import random
 import tarfile
 
 import pytest
-from dialogues import said, stored, values
+from dialogues import dialogue, stored, values
 from interruption import contents, killed_at
 
 
@@ -31,9 +31,9 @@ def run(preprocess, tmp_path):
     return convert
 
 
-def test_members_of_one_key_are_a_sample(run, tmp_path, image_bytes):
+def test_members_with_the_same_key_are_a_sample(run, tmp_path, image_bytes):
     red, blue = image_bytes("red"), image_bytes("blue", "PNG")
-    turns = said(("system", "Be brief."), ("human", "<image>\nWhat?"), ("gpt", "Red."))
+    turns = dialogue(("system", "Be brief."), ("human", "<image>\nWhat?"), ("gpt", "Red."))
     members = [
         ("0001.jpg", red),
         ("0001.json", {"id": "abc", "image": "x/0001.jpg", "conversations": turns}),
@@ -67,7 +67,7 @@ def test_members_of_one_key_are_a_sample(run, tmp_path, image_bytes):
     assert "5 read = 5 written + 0 rejected, 2 images" in result.out
 
 
-def test_samples_that_cannot_be_used_are_rejected_by_their_key(run, tmp_path, image_bytes, monkeypatch):
+def test_unusable_samples_are_rejected_with_their_key(run, tmp_path, image_bytes, monkeypatch):
     monkeypatch.setattr("preprocess.converters.webdataset.LARGEST_FILE", 10_000)
     red = image_bytes("red")
     members = [
@@ -112,10 +112,8 @@ def ten_samples(image_bytes):
 
 
 @pytest.mark.slow
-def test_of_an_archive_cut_anywhere_the_samples_that_are_whole_are_kept_and_the_rest_is_one_reject(
-    run, tmp_path, image_bytes
-):
-    """Also between two samples: behind the cut, more members of the last may have stood."""
+def test_a_truncated_archive_gives_its_complete_samples_and_one_reject_for_the_rest(run, tmp_path, image_bytes):
+    """Also if it ends between two samples: more members of the last sample may have followed."""
     path = write_tar(tmp_path / "data/0.tar", ten_samples(image_bytes))
     whole = path.read_bytes()
     with tarfile.open(path) as archive:
@@ -141,7 +139,7 @@ def test_of_an_archive_cut_anywhere_the_samples_that_are_whole_are_kept_and_the_
 
 
 @pytest.mark.slow
-def test_damage_is_a_reject_or_a_refusal_and_never_a_traceback(run, tmp_path, image_bytes):
+def test_damage_is_a_reject_or_an_error_and_never_a_traceback(run, tmp_path, image_bytes):
     path = write_tar(tmp_path / "data/0.tar", ten_samples(image_bytes))
     whole = path.read_bytes()
     choose = random.Random(0)
@@ -156,7 +154,7 @@ def test_damage_is_a_reject_or_a_refusal_and_never_a_traceback(run, tmp_path, im
 
 
 @pytest.mark.slow
-def test_killed_it_gives_the_bytes_of_an_undisturbed_run(run, tmp_path, image_bytes):
+def test_a_rerun_after_a_kill_gives_the_bytes_of_an_uninterrupted_run(run, tmp_path, image_bytes):
     write_tar(tmp_path / "data/0.tar", ten_samples(image_bytes))
     run()
     out, images = tmp_path / "jsonl", tmp_path / "images"

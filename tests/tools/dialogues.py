@@ -1,4 +1,4 @@
-"""Turns and images of published datasets, as they stand before and after conversion."""
+"""Turns and images of published datasets, before and after conversion."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ def stored(data, suffix):
     return f"{digest[:2]}/{digest[2:4]}/{digest}{suffix}"
 
 
-def said(*turns):
+def dialogue(*turns):
     return [{"from": role, "value": value} for role, value in turns]
 
 

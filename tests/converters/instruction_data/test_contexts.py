@@ -1,4 +1,4 @@
-"""The layout of a context, against the authors' published files."""
+"""The layout of a context, compared with the authors' published files."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_the_layout_is_that_of_the_authors_files_byte_for_byte(lengths, boxes, l
 
 @pytest.mark.slow
 @needs_shared("conversations")
-def test_captions_and_boxes_of_the_authors_80_images_come_back_exactly_from_coco_annotations(tmp_path):
+def test_captions_and_boxes_of_the_authors_80_images_are_read_exactly_from_coco_annotations(tmp_path):
     path = shared_folder("conversations") / "llava_caps_boxes_80.jsonl"
     images = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     photos = read_annotations(*write_coco(tmp_path, images)).photos
@@ -77,7 +77,7 @@ def test_captions_and_boxes_of_the_authors_80_images_come_back_exactly_from_coco
 
 @pytest.mark.slow
 @needs_shared("images")
-def test_boxes_of_coco_lie_inside_their_image():
+def test_boxes_of_coco_are_inside_their_image():
     folder = shared_folder("images") / "coco" / "annotations"
     found = read_annotations(folder / "captions_val2017.json", folder / "instances_val2017.json")
     corners = [box.corners for photo in found.photos.values() for box in photo.boxes]
@@ -85,7 +85,7 @@ def test_boxes_of_coco_lie_inside_their_image():
     assert all(0 <= left < right <= 1 and 0 <= top < bottom <= 1 for left, top, right, bottom in corners)
 
 
-def test_numbers_are_written_as_python_writes_them(tmp_path):
+def test_numbers_are_formatted_as_by_python(tmp_path):
     photo = read_annotations(*write_coco(tmp_path, [dog()])).photos["7"]
     assert context(photo.captions, photo.boxes) == (
         "A dog on the grass.\nA brown dog plays with a ball.\n\n"
@@ -93,7 +93,7 @@ def test_numbers_are_written_as_python_writes_them(tmp_path):
     )
 
 
-def test_an_image_without_boxes_is_described_by_its_captions_alone():
+def test_an_image_without_boxes_is_described_only_by_its_captions():
     assert context(["A field.", "Grass."], []) == "A field.\nGrass."
 
 

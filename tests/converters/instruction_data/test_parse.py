@@ -1,4 +1,4 @@
-"""The parser of answers: what it takes, and every way to be wrong."""
+"""The parser of answers: what it accepts, and all reasons for rejects."""
 
 import pytest
 from hypothesis import given
@@ -87,20 +87,20 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("kind", "answer", "rounds"), GOOD)
-def test_an_answer_in_the_layout_gives_its_rounds(kind, answer, rounds):
+def test_an_answer_in_the_required_layout_gives_its_rounds(kind, answer, rounds):
     found = rounds_of(answer, kind)
     assert len(found) == rounds
     assert all(each.answer and bool(each.question) == kind.answers_in_rounds for each in found)
 
 
 @pytest.mark.parametrize(("kind", "answer", "reason"), WRONG)
-def test_an_answer_that_is_wrong_is_rejected_with_the_reason(kind, answer, reason):
+def test_an_invalid_answer_is_rejected_with_the_reason(kind, answer, reason):
     with pytest.raises(Rejected) as stopped:
         rounds_of(answer, kind)
     assert stopped.value.reason is reason
 
 
-def test_the_answers_are_sixty_or_more():
+def test_at_least_sixty_answers_are_tested():
     assert len(GOOD) + len(WRONG) >= 60
 
 
@@ -115,7 +115,7 @@ def as_answer(pairs):
 
 @pytest.mark.slow
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), st.sampled_from([C, R]))
-def test_rounds_with_separators_headers_or_image_tokens_inside_come_back_as_they_were_or_not_at_all(pairs, kind):
+def test_rounds_that_contain_separators_headers_or_image_tokens_are_parsed_unchanged_or_rejected(pairs, kind):
     laid_out = as_answer(pairs)
     whole = tuple(Round(question.strip(), answer.strip()) for question, answer in pairs)
     texts = [text for pair in pairs for text in pair]
@@ -125,7 +125,7 @@ def test_rounds_with_separators_headers_or_image_tokens_inside_come_back_as_they
     except Rejected:
         assert ambiguous or any("<image>" in text or "think" in text for text in texts)
     else:
-        # A text that is laid out as rounds itself cannot be told from rounds; nothing of it is lost.
+        # A text in the layout of rounds cannot be distinguished from rounds; nothing of it is lost.
         assert found == whole or ambiguous
         rebuilt = as_answer([(each.question, each.answer) for each in found])
         assert "".join(rebuilt.split()) == "".join(laid_out.split())
@@ -134,7 +134,7 @@ def test_rounds_with_separators_headers_or_image_tokens_inside_come_back_as_they
 
 @pytest.mark.slow
 @given(TEXT)
-def test_a_description_comes_back_as_it_was_or_is_rejected(text):
+def test_a_description_is_parsed_unchanged_or_rejected(text):
     try:
         (found,) = rounds_of(text, D)
     except Rejected:

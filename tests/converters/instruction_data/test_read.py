@@ -1,4 +1,4 @@
-"""`instructions read`: results to conversations, and from annotations to shards."""
+"""`instructions read`: from results to conversations, and from annotations to shards."""
 
 import json
 
@@ -37,7 +37,7 @@ IDS = [f"{kind}_{number}" for number in (7, 8) for kind in ("conversation", "det
 
 @pytest.fixture
 def read(preprocess, asked, tmp_path):
-    """Runs the step over result lines."""
+    """Run the step on result lines."""
 
     def run(results, *arguments):
         path = tmp_path / "results.jsonl"
@@ -93,7 +93,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("line", "reason"), WRONG)
-def test_a_result_that_is_no_answer_is_rejected_and_its_request_is_to_be_sent_again(read, asked, line, reason):
+def test_a_result_without_an_answer_is_rejected_and_its_request_is_listed_for_a_retry(read, asked, line, reason):
     outcome = read([line, *(answer(request_id) for request_id in IDS[1:])])
     assert "6 answers read = 5 written + 1 rejected" in outcome.out
     (reject,) = lines(read.out / "read.rejects.jsonl")
@@ -118,7 +118,7 @@ def test_unknown_repeated_unreadable_and_missing_results_are_rejects(read):
     assert [request["custom_id"] for request in lines(read.out / "retry.jsonl")] == IDS[1:]
 
 
-def test_the_first_answer_that_can_be_used_is_the_one_that_is_written(read):
+def test_the_first_usable_answer_is_written(read):
     outcome = read([answer(IDS[1], "I cannot describe it."), answer(IDS[1], "A dog."), answer(IDS[1], "A cat.")])
     assert [record["conversations"][1]["value"] for record in outcome.records] == ["A dog."]
     reasons = [reject["reason"] for reject in lines(read.out / "read.rejects.jsonl")]
@@ -126,7 +126,7 @@ def test_the_first_answer_that_can_be_used_is_the_one_that_is_written(read):
 
 
 @pytest.mark.slow
-def test_questions_and_places_of_the_image_depend_on_id_and_seed_alone(read):
+def test_questions_and_positions_of_the_image_depend_only_on_id_and_seed(read):
     results = [answer(request_id) for request_id in IDS]
     records = {record["id"]: record for record in read(results).records}
     turned = {record["id"]: record for record in read(results[::-1], "--overwrite").records}
@@ -136,7 +136,7 @@ def test_questions_and_places_of_the_image_depend_on_id_and_seed_alone(read):
     assert len(firsts) > 1
 
 
-def test_the_same_command_again_does_nothing_and_other_results_are_refused(read):
+def test_repeating_the_command_does_nothing_and_other_results_are_refused(read):
     results = [answer(request_id) for request_id in IDS]
     read(results)
     path = read.out.parent / "results.jsonl"
@@ -149,7 +149,7 @@ def test_the_same_command_again_does_nothing_and_other_results_are_refused(read)
 
 
 @pytest.mark.faults
-def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files(asked, tmp_path):
+def test_a_rerun_after_a_kill_at_any_write_flush_or_rename_gives_the_same_files(asked, tmp_path):
     results = tmp_path / "results.jsonl"
     results.write_text(json.dumps(answer(IDS[0])) + "\n{\n", encoding="utf-8")
     command = ["instructions", "read", "--requests_dir", str(asked), "--results", str(results), "--image_prefix", "c"]
@@ -165,14 +165,14 @@ def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files
     assert step > 8
 
 
-def test_requests_in_place_of_results_are_one_sentence(preprocess, asked, tmp_path):
+def test_requests_given_as_results_are_refused_in_one_sentence(preprocess, asked, tmp_path):
     command = ["instructions", "read", "--requests_dir", asked, "--results", asked / "requests-00000.jsonl"]
     outcome = preprocess(*command, "--image_prefix", "c", "--output_dir", tmp_path / "out", into=tmp_path / "out")
     assert outcome.code == 2
     assert "requests-00000.jsonl, which contains requests" in outcome.err
 
 
-def test_a_folder_without_requests_is_one_sentence(preprocess, tmp_path):
+def test_a_folder_without_requests_is_refused_in_one_sentence(preprocess, tmp_path):
     (tmp_path / "empty").mkdir()
     results = tmp_path / "results.jsonl"
     results.write_text("")
@@ -184,7 +184,7 @@ def test_a_folder_without_requests_is_one_sentence(preprocess, tmp_path):
 
 @pytest.mark.slow
 @needs_shared("images")
-def test_from_coco_annotations_to_shards(preprocess, tmp_path, make_config):
+def test_coco_annotations_become_shards(preprocess, tmp_path, make_config):
     coco = shared_folder("images") / "coco"
     annotations = [coco / "annotations" / f"{name}_train2017.json" for name in ("captions", "instances")]
     command = ["instructions", "requests", "--captions", annotations[0], "--instances", annotations[1], "--model", "m"]

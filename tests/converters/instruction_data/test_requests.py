@@ -1,4 +1,4 @@
-"""`instructions requests`: what it writes, counts, refuses, and what is left of it when it is killed."""
+"""`instructions requests`: its files and counts, wrong arguments, and kills."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from preprocess.converters.instruction_data.prompts import load_prompt
 
 @pytest.fixture
 def requests(preprocess, tmp_path):
-    """Runs the step over some images; the result's records are those of every file it wrote."""
+    """Run the step on some images; the result has the records of every written file."""
 
     def run(images, *arguments, out="out"):
         captions, instances = write_coco(tmp_path / "annotations", images)
@@ -101,7 +101,7 @@ def test_files_are_split_at_the_limits_of_the_batch_api(requests, monkeypatch):
     assert len(sent(requests.out)) == 6
 
 
-def test_a_limit_draws_by_seed_and_a_smaller_one_draws_some_of_the_same(requests):
+def test_a_limit_samples_by_seed_and_a_smaller_limit_gives_a_subset(requests):
     images = [dog(number) for number in range(1, 31)]
 
     def drawn(*arguments):
@@ -153,7 +153,7 @@ def test_a_line_break_in_a_caption_does_not_break_the_layout(requests):
     assert line["body"]["messages"][-1]["content"].startswith("A dog on grass.\nA dog.\n\ndog: ")
 
 
-def test_the_cost_is_said_before_anything_is_sent(requests):
+def test_the_estimated_cost_is_printed_before_requests_are_sent(requests):
     result = requests([dog(7), dog(8)], "--price_per_million", 1000, 2000, "--max_tokens", 100)
     sent_tokens, expected = (
         int(number.replace(",", ""))
@@ -170,7 +170,7 @@ def test_the_cost_is_said_before_anything_is_sent(requests):
 @needs_shared("tokenizers")
 @needs_shared("conversations")
 @pytest.mark.parametrize("folder", ["llama3", "qwen2_5", "llama2-json"])
-def test_the_estimate_is_near_what_tokenizers_of_models_say(requests, folder):
+def test_the_estimate_is_close_to_the_counts_of_real_tokenizers(requests, folder):
     known = shared_folder("conversations") / "llava_caps_boxes_80.jsonl"
     requests([json.loads(line) for line in known.open("rb")])
     tokenizer = Tokenizer.from_file(str(shared_folder("tokenizers") / folder / "tokenizer.json"))
@@ -179,7 +179,7 @@ def test_the_estimate_is_near_what_tokenizers_of_models_say(requests, folder):
     assert 0.8 < sum(map(tokens_of, texts)) / counted < 1.1
 
 
-def test_the_same_command_again_does_nothing_and_another_one_is_refused(requests):
+def test_repeating_the_command_does_nothing_and_another_command_is_refused(requests):
     requests([dog()])
     before = contents(requests.out)
     assert "finished earlier, nothing to do" in requests([dog()]).out
@@ -190,7 +190,7 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(requests
     assert contents(requests.out) == before
 
 
-def test_requests_that_were_answered_are_not_replaced(requests):
+def test_requests_with_answers_are_not_replaced(requests):
     requests([dog()])
     (requests.out / "results.jsonl").write_bytes(b"")
     refused = requests([dog()], "--max_tokens", "5", "--overwrite")
@@ -199,7 +199,7 @@ def test_requests_that_were_answered_are_not_replaced(requests):
 
 
 @pytest.mark.faults
-def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files(tmp_path):
+def test_a_rerun_after_a_kill_at_any_write_flush_or_rename_gives_the_same_files(tmp_path):
     captions, instances = write_coco(tmp_path, [dog(number) for number in (1, 2)] + [dog(3, captions=[])])
     command = ["instructions", "requests", "--captions", str(captions), "--instances", str(instances), "--model", "m"]
     whole = tmp_path / "whole"
@@ -226,7 +226,7 @@ def test_killed_at_any_write_flush_or_rename_the_second_run_gives_the_same_files
         (["--prompts", "nowhere"], "--prompts is nowhere, which has no conversation.yaml"),
     ],
 )
-def test_arguments_that_cannot_be_are_one_sentence(requests, arguments, message):
+def test_invalid_arguments_are_refused_in_one_sentence(requests, arguments, message):
     result = requests([dog()], *arguments)
     assert result.code == 2
     assert message in result.err
@@ -242,14 +242,14 @@ def test_arguments_that_cannot_be_are_one_sentence(requests, arguments, message)
         (["--limit", "some"], "'some' is not a whole number above 0"),
     ],
 )
-def test_values_that_cannot_be_are_a_usage_error(requests, arguments, message):
+def test_invalid_values_are_a_usage_error(requests, arguments, message):
     result = requests([dog()], *arguments)
     assert result.code == 2
     assert message in result.err
     assert not requests.out.exists()
 
 
-def test_files_of_two_splits_are_one_sentence(preprocess, tmp_path):
+def test_files_of_two_splits_are_refused_in_one_sentence(preprocess, tmp_path):
     captions, _ = write_coco(tmp_path / "train", [dog(1)])
     _, instances = write_coco(tmp_path / "val", [dog(2)])
     command = ["instructions", "requests", "--captions", captions, "--instances", instances, "--model", "m"]
@@ -266,7 +266,7 @@ def test_files_of_two_splits_are_one_sentence(preprocess, tmp_path):
         ('{"images": [{"id": 1}, oops]}', "byte 23: expecting value; correct the file, or download it again"),
     ],
 )
-def test_a_captions_file_that_is_not_one_is_named_with_advice(preprocess, tmp_path, content, message):
+def test_a_wrong_captions_file_is_named_with_advice(preprocess, tmp_path, content, message):
     captions = tmp_path / "captions.json"
     captions.write_text(content)
     command = ["instructions", "requests", "--captions", captions, "--kinds", "conversation", "--model", "m"]
@@ -276,7 +276,7 @@ def test_a_captions_file_that_is_not_one_is_named_with_advice(preprocess, tmp_pa
     assert message in result.err
 
 
-def test_boxes_are_asked_for_where_a_kind_needs_them(preprocess, tmp_path):
+def test_boxes_are_required_only_by_kinds_that_use_them(preprocess, tmp_path):
     captions, _ = write_coco(tmp_path, [dog()])
     command = ["instructions", "requests", "--captions", captions, "--output_dir", tmp_path / "out", "--model", "m"]
     assert "--instances is missing" in preprocess(*command, into=tmp_path / "out").err
@@ -284,7 +284,7 @@ def test_boxes_are_asked_for_where_a_kind_needs_them(preprocess, tmp_path):
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_the_prompts_that_ship_hold_two_examples_that_the_parser_accepts(kind):
+def test_shipped_prompts_contain_two_examples_that_the_parser_accepts(kind):
     prompt = load_prompt(CHECKOUT / "configs" / "instructions" / f"{kind.value}.yaml", kind)
     assert len(prompt.examples) == 2
     assert bool(prompt.questions) == (kind is Kind.DETAIL)
@@ -300,7 +300,7 @@ def test_the_prompts_that_ship_hold_two_examples_that_the_parser_accepts(kind):
         (lambda values: values["examples"][1].update(boxes=[{"category": "a", "corners": [0, 0, 1, 1]}]), "no boxes"),
     ],
 )
-def test_a_prompt_of_ones_own_is_checked(requests, tmp_path, change, message):
+def test_a_custom_prompt_is_checked(requests, tmp_path, change, message):
     mine = tmp_path / "mine"
     mine.mkdir()
     for path in (CHECKOUT / "configs" / "instructions").glob("*.yaml"):
@@ -321,7 +321,7 @@ def test_a_prompt_for_details_without_questions_is_refused(tmp_path):
         load_prompt(path, Kind.DETAIL)
 
 
-def test_a_prompt_of_ones_own_is_used(requests, tmp_path):
+def test_a_custom_prompt_is_used(requests, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     for path in (CHECKOUT / "configs" / "instructions").glob("*.yaml"):

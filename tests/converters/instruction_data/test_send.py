@@ -1,4 +1,4 @@
-"""`instructions send` against a server that answers, refuses, stalls and breaks off as each request tells it to."""
+"""`instructions send` with a server that answers, refuses, stalls or disconnects as each request asks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REQUEST = '{"custom_id": "a", "body": {"model": "m", "messages": []}}'
 
 
 class Server(ThreadingHTTPServer):
-    """Does what the request's text says: `ok`, or `503 ok` for an error first, then an answer."""
+    """Acts as the text of the request says: `ok`, or `503 ok` for an error first, then an answer."""
 
     daemon_threads = False  # closing the server waits for its handlers, so that none fails after the test
 
@@ -47,7 +47,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Remember what a handler failed at. A connection that its client gave up is no fault."""
+        """Record the errors of handlers. A connection closed by the client is not an error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             self.faults.append(traceback.format_exc())
 
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers["Content-Length"])
         content = self.rfile.read(length)
         if len(content) < length:
-            raise ConnectionAbortedError("the client closed the connection before its request was whole")
+            raise ConnectionAbortedError("the client closed the connection before its request was complete")
         body = json.loads(content)
         text = body["messages"][-1]["content"]
         name, *steps = text.split()
@@ -111,14 +111,14 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(caplog: pytest.LogCaptureFixture) -> Iterator[Server]:
-    gc.freeze()  # so that only what the test makes is looked at below
+    gc.freeze()  # so that only objects of this test are checked below
     with Server() as made:
         threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
         yield made
         made.ended.set()
         made.shutdown()
     assert not made.faults, made.faults[0]
-    gc.collect()  # a task or future with an exception that nobody took logs it when it is freed
+    gc.collect()  # a task or future logs an exception that was not retrieved when it is freed
     gc.unfreeze()
     logged = [*caplog.get_records("call"), *caplog.records]
     left = [record.getMessage() for record in logged if record.name == "asyncio"]
@@ -142,7 +142,7 @@ def results(path: Path) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.slow
-def test_whatever_the_server_does_each_request_is_answered_once(server: Server, tmp_path: Path) -> None:
+def test_each_request_is_answered_once_despite_any_server_error(server: Server, tmp_path: Path) -> None:
     texts = [
         f"{kind}-{number} {steps}"
         for kind, steps in {
@@ -168,7 +168,7 @@ def test_whatever_the_server_does_each_request_is_answered_once(server: Server, 
 
 
 @pytest.mark.slow
-def test_retry_after_holds_back_all_requests(server: Server, tmp_path: Path) -> None:
+def test_retry_after_delays_all_requests(server: Server, tmp_path: Path) -> None:
     with Journal(tmp_path / "results.jsonl") as journal:
         asked = map(request, ["a wait ok", *(f"b{number} ok" for number in range(4))])
         send_all(asked, 5, journal, endpoint(server, in_flight=1))
@@ -176,7 +176,7 @@ def test_retry_after_holds_back_all_requests(server: Server, tmp_path: Path) -> 
     assert server.times[1] - server.times[0] >= 0.4
 
 
-def test_errors_that_stay_are_written_as_answers_without_the_key(server: Server, tmp_path: Path) -> None:
+def test_permanent_errors_are_written_as_answers_without_the_key(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     with Journal(path) as journal:
         sent = send_all(map(request, ["bad 400", "good ok"]), 2, journal, endpoint(server))
@@ -187,7 +187,7 @@ def test_errors_that_stay_are_written_as_answers_without_the_key(server: Server,
     assert server.asked["bad"] == 1
 
 
-def test_answers_stay_as_they_are_where_no_key_is_set(
+def test_answers_are_unchanged_if_no_key_is_set(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -197,7 +197,7 @@ def test_answers_stay_as_they_are_where_no_key_is_set(
     assert results(out)["a"]["body"]["choices"][0]["message"]["content"] == "none of them"
 
 
-def test_no_problem_shows_the_key_or_a_part_of_it(server: Server, tmp_path: Path) -> None:
+def test_no_error_message_contains_the_key_or_a_part_of_it(server: Server, tmp_path: Path) -> None:
     with Journal(tmp_path / "results.jsonl") as journal:
         sent = send_all(map(request, ["a leak", "b ok", "c ok"]), 3, journal, endpoint(server, retries=0, in_flight=2))
     assert "expected a JSON object" in sent.last_problem
@@ -205,7 +205,7 @@ def test_no_problem_shows_the_key_or_a_part_of_it(server: Server, tmp_path: Path
     assert KEY[:6] not in sent.last_problem
 
 
-def test_a_request_without_answer_stays_open_for_the_next_run(server: Server, tmp_path: Path) -> None:
+def test_a_request_without_answer_is_sent_in_the_next_run(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     texts = ["never 500 500 500 500 ok", *(f"b{number} ok" for number in range(9))]
     with Journal(path) as journal:
@@ -221,14 +221,14 @@ def test_a_request_without_answer_stays_open_for_the_next_run(server: Server, tm
 
 
 @pytest.mark.faults
-def test_clients_killed_while_they_send_lose_and_repeat_nothing_that_is_written(server: Server, tmp_path: Path) -> None:
+def test_clients_killed_while_sending_neither_lose_nor_repeat_written_answers(server: Server, tmp_path: Path) -> None:
     texts = [f"r{number} ok" for number in range(60)]
     requests, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
     requests.write_text("\n".join(json.dumps(request(text)) for text in texts), encoding="utf-8")
     arguments = ["--requests", requests, "--results", out, "--base_url", server.url, "--in_flight", 2]
     command = [sys.executable, "-m", "preprocess.preprocess_dataset", "instructions", "send", *map(str, arguments)]
     for kills in range(1, 4):
-        server.pauses_after = 15 * kills  # the client is under way when it is killed
+        server.pauses_after = 15 * kills  # the client is sending when it is killed
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as client:
             assert server.paused.wait(60)
             client.kill()
@@ -259,7 +259,7 @@ def test_a_server_that_answers_nothing_ends_the_run(
     assert sum(server.asked.values()) <= 40
 
 
-def test_one_request_that_is_never_answered_does_not_hold_up_the_others(server: Server, tmp_path: Path) -> None:
+def test_one_request_that_is_never_answered_does_not_delay_the_others(server: Server, tmp_path: Path) -> None:
     with Journal(tmp_path / "r.jsonl") as journal:
         sent = send_all(map(request, ["a 500", "b ok"]), 2, journal, endpoint(server, in_flight=1, retries=0))
     assert (sent.answered, sent.unanswered) == (1, 1)
@@ -274,7 +274,7 @@ def test_a_full_disk_ends_the_run(server: Server, tmp_path: Path, monkeypatch: p
         send_all(map(request, [f"a{n} ok" for n in range(50)]), 50, journal, endpoint(server))
 
 
-def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_a_killed_run_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_bytes(b'{"custom_id":"a","response":{}}\n{"custom_id":"b","resp')
     with Journal(path) as journal:
@@ -285,7 +285,7 @@ def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"custom_id":"a","response":{}}\n{"custom_id":"c","response":{}}\n'
 
 
-def test_a_whole_result_without_its_line_end_is_kept(tmp_path: Path) -> None:
+def test_a_complete_result_without_a_newline_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_bytes(b'{"custom_id":"a","response":{}}')
     with Journal(path) as journal:
@@ -296,7 +296,7 @@ def test_a_whole_result_without_its_line_end_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize("content", [json.dumps(request("a ok")), "[1, 2]", "some text"])
-def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, content: str, end: str) -> None:
+def test_a_file_with_other_content_is_refused_and_not_changed(tmp_path: Path, content: str, end: str) -> None:
     path = tmp_path / "other"
     path.write_text(content + end, encoding="utf-8")
     with pytest.raises(InputError, match=r"line 1: found .*, expected a result with custom_id and response"):
@@ -308,7 +308,7 @@ def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, content: 
     ("header", "seconds"),
     [("2", 2), ("0.5", 0.5), ("-1", 0), ("soon", None), ("nan", None), ("1e9", None), (None, None)],
 )
-def test_retry_after_is_read(header: str | None, seconds: float | None) -> None:
+def test_retry_after_may_be_a_number_of_seconds(header: str | None, seconds: float | None) -> None:
     assert _seconds(header) == seconds
 
 
@@ -320,7 +320,7 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 @pytest.mark.parametrize("key", ["a\n", " a", "ä"])
-def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(key: str) -> None:
+def test_a_key_that_is_invalid_in_a_header_is_refused_without_showing_it(key: str) -> None:
     with pytest.raises(InputError) as caught:
         checked_key(key)
     assert key.strip() not in str(caught.value).split()
@@ -331,7 +331,7 @@ def run(*arguments: object) -> int:
 
 
 @pytest.mark.slow
-def test_the_command_sends_a_folder_and_says_what_became_of_it(
+def test_the_command_sends_a_folder_and_reports_the_results(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -363,7 +363,7 @@ def test_the_command_sends_a_folder_and_says_what_became_of_it(
         (REQUEST, ["--results", "."], "--results is ., which is a folder; expected a file, such as results.jsonl"),
     ],
 )
-def test_wrong_requests_are_one_sentence_before_anything_is_sent(
+def test_wrong_requests_are_refused_in_one_sentence_before_sending(
     server: Server,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -378,7 +378,7 @@ def test_wrong_requests_are_one_sentence_before_anything_is_sent(
     assert not server.asked
 
 
-def test_no_key_for_a_hosted_endpoint_is_one_sentence(
+def test_a_missing_key_for_a_hosted_endpoint_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -388,9 +388,7 @@ def test_no_key_for_a_hosted_endpoint_is_one_sentence(
     assert "the environment variable OPENAI_API_KEY is not set" in capsys.readouterr().err
 
 
-def test_a_missing_folder_of_requests_says_what_was_looked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_folder_of_requests_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--results", tmp_path / "r", "--base_url", "http://localhost:1/v1"]
     assert run("--requests", tmp_path / "nowhere", *arguments) == 2
     expected = "expected the output folder of `instructions requests`, or a file in it; check the path"
