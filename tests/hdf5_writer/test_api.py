@@ -1,4 +1,4 @@
-"""`import hdf5_writer` from scripts and notebooks; docs/python.md and docs/examples run as they stand."""
+"""`import hdf5_writer` from scripts and notebooks; docs/python.md and docs/examples run unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> hdf5_writer.DatasetResul
 @pytest.mark.slow
 def test_a_result_counts_and_lists_every_record(result: hdf5_writer.DatasetResult) -> None:
     assert (result.counts["read"], result.counts["written"], result.counts["rejected"]) == (2, 1, 1)
-    for _ in range(2):  # each time from the start
+    for _ in range(2):  # from the start each time
         assert [(reject["line"], reject["reason"]) for reject in result.rejects] == [(2, "no_turns")]
     assert result.too_many_rejects
     assert result.report == OutputLayout(result.output_dir).report
@@ -59,7 +59,7 @@ def test_a_finished_dataset_is_returned_at_once(result: hdf5_writer.DatasetResul
     assert again.params == result.params
 
 
-def test_rows_show_themselves_as_text_and_as_a_page(result: hdf5_writer.DatasetResult) -> None:
+def test_rows_have_a_text_and_an_html_representation(result: hdf5_writer.DatasetResult) -> None:
     rows = hdf5_writer.inspect_rows(result.output_dir, -1)
     assert len(rows) == 1
     assert rows[0].samples[0].source == "a.jsonl:1"
@@ -70,7 +70,7 @@ def test_rows_show_themselves_as_text_and_as_a_page(result: hdf5_writer.DatasetR
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"setup__processes": 0}, "argument 'setup__processes=0': setup.processes is 0"),
         ({"setup__proceses": 1}, "did you mean setup.processes?"),
@@ -78,12 +78,12 @@ def test_rows_show_themselves_as_text_and_as_a_page(result: hdf5_writer.DatasetR
         ({"setup__dask__scheduler_address": 1}, "setup.dask.scheduler_address is 1"),
     ],
 )
-def test_a_wrong_override_is_named(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_an_invalid_override_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         hdf5_writer.load_config("quickstart.yaml", **arguments)
 
 
-def test_a_config_may_be_plain_values(tmp_path: Path) -> None:
+def test_a_config_may_be_a_dict(tmp_path: Path) -> None:
     values = {
         "setup": {"input_dir": tmp_path, "output_dir": str(tmp_path / "out")},
         "processor": {"tokenizer_type": QUICKSTART / "tokenizer"},
@@ -96,7 +96,7 @@ def test_a_config_may_be_plain_values(tmp_path: Path) -> None:
     assert values["setup"].keys() == {"input_dir", "output_dir"}, "the caller's own values stay as they are"
 
 
-def test_folders_and_rows_that_are_not_there_are_named(tmp_path: Path, result: hdf5_writer.DatasetResult) -> None:
+def test_missing_folders_and_rows_are_named(tmp_path: Path, result: hdf5_writer.DatasetResult) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         hdf5_writer.verify_dataset(tmp_path / "none")
     with pytest.raises(ConfigError, match="row 1: the dataset has 1 rows"):
@@ -113,7 +113,7 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_every_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_code_block_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "page"}
     assert len(BLOCKS) >= 6

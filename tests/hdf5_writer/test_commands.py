@@ -1,4 +1,4 @@
-"""The installed commands, as a user drives them: exit codes, sentences, kills, the same bytes."""
+"""The installed commands as users run them: exit codes, messages, kills, identical bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMAND = [sys.executable, "-m", "hdf5_writer.create_hdf5_dataset", "--config", 
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The same as `run`, in this process."""
+    """Like `run`, but in this process."""
     out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
     os.chdir(cwd)
     try:
@@ -48,7 +48,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def assert_one_sentence(result: subprocess.CompletedProcess[str]) -> str:
-    """No traceback, and the last line of stderr says it all."""
+    """Assert that there is no traceback and that the last line of stderr contains the message."""
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("create_hdf5_dataset: ")
@@ -56,7 +56,7 @@ def assert_one_sentence(result: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.slow
-def test_the_example_is_written_and_summed_up(tmp_path: Path) -> None:
+def test_the_example_is_written_and_summarised(tmp_path: Path) -> None:
     result = run(cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     params = json.loads((tmp_path / "quickstart_output" / "data_params.json").read_text())
@@ -140,7 +140,7 @@ def started(place: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Until something is so, which the process brings about before it ends."""
+    """Wait until a condition holds, or fail if the process exits first."""
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
@@ -148,14 +148,14 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 @pytest.fixture(scope="module")
 def long_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records that take longer than any test waits."""
+    """Records that take longer to process than any test waits."""
     record = {"conversations": turn_pair("Q " * 500, "A " * 300)}
     return write_jsonl(tmp_path_factory.mktemp("long") / "a.jsonl", [record] * 20_000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, long_input: Path, number: signal.Signals) -> None:
+def test_an_interrupt_stops_the_run_and_its_workers(tmp_path: Path, long_input: Path, number: signal.Signals) -> None:
     options = ("setup.samples_per_shard=100", "setup.processes=2")
     process = started(tmp_path, f"setup.input_dir={long_input}", *options)
     out = tmp_path / "quickstart_output"
@@ -181,11 +181,11 @@ def test_an_interrupt_ends_the_run_and_its_workers(tmp_path: Path, long_input: P
         "has shards",
     ],
 )
-def test_ctrl_c_at_any_moment_is_one_sentence(tmp_path: Path, long_input: Path, moment: str) -> None:
+def test_ctrl_c_at_any_time_prints_one_line(tmp_path: Path, long_input: Path, moment: str) -> None:
     options = ("setup.samples_per_shard=500", "setup.processes=3")
     process = started(tmp_path, f"setup.input_dir={long_input}", *options)
     out = tmp_path / "quickstart_output"
-    # Before a line of ours has run, Python itself answers.
+    # Before any code of this package has run, Python itself handles the signal.
     wait_until(lambda: _handles(process.pid, signal.SIGTERM), process)
     reached: dict[str, Callable[[], bool]] = {
         "handles": lambda: True,
@@ -225,7 +225,7 @@ def test_ctrl_c_while_arguments_are_parsed_is_one_sentence(
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}])
     os.rename(tmp_path / "in" / "a.jsonl", os.fsencode(tmp_path / "in") + b"/\xff.jsonl")
@@ -237,7 +237,7 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 
 def _handles(process: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal, as Linux tells it."""
+    """Whether a process has a handler for a signal, according to /proc."""
     status = Path(f"/proc/{process}/status").read_text()
     return bool(int(re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[0], 16) >> (number - 1) & 1)
 
@@ -263,7 +263,7 @@ def _group_lives(group: int) -> bool:
         (["processor.max_sequence_length=600"], "need at least"),
     ],
 )
-def test_a_users_mistake_is_one_sentence_and_exit_2(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], words: str) -> None:
     result = call(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert words in assert_one_sentence(result)
@@ -272,14 +272,14 @@ def test_a_users_mistake_is_one_sentence_and_exit_2(tmp_path: Path, arguments: l
 
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("name", ["broken-html", "broken-lfs-pointer", "config-without-model"])
-def test_a_broken_tokenizer_is_exit_2(tmp_path: Path, name: str) -> None:
+def test_a_broken_tokenizer_gives_exit_code_2(tmp_path: Path, name: str) -> None:
     result = call(f"processor.tokenizer_type={shared_folder('tokenizers') / name}", cwd=tmp_path)
     assert result.returncode == 2
     assert name in assert_one_sentence(result)
 
 
 @pytest.mark.slow
-def test_an_output_of_another_plan_is_exit_2_and_overwrite_writes_it_anew(tmp_path: Path) -> None:
+def test_another_plan_in_the_output_folder_gives_exit_code_2_unless_overwrite(tmp_path: Path) -> None:
     assert call(cwd=tmp_path).returncode == 0
     result = call("setup.seed=1", cwd=tmp_path)
     assert result.returncode == 2
@@ -288,7 +288,7 @@ def test_an_output_of_another_plan_is_exit_2_and_overwrite_writes_it_anew(tmp_pa
 
 
 @pytest.mark.slow
-def test_too_many_rejects_are_exit_3_with_the_dataset_finished(tmp_path: Path) -> None:
+def test_too_many_rejects_give_exit_code_3_and_a_finished_dataset(tmp_path: Path) -> None:
     good = {"conversations": turn_pair("Q", "A")}
     write_jsonl(tmp_path / "a.jsonl", [*[good] * 18, {}, {}])
     arguments = [f"setup.input_dir={tmp_path / 'a.jsonl'}"]
@@ -300,7 +300,7 @@ def test_too_many_rejects_are_exit_3_with_the_dataset_finished(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_disk_without_space_is_exit_1_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
+def test_a_full_disk_gives_exit_code_1_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "none", str(small)]
@@ -335,7 +335,7 @@ def test_a_dry_run_prints_the_plan_and_the_first_record_and_writes_nothing(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_unpacks_no_more_of_compressed_inputs_than_the_first_records(
+def test_a_dry_run_decompresses_only_the_first_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inputs = tmp_path / "in"
@@ -356,9 +356,9 @@ def test_a_dry_run_unpacks_no_more_of_compressed_inputs_than_the_first_records(
     monkeypatch.setattr(index_module, "_read_blocks", counted)
     arguments = ["--config", "quickstart.yaml", f"setup.input_dir={inputs}", f"setup.output_dir={tmp_path / 'out'}"]
     assert create_hdf5_dataset.main([*arguments, "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "records not counted (compressed inputs)" in said
-    assert "a.jsonl.gz, line 1, text only" in said
+    stdout = capsys.readouterr().out
+    assert "records not counted (compressed inputs)" in stdout
+    assert "a.jsonl.gz, line 1, text only" in stdout
     assert 0 < read < 2 * 6000 * len(line) / 2
 
 
@@ -369,7 +369,7 @@ def test_options_may_stand_between_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     command = " ".join([*COMMAND, "--dry-run"])
     result = subprocess.run(
         ["bash", "-c", f"{command} | true"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -386,13 +386,13 @@ def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x"])
-def test_a_limit_that_is_no_number_is_exit_2(tmp_path: Path, limit: str) -> None:
+def test_a_limit_that_is_not_a_number_gives_exit_code_2(tmp_path: Path, limit: str) -> None:
     result = call("--limit", limit, cwd=tmp_path)
     assert result.returncode == 2
     assert "is not a number of records" in result.stderr
 
 
-def test_help_is_enough_to_use_it(tmp_path: Path) -> None:
+def test_help_names_the_main_options(tmp_path: Path) -> None:
     result = run("--help", cwd=tmp_path)
     assert result.returncode == 0
     for words in ("--config", "section.key=value", "--dry-run", "--limit", "--overwrite", "Exit codes"):
@@ -420,7 +420,7 @@ def test_torch_is_never_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_blanks_and_other_scripts_in_paths_are_fine(tmp_path: Path) -> None:
+def test_paths_may_contain_spaces_and_other_scripts(tmp_path: Path) -> None:
     place = tmp_path / "a place with blanks, ümläuts and 漢字"
     place.mkdir()
     write_jsonl(place / "ein gabe.jsonl", [{"image": "shapes/0001.png", "conversations": turn_pair("<image>Q", "A")}])
@@ -430,9 +430,7 @@ def test_blanks_and_other_scripts_in_paths_are_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_program_that_calls_main_gets_its_signal_handlers_back(
-    monkeypatch: pytest.MonkeyPatch, interrupted: bool
-) -> None:
+def test_main_restores_the_signal_handlers_of_its_caller(monkeypatch: pytest.MonkeyPatch, interrupted: bool) -> None:
     def answer(_: list[str]) -> int:
         if interrupted:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -449,10 +447,10 @@ def test_a_program_that_calls_main_gets_its_signal_handlers_back(
 
 
 @pytest.mark.parametrize(("begun", "advised"), [(True, True), (False, False)])
-def test_only_a_record_that_was_begun_is_worth_skipping(
+def test_skipping_is_suggested_only_after_a_record_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], begun: bool, advised: bool
 ) -> None:
-    """As when the worker is killed before it could load anything."""
+    """Simulates a worker that is killed before it has loaded anything."""
 
     def killed(*_: object, **__: object) -> None:
         raise TasksFailedError([0], rest_is_done=begun)
@@ -468,7 +466,7 @@ def test_only_a_record_that_was_begun_is_worth_skipping(
 
 
 def sbatch(tmp_path: Path, *arguments: str, **environment: str) -> list[str]:
-    """What the script for Slurm asks of the command, in an environment as Slurm makes it."""
+    """Run the commands of the Slurm script in an environment like that of Slurm."""
     command = tmp_path / "bin" / "create_hdf5_dataset"
     command.parent.mkdir(exist_ok=True)
     command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -486,7 +484,7 @@ def sbatch(tmp_path: Path, *arguments: str, **environment: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("task", "count"), [("3", "8"), ("3", "1"), ("0", "2")])
-def test_a_part_submitted_again_alone_to_slurm_is_the_same_part(tmp_path: Path, task: str, count: str) -> None:
+def test_a_resubmitted_slurm_array_task_is_the_same_part(tmp_path: Path, task: str, count: str) -> None:
     slurm = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": count, "SLURM_CPUS_PER_TASK": "2"}
     for parts in ({}, {"PARTS": "100"}):
         given = sbatch(tmp_path, "MY.yaml", "setup.seed=3", **slurm, **parts)

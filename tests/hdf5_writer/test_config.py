@@ -23,7 +23,7 @@ def config_file(tmp_path: Path, text: str = GOOD) -> str:
     return str(path)
 
 
-def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
+def test_documented_defaults_are_the_actual_defaults(tmp_path: Path) -> None:
     config = read_config(config_file(tmp_path))
     assert config.setup.processes is None
     assert (config.setup.samples_per_shard, config.setup.shuffle, config.setup.seed) == (10_000, True, 0)
@@ -76,7 +76,7 @@ def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
         (["setup.seed=[1"], ["argument 'setup.seed=[1'", "not valid YAML"]),
     ],
 )
-def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+def test_invalid_values_are_reported_with_their_key(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         read_config(config_file(tmp_path), overrides)
     message = str(error.value)
@@ -97,12 +97,12 @@ def test_what_is_wrong_is_named_with_its_key(tmp_path: Path, overrides: list[str
         ("setup: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_is_not_a_config_is_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_config(config_file(tmp_path, text))
 
 
-def test_overrides_have_the_types_of_yaml(tmp_path: Path) -> None:
+def test_overrides_are_parsed_as_yaml(tmp_path: Path) -> None:
     config = read_config(
         config_file(tmp_path),
         ["setup.processes=16", "setup.shuffle=false", "setup.max_reject_fraction=1", "dataset.image_dir=~/a b"],
@@ -116,14 +116,14 @@ def test_overrides_have_the_types_of_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["out #2", "a: b", "2024", "no", "[x]", "it's", "two\nlines", "{a}", "&a", "*", "- x"]
 )
-def test_a_path_or_text_is_taken_as_it_stands(tmp_path: Path, value: str) -> None:
-    """YAML would cut `out #2` to `out`, and `--overwrite` then empty another folder."""
+def test_paths_and_texts_in_overrides_are_taken_literally(tmp_path: Path, value: str) -> None:
+    """YAML would truncate `out #2` to `out`, and `--overwrite` would then empty another folder."""
     config = read_config(config_file(tmp_path), [f"setup.output_dir={value}", f"dataset.image_token={value}"])
     assert config.setup.output_dir == Path(value)
     assert config.dataset.image_token == value
 
 
-def test_quotes_around_a_text_and_null(tmp_path: Path) -> None:
+def test_quoted_texts_and_null_in_overrides(tmp_path: Path) -> None:
     arguments = ["setup.output_dir='a #b'", 'dataset.image_key="k"', "dataset.image_dir=null"]
     config = read_config(config_file(tmp_path), [*arguments, "setup.dask.scheduler_address=tcp://a:1"])
     assert (config.setup.output_dir, config.dataset.image_key) == (Path("a #b"), "k")
@@ -132,14 +132,14 @@ def test_quotes_around_a_text_and_null(tmp_path: Path) -> None:
     assert read_config(config_file(tmp_path), ["setup.dask.scheduler_address="]).setup.dask.scheduler_address is None
 
 
-def test_a_wrong_argument_is_named_instead_of_the_file(tmp_path: Path) -> None:
+def test_an_invalid_override_is_named_instead_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^argument 'setup.processes=0': setup.processes is 0 \(int\)"):
         read_config(config_file(tmp_path), ["setup.processes=0"])
     with pytest.raises(ConfigError, match=r"config\.yaml: setup\.processes is 0"):
         read_config(config_file(tmp_path, GOOD.replace("setup: {", "setup: {processes: 0, ")), ["setup.seed=1"])
 
 
-def test_config_dir_stands_for_the_folder_of_the_file(tmp_path: Path) -> None:
+def test_config_dir_is_replaced_by_the_folder_of_the_config(tmp_path: Path) -> None:
     text = GOOD.replace("input_dir: in", "input_dir: '${config_dir}/data'")
     assert read_config(config_file(tmp_path, text)).setup.input_dir == tmp_path / "data"
 
@@ -159,7 +159,7 @@ def test_a_name_that_does_not_exist_lists_the_shipped_configs() -> None:
         read_config("llava_phase_1_prepoc.yaml")
 
 
-def test_row_keys_leave_out_what_decides_no_row(make_config: ConfigMaker) -> None:
+def test_row_keys_exclude_keys_that_do_not_affect_rows(make_config: ConfigMaker) -> None:
     base = make_config().row_keys()
     same = make_config(
         setup__output_dir="x",
@@ -186,12 +186,12 @@ def test_row_keys_leave_out_what_decides_no_row(make_config: ConfigMaker) -> Non
     assert unshuffled.row_keys() == make_config(setup__shuffle=False, setup__seed=9).row_keys()
 
 
-def test_a_config_comes_back_from_its_own_json(make_config: ConfigMaker) -> None:
+def test_a_config_round_trips_through_json(make_config: ConfigMaker) -> None:
     config = make_config()
     assert Config.model_validate(json.loads(json.dumps(config.as_json()))) == config
 
 
-def test_of_a_repeated_override_the_last_counts(tmp_path: Path) -> None:
+def test_the_last_of_repeated_overrides_wins(tmp_path: Path) -> None:
     assert read_config(config_file(tmp_path), ["setup.seed=1", "setup.seed=2"]).setup.seed == 2
 
 
@@ -201,7 +201,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_yaml_nested_too_deeply_is_one_sentence(tmp_path: Path) -> None:
+def test_too_deeply_nested_yaml_is_a_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "deep.yaml"
     path.write_text("setup: " + "[" * 2000 + "]" * 2000)
     with pytest.raises(ConfigError, match=r"deep\.yaml: is not valid YAML: it is nested too deeply"):

@@ -57,7 +57,7 @@ def test_an_error_of_a_task_stops_the_run() -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
+def test_a_worker_that_dies_once_loses_no_task(tmp_path: Path) -> None:
     done: list[TaskDone] = []
     run = functools.partial(deadly, tmp_path, (2, 4), 1)
     run_tasks(range(6), run, run, always, spawn_pool, 2, done.append)
@@ -65,19 +65,19 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_a_task_that_kills_its_worker_each_time_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
+def test_a_task_that_always_kills_its_worker_is_named_and_the_others_finish(tmp_path: Path) -> None:
     done: list[TaskDone] = []
     run = functools.partial(deadly, tmp_path, (1, 4), 99)
     with pytest.raises(TasksFailedError) as error:
         run_tasks(range(6), run, run, always, spawn_pool, 2, done.append)
     assert error.value.tasks == [1, 4]
     assert sorted(task.task for task in done) == [0, 2, 3, 5]
-    # Three times alone, and perhaps once beside others, when it is not known yet who the killer is.
+    # Three times alone, and at most once with others, before the cause is known.
     assert len(list(tmp_path.glob("1-*"))) in (3, 4)
 
 
 @pytest.mark.slow
-def test_workers_that_die_before_any_record_end_the_run_at_the_first_task(tmp_path: Path) -> None:
+def test_workers_that_die_before_any_record_stop_the_run_at_the_first_task(tmp_path: Path) -> None:
     run = functools.partial(deadly, tmp_path, tuple(range(6)), 99)
     with pytest.raises(TasksFailedError) as error:
         run_tasks(range(6), run, run, lambda _: False, spawn_pool, 1, print)
@@ -98,7 +98,7 @@ def child_of_the_caller() -> Iterator[BaseProcess]:
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_the_workers_and_no_other_child() -> None:
+def test_an_interrupt_stops_the_workers_and_no_other_child() -> None:
     def interrupt(_: TaskDone) -> None:
         raise KeyboardInterrupt
 
@@ -116,7 +116,7 @@ def test_an_interrupt_ends_the_workers_and_no_other_child() -> None:
 def test_an_interrupt_while_a_worker_starts_waits_until_it_has_started(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where a thread of a library, which the caller cannot know, takes the signal."""
+    """Also if a thread of a library, unknown to the caller, receives the signal."""
     started: list[int] = []
     spawn = multiprocessing.util.spawnv_passfds
 
@@ -149,7 +149,7 @@ def test_an_interrupt_while_a_worker_starts_waits_until_it_has_started(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_warmed_pool_that_is_not_used_ends_alone() -> None:
+def test_an_unused_warm_pool_exits_by_itself() -> None:
     with child_of_the_caller() as child:
         with contextlib.suppress(ValueError), warmed_pools(1, os.getpid):
             raise ValueError("the config is wrong")
@@ -157,7 +157,7 @@ def test_a_warmed_pool_that_is_not_used_ends_alone() -> None:
 
 
 @pytest.mark.slow
-def test_a_script_without_a_main_guard_is_not_run_again_in_its_workers(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_is_not_rerun_in_workers(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}] * 3)
     script = tmp_path / "script.py"
     script.write_text(

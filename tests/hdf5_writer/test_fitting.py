@@ -1,4 +1,4 @@
-"""Samples cut to the length of a row: what is kept, what is counted, what is rejected."""
+"""Truncation of samples to the length of a row: what is kept, counted and rejected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sample(ids: list[int], spans: list[tuple[int, int]], *image_at: int) -> Samp
 
 
 def fit(one: Sample, layout: RowLayout) -> tuple[SampleBatch, SampleMeasures]:
-    """One sample; one that does not fit raises."""
+    """Fit one sample; raise if it does not fit."""
     batch, measures, failed = fit_samples(batch_of(one), layout)
     for error in failed.values():
         raise error
@@ -35,7 +35,7 @@ def fit(one: Sample, layout: RowLayout) -> tuple[SampleBatch, SampleMeasures]:
 @pytest.mark.slow
 @settings(deadline=None, max_examples=120)
 @given(data=st.data())
-def test_measures_are_those_of_the_sequences_that_are_kept(data: st.DataObject) -> None:
+def test_measures_describe_the_truncated_sequences(data: st.DataObject) -> None:
     layout = data.draw(st.one_of(fixed_layouts(), free_layouts()))
     samples = data.draw(st.lists(samples_for(layout), min_size=1, max_size=6))
     batch, measures, failed = fit_samples(join_batches([batch_of(one) for one in samples]), layout)
@@ -64,7 +64,7 @@ def test_measures_are_those_of_the_sequences_that_are_kept(data: st.DataObject) 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
-def test_a_sample_is_cut_alike_whatever_stands_beside_it(data: st.DataObject) -> None:
+def test_truncation_does_not_depend_on_other_samples_of_the_batch(data: st.DataObject) -> None:
     layout = data.draw(free_layouts())
     samples = data.draw(st.lists(samples_for(layout), min_size=2, max_size=6))
     together, measures, _ = fit_samples(join_batches([batch_of(one) for one in samples]), layout)
@@ -89,15 +89,15 @@ def test_a_free_text_only_sample_has_the_whole_row() -> None:
     assert fit(text, FIXED)[1].text_tokens.tolist() == [8]
 
 
-def test_an_image_that_does_not_fit_whole_ends_the_sample_before_it() -> None:
+def test_a_sample_is_truncated_before_an_image_that_does_not_fit() -> None:
     # 4 tokens, 4 slots, 3 tokens, 4 slots that would end at position 15, 2 tokens.
     batch, measures = fit(sample([1, 2, 3, 4, 5, 6, 7, 8, 9], [(4, 6), (7, 9)], 4, 7), FREE)
     assert batch.ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert (measures.images.tolist(), measures.images_cut.tolist(), measures.length.tolist()) == ([1], [1], [10])
 
 
-def test_an_image_that_nothing_supervised_follows_goes_with_the_rest() -> None:
-    # The second image fits, but the answer behind it does not.
+def test_an_image_without_supervised_tokens_after_it_is_truncated() -> None:
+    # The second image fits, but the answer after it does not.
     batch, measures = fit(sample([1, 2, 3, 4, 5, 6, 7, 8], [(2, 4), (7, 8)], 0, 4), FREE)
     assert batch.ids.tolist() == [1, 2, 3, 4]
     assert (measures.images.tolist(), measures.images_cut.tolist()) == ([1], [1])
@@ -110,7 +110,7 @@ def test_an_image_whose_slots_would_fill_the_row_does_not_fit() -> None:
     assert (batch.ids.tolist(), measures.length.tolist()) == ([1, *range(7), 9], [12])
 
 
-def test_a_thousand_images_leave_those_that_fit() -> None:
+def test_of_a_thousand_images_those_that_fit_are_kept() -> None:
     layout = RowLayout(2048, 4, None, PAD, truncate=True)
     ids = [1] + [5, 6] * 1000
     spans = [(2 + 2 * number, 3 + 2 * number) for number in range(1000)]
@@ -120,7 +120,7 @@ def test_a_thousand_images_leave_those_that_fit() -> None:
 
 
 @pytest.mark.parametrize("layout", [FIXED, FREE])
-def test_reject_instead_of_truncate(layout: RowLayout) -> None:
+def test_long_samples_are_rejected_if_truncation_is_off(layout: RowLayout) -> None:
     layout = RowLayout(12, 4, layout.image_start_idx, PAD, truncate=False)
     exactly = [1, 2, *range(10, 17)]
     fit(sample(exactly, [(2, 9)], 2), layout)
@@ -130,7 +130,7 @@ def test_reject_instead_of_truncate(layout: RowLayout) -> None:
     assert "13 positions, images included, expected at most max_sequence_length 12" in rejected.value.detail
 
 
-def test_a_fixed_text_only_answer_right_behind_the_dummy_image_is_rejected() -> None:
+def test_a_fixed_text_only_sample_whose_answer_follows_the_dummy_image_is_rejected() -> None:
     for spans in ([(2, 5)], [(1, 5)]):
         with pytest.raises(Rejected) as rejected:
             fit(sample([1, 2, 3, 4, 5], spans), FIXED)
@@ -138,12 +138,12 @@ def test_a_fixed_text_only_answer_right_behind_the_dummy_image_is_rejected() -> 
         fit(sample([1, 2, 3, 4, 5], spans), FREE)
 
 
-def test_an_image_at_another_place_cannot_stand_in_a_fixed_row() -> None:
+def test_an_image_at_another_position_does_not_fit_a_fixed_row() -> None:
     with pytest.raises(Rejected, match="the image comes after 3 tokens, but fixed rows have it after 2"):
         fit(sample([1, 2, 3, 4], [(3, 4)], 3), FIXED)
     fit(sample([1, 2, 3, 4], [(3, 4)], 3), FREE)
 
 
-def test_the_first_token_is_no_label_unless_an_image_stands_before_it() -> None:
+def test_the_first_token_is_not_a_label_unless_an_image_precedes_it() -> None:
     assert fit(sample([1, 2, 3], [(0, 2)]), FREE)[1].supervised.tolist() == [1]
     assert fit(sample([1, 2, 3], [(0, 2)], 0), FREE)[1].supervised.tolist() == [2]

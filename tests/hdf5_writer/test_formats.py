@@ -1,4 +1,4 @@
-"""The format of each input is decided when planning, kept in the plan and said."""
+"""The format of each input is detected during planning, stored in the plan and printed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def formats_of(params: dict[str, Any]) -> dict[str, str]:
     return {file["path"]: file["record_format"] for file in params["inputs"]}
 
 
-def test_a_folder_may_hold_files_of_several_formats(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_a_folder_may_contain_files_of_several_formats(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_mixed(tmp_path / "in")
     params = create(make_config()).params
     assert formats_of(params) == {
@@ -57,7 +57,7 @@ def test_a_folder_may_hold_files_of_several_formats(make_config: ConfigMaker, tm
     assert verify_dataset(tmp_path / "out").problems == []
 
 
-def test_every_format_makes_the_same_row_of_the_same_conversation(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_the_same_conversation_gives_the_same_row_in_every_format(make_config: ConfigMaker, tmp_path: Path) -> None:
     roles = {"human": "user", "gpt": "assistant"}
     sharegpt = [{**turn, "from": roles[turn["from"]]} for turn in LLAVA["conversations"]]
     messages = [{"role": turn["from"], "content": turn["value"]} for turn in sharegpt]
@@ -78,7 +78,7 @@ def test_every_format_makes_the_same_row_of_the_same_conversation(make_config: C
 @needs_shared("conversations")
 @needs_shared("images")
 @pytest.mark.parametrize("packing", ["none", "best_fit"])
-def test_the_demo_of_llamafactory_becomes_rows_with_no_other_key(
+def test_the_llamafactory_demo_becomes_rows_without_further_keys(
     make_config: ConfigMaker, tmp_path: Path, packing: str
 ) -> None:
     """hiyouga/LLaMA-Factory, data/mllm_demo.json: an array of messages, two of which have two images."""
@@ -105,9 +105,7 @@ def test_the_demo_of_llamafactory_becomes_rows_with_no_other_key(
     assert sorted(places) == ["1.jpg"] * 4 + ["2.jpg"] * 2 + ["3.jpg"] * 2
 
 
-def test_tokens_and_images_that_do_not_match_are_rejected_with_their_reason(
-    make_config: ConfigMaker, tmp_path: Path
-) -> None:
+def test_different_numbers_of_image_tokens_and_images_are_rejected(make_config: ConfigMaker, tmp_path: Path) -> None:
     two = {"images": [IMAGE, IMAGE]}
     records = {
         "image_without_token": {**two, "conversations": turn_pair("<image>", "A")},
@@ -139,7 +137,7 @@ def test_the_plan_keeps_the_format_and_its_digest_depends_on_it(make_config: Con
     assert create(make_config()).already_done
 
 
-def test_only_the_first_records_decide(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_only_the_first_records_determine_the_format(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [LLAVA] * MAX_INSPECTED + [SHAREGPT])
     write_jsonl(tmp_path / "in" / "b.jsonl", [LLAVA] * (MAX_INSPECTED - 1) + [SHAREGPT])
     params = create(make_config()).params
@@ -147,8 +145,8 @@ def test_only_the_first_records_decide(make_config: ConfigMaker, tmp_path: Path)
     assert params["counts"]["rejected_by_reason"] == {"unknown_role": 1}
 
 
-def test_a_record_of_megabytes_decides_nothing(make_config: ConfigMaker, tmp_path: Path) -> None:
-    """The process that plans parses none: they are for workers, whose memory is bounded."""
+def test_records_of_megabytes_are_ignored_in_format_detection(make_config: ConfigMaker, tmp_path: Path) -> None:
+    """The planning process does not parse them, since only the memory of workers is bounded."""
     long = {"conversations": [SHAREGPT["conversations"][0], {"from": "assistant", "value": "A " * 600_000}]}
     write_jsonl(tmp_path / "in" / "a.jsonl", [long, LLAVA])
     params = create(make_config()).params
@@ -156,7 +154,7 @@ def test_a_record_of_megabytes_decides_nothing(make_config: ConfigMaker, tmp_pat
     assert params["counts"]["rejected_by_reason"] == {"unknown_role": 1}
 
 
-def test_the_config_may_say_the_format(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_the_config_can_set_the_format(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [SHAREGPT, {"system": "S", **LLAVA}])
     params = create(make_config(dataset__record_format="llava")).params
     assert formats_of(params) == {"a.jsonl": "llava"}
@@ -166,7 +164,7 @@ def test_the_config_may_say_the_format(make_config: ConfigMaker, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_the_command_and_its_dry_run_say_the_format(
+def test_the_command_and_its_dry_run_print_the_format(
     make_config: ConfigMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_mixed(tmp_path / "in")
@@ -175,8 +173,8 @@ def test_the_command_and_its_dry_run_say_the_format(
         *("setup.processes=1", "setup.max_reject_fraction=1"),
     ]
     assert create_hdf5_dataset.main([*arguments, "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert f"  a.jsonl ({(tmp_path / 'in' / 'a.jsonl').stat().st_size} bytes, llava)" in said
-    assert "bytes, sharegpt)" in said
+    stdout = capsys.readouterr().out
+    assert f"  a.jsonl ({(tmp_path / 'in' / 'a.jsonl').stat().st_size} bytes, llava)" in stdout
+    assert "bytes, sharegpt)" in stdout
     assert create_hdf5_dataset.main(arguments) == 0
     assert "4 input file(s) (2 llava, 1 messages, 1 sharegpt), 13 records" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Datasets that hold their images: what stands in the shards, whole runs, changed images, damage that verify finds."""
+"""Datasets with stored images: contents of shards, complete runs, changed images, damage that verification finds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENCODED = {"dataset__store_images": "encoded"}
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """The embedded pictures, one of them under two names, and a file that is none."""
+    """The embedded images, one of them under two names, and a file that is not an image."""
     folder = tmp_path / "images"
     shutil.copytree(QUICKSTART / "images", folder)
     shutil.copy(folder / PICTURES[0], folder / "again.png")
@@ -50,7 +50,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config_of(make_config: ConfigMaker, tmp_path: Path, images: Path) -> Any:
-    """A config on 24 records in 3 shards: images that repeat, text alone, rejects."""
+    """A config for 24 records in 3 shards: repeated images, text only, rejects."""
     names = [PICTURES[number % 9] for number in range(18)] + ["again.png", "broken.png", "gone.png"]
     records = [
         {"id": name, "image": name, "conversations": turn_pair(f"<image>\nWhat is {n}?", f"Number {n}.")}
@@ -73,7 +73,7 @@ def stored(file: h5py.File) -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [ENCODED, PIXELS], ids=["encoded", "pixels"])
-def test_each_content_of_a_shard_is_stored_once_as_it_is(
+def test_each_distinct_image_is_stored_once_per_shard_unchanged(
     config_of: Any, tmp_path: Path, images: Path, kept: Any
 ) -> None:
     params = create(config_of(**kept)).params
@@ -108,8 +108,8 @@ def test_each_content_of_a_shard_is_stored_once_as_it_is(
 
 
 @pytest.mark.slow
-def test_rows_are_those_of_a_dataset_of_paths(config_of: Any, tmp_path: Path) -> None:
-    """And where images are decoded anyway, their hashes stand there too."""
+def test_rows_equal_those_of_a_dataset_without_stored_images(config_of: Any, tmp_path: Path) -> None:
+    """If images are decoded anyway, their hashes are stored too."""
     found = []
     for number, changes in enumerate(({"dataset__check_images": "decode"}, ENCODED, PIXELS)):
         root = tmp_path / str(number)
@@ -120,7 +120,7 @@ def test_rows_are_those_of_a_dataset_of_paths(config_of: Any, tmp_path: Path) ->
     assert sum(map(len, found[0]["contents/sha256"])) > 0
 
 
-def test_images_that_are_only_looked_up_have_no_content(config_of: Any, tmp_path: Path) -> None:
+def test_images_that_are_only_checked_for_existence_have_no_content(config_of: Any, tmp_path: Path) -> None:
     params = create(config_of()).params
     assert (params["store_images"], params["stored_bytes"]) == ("path", 0)
     for path in shards(tmp_path / "out"):
@@ -132,7 +132,7 @@ def test_images_that_are_only_looked_up_have_no_content(config_of: Any, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [ENCODED, PIXELS], ids=["encoded", "pixels"])
-def test_what_is_missing_is_made_again_with_the_same_bytes(config_of: Any, tmp_path: Path, kept: Any) -> None:
+def test_missing_shards_are_rewritten_with_the_same_bytes(config_of: Any, tmp_path: Path, kept: Any) -> None:
     create(config_of(**kept))
     out = tmp_path / "out"
     whole = output_digests(out)
@@ -145,7 +145,7 @@ def test_what_is_missing_is_made_again_with_the_same_bytes(config_of: Any, tmp_p
 
 
 def changed(config: Any, out: Path) -> list[str]:
-    """What a run that goes on says."""
+    """Messages of a resumed run."""
     progress = SilentProgress()
     create_dataset(config, progress, make_executor=InlineExecutor)
     assert verify_dataset(out).problems == []
@@ -153,9 +153,7 @@ def changed(config: Any, out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_image_changed_between_two_runs_is_noticed_and_its_shards_are_made_again(
-    config_of: Any, tmp_path: Path, images: Path
-) -> None:
+def test_shards_of_an_image_changed_between_runs_are_rewritten(config_of: Any, tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
     create(config_of(**ENCODED))
     whole = output_digests(out)
@@ -184,7 +182,7 @@ def test_an_image_changed_between_two_runs_is_noticed_and_its_shards_are_made_ag
 
 
 @pytest.mark.slow
-def test_another_form_or_another_pillow_is_another_plan(
+def test_another_storage_format_or_pillow_version_is_another_plan(
     config_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create(config_of(**PIXELS))
@@ -210,12 +208,12 @@ def test_another_form_or_another_pillow_is_another_plan(
         ({"dataset__store_images": "jpeg"}, "store_images"),
     ],
 )
-def test_keys_that_do_not_fit_are_refused(make_config: ConfigMaker, changes: Any, message: str) -> None:
+def test_incompatible_keys_are_refused(make_config: ConfigMaker, changes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(**changes)
 
 
-def test_the_disk_full_of_images_is_one_plain_error(
+def test_a_disk_filled_by_images_is_a_one_line_error(
     config_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: Any) -> int:
@@ -229,7 +227,7 @@ def test_the_disk_full_of_images_is_one_plain_error(
 
 
 @pytest.mark.slow
-def test_packed_rows_hold_their_images_too(config_of: Any, tmp_path: Path, images: Path) -> None:
+def test_packed_rows_store_their_images(config_of: Any, tmp_path: Path, images: Path) -> None:
     create(config_of(processor__packing="best_fit", processor__max_sequence_length=512, **ENCODED))
     for path in shards(tmp_path / "out"):
         with h5py.File(path) as file:
@@ -241,7 +239,7 @@ def test_packed_rows_hold_their_images_too(config_of: Any, tmp_path: Path, image
 
 
 @pytest.mark.slow
-def test_a_wrong_content_is_found_with_its_number(config_of: Any, tmp_path: Path) -> None:
+def test_a_wrong_content_is_reported_with_its_number(config_of: Any, tmp_path: Path) -> None:
     create(config_of(**PIXELS))
     path = shards(tmp_path / "out")[1]
     with h5py.File(path) as file:

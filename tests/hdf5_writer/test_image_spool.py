@@ -1,4 +1,4 @@
-"""The images of a task: read once each, kept as they are stored, told apart by content."""
+"""Images of a task: read once each, kept in their stored form, distinguished by content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def spool_of(folder: Path, spool: Path, stored=lambda image, data: data) -> Imag
     return ImageSpool(ImageChecker(folder, "decode"), spool, stored)
 
 
-def test_contents_come_in_the_order_of_use_once_each(tmp_path: Path) -> None:
+def test_contents_are_in_order_of_first_use_without_repeats(tmp_path: Path) -> None:
     red, blue = draw(tmp_path / "a/red.png", "red"), draw(tmp_path / "blue.png", "blue")
     draw(tmp_path / "again.png", "red")
     draw(tmp_path / "unused.png", "green")
@@ -42,9 +42,7 @@ def test_contents_come_in_the_order_of_use_once_each(tmp_path: Path) -> None:
     assert spool.contents([]).begin.tolist() == [0]
 
 
-def test_a_file_is_read_once_and_rejected_as_often_as_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_file_is_read_once_and_rejected_for_each_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(tmp_path / "a.png", "red")
     (tmp_path / "broken.png").write_bytes(b"no image")
     opened = []
@@ -64,7 +62,7 @@ def test_a_file_is_read_once_and_rejected_as_often_as_it_is_asked_for(
     assert sorted(map(os.path.basename, opened)) == ["a.png", "broken.png"]
 
 
-def test_what_is_kept_is_what_is_made_of_the_image_and_nothing_lies_in_the_folder(tmp_path: Path) -> None:
+def test_the_spool_keeps_converted_images_and_leaves_no_file(tmp_path: Path) -> None:
     draw(tmp_path / "images/a.png", "red")
     (tmp_path / "work").mkdir()
     spool = spool_of(tmp_path / "images", tmp_path / "work", lambda image, data: image.tobytes())
@@ -78,7 +76,7 @@ def test_what_is_kept_is_what_is_made_of_the_image_and_nothing_lies_in_the_folde
     assert b"".join(hashes.payload(found)) == b""
 
 
-def test_a_changed_file_changes_the_digest_of_the_facts(tmp_path: Path) -> None:
+def test_a_changed_file_changes_the_digest(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         draw(tmp_path / name, "red")
 

@@ -44,7 +44,7 @@ LINES = st.lists(
 @pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(files=st.lists(st.tuples(LINES, st.booleans(), st.booleans()), min_size=1, max_size=3), block=st.integers(1, 9))
-def test_every_line_that_is_not_blank_is_a_record(
+def test_every_non_blank_line_is_a_record(
     tmp_path: Path, files: list[tuple[list[bytes], bool, bool]], block: int
 ) -> None:
     folder, layout = tmp_path / "data", OutputLayout(tmp_path / "out")
@@ -66,7 +66,7 @@ def test_every_line_that_is_not_blank_is_a_record(
         index_module._BLOCK = original
 
 
-def test_compressed_inputs_read_as_what_they_hold(tmp_path: Path, layout: OutputLayout) -> None:
+def test_compressed_inputs_are_read_like_their_contents(tmp_path: Path, layout: OutputLayout) -> None:
     data = b'{"a": 1}\n\n{"b": "\xc3\xbc"}'
     folder = tmp_path / "data"
     folder.mkdir()
@@ -128,13 +128,13 @@ def test_inputs_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
     assert others == ["a/notes.txt", "b.rejects.jsonl"]
 
 
-def test_one_file_is_an_input_too(tmp_path: Path) -> None:
+def test_a_single_file_is_a_valid_input(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text("{}")
     files, _ = find_inputs(tmp_path / "one.jsonl", tmp_path / "out")
     assert [(file.path, file.bytes) for file in files] == [("one.jsonl", 2)]
 
 
-def test_what_is_no_jsonl_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_files_that_are_not_jsonl_are_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file or folder"):
         find_inputs(tmp_path / "nope", tmp_path / "out")
     with pytest.raises(ConfigError, match="found no input file"):
@@ -145,7 +145,7 @@ def test_what_is_no_jsonl_is_refused_with_what_to_do(tmp_path: Path) -> None:
             find_inputs(where, tmp_path / "out")
 
 
-def test_what_is_no_stored_file_is_refused(tmp_path: Path) -> None:
+def test_inputs_that_are_not_regular_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match=r"a\.jsonl: is not a regular file"):
         find_inputs(tmp_path, tmp_path / "out")
@@ -159,7 +159,7 @@ def test_an_empty_compressed_file_is_refused(tmp_path: Path) -> None:
         find_inputs(tmp_path, tmp_path / "out")
 
 
-def test_the_output_is_no_input(tmp_path: Path) -> None:
+def test_the_output_folder_is_not_read_as_input(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}")
     with pytest.raises(ConfigError, match="is also the input folder"):
         find_inputs(tmp_path, tmp_path / ".")
@@ -169,7 +169,7 @@ def test_the_output_is_no_input(tmp_path: Path) -> None:
     assert [file.path for file in find_inputs(tmp_path, tmp_path / "out")[0]] == ["a.jsonl"]
 
 
-def test_data_that_is_not_read_is_known(tmp_path: Path) -> None:
+def test_files_that_are_not_read_are_listed(tmp_path: Path) -> None:
     for name in ("a.jsonl", "B.JSONL", "c.json", "d.jsonl.bz2", "e.txt", "f.png", "g.rejects.jsonl"):
         (tmp_path / name).write_text("{}")
     files, others = find_inputs(tmp_path, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What verify finds in free rows, by editing real output. Fixed rows: test_verify.py."""
+"""Verification finds edits of free rows in real output. Fixed rows: test_verify.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Values = np.ndarray[Any, Any]
 
 @pytest.fixture
 def out(make_config: ConfigMaker, tmp_path: Path) -> OutputLayout:
-    """Three samples in the one row of a shard: one image, text alone, two images of 16 slots each."""
+    """A shard of one row with three samples: one image, text only, two images of 16 slots each."""
     records = [
         {"image": "shapes/0001.png", "conversations": turn_pair("<image>\nWhat?", "A shape.")},
         {"conversations": turn_pair("Question?", "Answer.")},
@@ -42,7 +42,7 @@ def out(make_config: ConfigMaker, tmp_path: Path) -> OutputLayout:
 
 
 def edit(out: OutputLayout, name: str, change: Callable[[Values, dict[str, Values]], None]) -> list[str]:
-    """Change a dataset as someone with h5py would, knowing the tables; what verify then says of rows."""
+    """Change a dataset and its tables through h5py; return what verification reports about rows."""
     with h5py.File(out.shard(0, 1), "r+") as file:
         tables = read_tables(file)
         values = file[name][:]
@@ -107,17 +107,17 @@ EDITS: list[tuple[str, Callable[[Values, dict[str, Values]], None], str]] = [
 
 
 @pytest.mark.parametrize(("name", "change", "found"), EDITS, ids=[f"{i}-{edited[0]}" for i, edited in enumerate(EDITS)])
-def test_a_broken_free_row_is_found_and_named(
+def test_an_invalid_free_row_is_found_and_named(
     out: OutputLayout, name: str, change: Callable[[Values, dict[str, Values]], None], found: str
 ) -> None:
     problems = edit(out, name, change)
-    if found == "nothing":  # the last label of a sample, and the label behind a slot, may be anything
+    if found == "nothing":  # the last label of a sample, and the label after a slot, may have any value
         assert problems == []
     else:
         assert any(found in problem for problem in problems), problems
 
 
-def test_packed_samples_may_come_in_any_order_but_all_of_them(out: OutputLayout) -> None:
+def test_packed_samples_may_have_any_order_but_must_be_complete(out: OutputLayout) -> None:
     def swap(values: Values, tables: dict[str, Values]) -> None:
         values[:] = values[::-1]
 

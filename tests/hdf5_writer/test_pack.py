@@ -1,4 +1,4 @@
-"""Which samples share a row: best-fit decreasing by a plain reference, the images of a row, the order of rows."""
+"""Packing: samples per row compared with a simple best-fit-decreasing reference, images per row, order of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hdf5_writer.planning.pack import best_fit_decreasing, pack_samples
 
 
 def plain_best_fit_decreasing(lengths: list[int], images: list[int], capacity: int, most: int | None) -> list[int]:
-    """The row of each sample, by looking at every row for every sample."""
+    """Row of each sample, found by checking every row for every sample."""
     room: list[int] = []
     held: list[int] = []
     rows = [0] * len(lengths)
@@ -50,7 +50,7 @@ def test_rows_are_those_of_a_plain_best_fit_decreasing(window: tuple[list[int], 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(windows(), st.one_of(st.none(), st.tuples(st.integers(0, 99), st.integers(0, 9), st.integers(0, 9))))
-def test_every_sample_stands_once_in_a_row_that_holds_it(
+def test_every_sample_is_in_exactly_one_row_that_fits_it(
     window: tuple[list[int], list[int], int, int | None], key: tuple[int, int, int] | None
 ) -> None:
     lengths, images, capacity, most = window
@@ -80,7 +80,7 @@ def test_the_order_of_rows_is_keyed_and_mixes_them() -> None:
 
 
 def like_llava(count: int) -> np.ndarray:
-    """Lengths in positions as LLaVA's instruction data has them: half with an image, 767 on average."""
+    """Lengths in positions like those of LLaVA's instruction data: half with an image, 767 on average."""
     random = np.random.default_rng(5)
     text = np.clip(random.lognormal(5.6, 0.75, count), 40, 2000).astype(np.int64)
     return np.minimum(text + 576 * (random.random(count) < 0.66), 2048)
@@ -88,7 +88,7 @@ def like_llava(count: int) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capacity", [2048, 4096, 8192])
-def test_windows_are_as_full_as_packing_all_at_once(capacity: int) -> None:
+def test_packing_by_windows_fills_rows_as_well_as_packing_all_samples(capacity: int) -> None:
     lengths = like_llava(12_000)
     none = [0] * len(lengths)
     together = max(best_fit_decreasing(lengths.tolist(), none, capacity, None)) + 1

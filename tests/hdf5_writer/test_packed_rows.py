@@ -1,4 +1,4 @@
-"""Packed datasets, from records to shards: each sample is that of its own fixed row, whatever stands beside it."""
+"""Packed datasets, from records to shards: each sample equals that of its own fixed row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKED = {"processor__packing": "best_fit"}
 
 
 def write_both(make_config: ConfigMaker, tmp_path: Path, records: list[Any], **changes: Any) -> tuple[Any, Any]:
-    """The same records in fixed rows and packed; the samples of both, by their records."""
+    """Write the same records in fixed rows and packed; return the samples of both by record."""
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
     found = []
     for name, more in (("fixed", {}), ("packed", PACKED)):
@@ -46,7 +46,7 @@ def write_both(make_config: ConfigMaker, tmp_path: Path, records: list[Any], **c
 @needs_shared("golden")
 @needs_shared("tokenizers")
 @pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: path.stem)
-def test_each_golden_is_the_sample_of_its_fixed_row(path: Path, make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_each_golden_equals_the_sample_of_its_fixed_row(path: Path, make_config: ConfigMaker, tmp_path: Path) -> None:
     records = [json.loads(line)["record"] for line in path.read_text(encoding="utf-8").splitlines()]
     fixed, packed = write_both(
         make_config,
@@ -64,7 +64,7 @@ def test_each_golden_is_the_sample_of_its_fixed_row(path: Path, make_config: Con
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.long)])
-def test_each_generated_record_is_the_sample_of_its_fixed_row(
+def test_each_generated_record_equals_the_sample_of_its_fixed_row(
     make_config: ConfigMaker, tmp_path: Path, count: int
 ) -> None:
     records = list(phase_2_records(load_tokenizer(str(QUICKSTART / "tokenizer")), count))
@@ -83,7 +83,7 @@ IMAGES = [f"shapes/{number:04d}.png" for number in range(1, 5)]
 
 
 def mixed_records() -> list[dict[str, Any]]:
-    """Two images, four, several between texts, text alone, one image; lengths of many kinds."""
+    """Records with two images, four images, images between texts, text only and one image, of many lengths."""
     records: list[dict[str, Any]] = []
     for number in range(60):
         answer = f"Answer {number}. " + "word " * (number * 13 % 40)
@@ -111,9 +111,7 @@ SEVERAL = {"dataset__max_images": 4, "dataset__image_size": 56, "processor__max_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", ["vicuna_v1", "mistral_instruct", "llava_llama_2"])
-def test_records_of_all_kinds_share_rows_and_stay_as_they_are_alone(
-    make_config: ConfigMaker, tmp_path: Path, style: str
-) -> None:
+def test_packing_does_not_change_samples_of_any_kind(make_config: ConfigMaker, tmp_path: Path, style: str) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", mixed_records())
     found = {}
     for name, changes in (
@@ -154,19 +152,19 @@ def test_records_of_all_kinds_share_rows_and_stay_as_they_are_alone(
 def test_hostile_records_become_a_sample_or_a_reject(make_config: ConfigMaker, tmp_path: Path) -> None:
     thousand = "".join(f"<image>\n{number} " for number in range(1000))
     records = [
-        # More images than fit the row, with an answer before those that do not.
+        # More images than fit into the row, with an answer before those that do not fit.
         {
             "image": IMAGES,
             "conversations": turn_pair("<image>\n<image>\nA?", "Yes.") + turn_pair("<image><image>B?", "No."),
         },
-        # An image run that would be cut, and nothing supervised before it.
+        # An image whose slots would be split, with nothing supervised before it.
         {"image": IMAGES, "conversations": turn_pair("<image>\n<image>\n<image>\n<image>\nA?", "Yes.")},
         {"image": IMAGES[:1] * 1000, "conversations": turn_pair(thousand, "Many.")},
         {"image": IMAGES[:1] * 5, "conversations": turn_pair("<image>" * 5, "Five.")},
         {"image": [IMAGES[0], IMAGES[0]], "conversations": turn_pair("<image>\n<image>\nSame?", "Yes.")},
         {"conversations": turn_pair("<image>\nWhere?", "Nowhere.")},
         {"image": IMAGES[:2], "conversations": turn_pair("<image>\nOne token?", "Two images.")},
-        # Longer than a row, before and behind the first answer.
+        # Longer than a row, before and after the first answer.
         {"conversations": turn_pair("word " * 400, "Late.")},
         {"conversations": turn_pair("Go on.", "word " * 400)},
     ]
@@ -211,7 +209,7 @@ def test_free_rows_that_hold_no_image_are_refused_unless_there_is_no_image_folde
     )
 
 
-def test_a_row_cannot_be_asked_to_hold_fewer_images_than_a_record(make_config: ConfigMaker) -> None:
+def test_max_images_per_row_below_max_images_is_refused(make_config: ConfigMaker) -> None:
     with pytest.raises(ConfigError, match=r"max_images_per_row is 2, but dataset.max_images allows 4 in one record"):
         make_config(processor__max_images_per_row=2, **SEVERAL | PACKED)
     with pytest.raises(ConfigError, match=r"max_images_per_row is 2, but with processor.packing none a row holds one"):
@@ -220,7 +218,7 @@ def test_a_row_cannot_be_asked_to_hold_fewer_images_than_a_record(make_config: C
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_the_bytes_do_not_depend_on_how_the_work_is_done(
+def test_packed_bytes_do_not_depend_on_how_the_run_is_executed(
     make_config: ConfigMaker, tmp_path: Path, shuffle: bool
 ) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", mixed_records())

@@ -1,4 +1,4 @@
-"""The look at some records before a run starts."""
+"""Sampling of some records before a run starts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(tmp_path: Path, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize("counts", [[1], [499], [2_000_000], [1_000_000, 300], [0, 3, 0], [5] * 400, [7, 900, 20]])
-def test_some_records_of_every_input_are_looked_at(counts: list[int]) -> None:
+def test_some_records_of_every_input_are_sampled(counts: list[int]) -> None:
     probed = probed_records(counts)
     assert len(probed) == len(set(probed.tolist())) <= MAX_PROBED
     ends = np.cumsum(counts)
@@ -47,17 +47,15 @@ def test_some_records_of_every_input_are_looked_at(counts: list[int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_a_wrong_image_folder_stops_the_run_before_it_writes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_image_folder_stops_the_run_before_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
     for arguments in ([], ["--overwrite"], ["--task-slice", "0/2"]):
         assert run(tmp_path, *arguments) == 2
-        said = capsys.readouterr().err
-        assert "30 of 30 sampled records would be rejected as image_missing" in said
-        assert f"{tmp_path / 'in' / 'a.jsonl'}, line 1" in said
-        assert f"(tried {IMAGES / 'nowhere/1.png'})" in said
-        assert "--keep-going" in said
+        stderr = capsys.readouterr().err
+        assert "30 of 30 sampled records would be rejected as image_missing" in stderr
+        assert f"{tmp_path / 'in' / 'a.jsonl'}, line 1" in stderr
+        assert f"(tried {IMAGES / 'nowhere/1.png'})" in stderr
+        assert "--keep-going" in stderr
         assert not list((tmp_path / "out").glob("*.h5"))
     assert run(tmp_path, "--keep-going") == 3, "the limit on rejects still holds at the end"
     assert "warning: 30 of 30 sampled records" in capsys.readouterr().err
@@ -66,7 +64,7 @@ def test_a_wrong_image_folder_stops_the_run_before_it_writes(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
+def test_overwrite_keeps_the_old_dataset_if_the_image_folder_is_wrong(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30))
     assert run(tmp_path) == 0
     before = (tmp_path / "out" / "data_params.json").read_bytes()
@@ -76,7 +74,7 @@ def test_an_old_dataset_survives_a_wrong_image_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_an_old_dataset_survives_a_config_that_cannot_work_whatever_is_to_be_kept_going(tmp_path: Path) -> None:
+def test_overwrite_keeps_the_old_dataset_if_the_config_cannot_work(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(3))
     assert run(tmp_path) == 0
     before = (tmp_path / "out" / "data_params.json").read_bytes()
@@ -86,9 +84,7 @@ def test_an_old_dataset_survives_a_config_that_cannot_work_whatever_is_to_be_kep
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_a_run_interrupted_while_it_looks_at_records_looks_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_interrupted_during_sampling_samples_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
     with monkeypatch.context() as patch:
         patch.setattr(WarmedPools, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
@@ -98,14 +94,14 @@ def test_a_run_interrupted_while_it_looks_at_records_looks_again(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_no_image_is_looked_up_where_none_is_checked(tmp_path: Path) -> None:
+def test_images_are_not_accessed_if_checks_are_off(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", records(30, "nowhere/1.png"))
     assert run(tmp_path, "dataset.check_images=none") == 0
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
+def test_few_bad_records_or_a_small_file_do_not_stop_the_run(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [*records(16), *records(14, "nowhere/1.png")])
     assert run(tmp_path, "setup.max_reject_fraction=1") == 0
     write_jsonl(tmp_path / "in" / "a.jsonl", records(19, "nowhere/1.png"))
@@ -115,38 +111,38 @@ def test_a_few_bad_records_and_a_small_file_do_not_stop(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_json_array_called_jsonl_names_the_command_that_converts_it(
+def test_for_a_json_array_named_jsonl_the_converter_is_suggested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], indent: int | None
 ) -> None:
     write_jsonl(tmp_path / "in" / "b.jsonl", records(30))
     (tmp_path / "in" / "a.jsonl").write_text(json.dumps(records(30), indent=indent))
     assert run(tmp_path) == 2
-    said = capsys.readouterr().err
-    assert f"name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in said
+    stderr = capsys.readouterr().err
+    assert f"name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in stderr
     (tmp_path / "in" / "a.jsonl").rename(tmp_path / "in" / "a.json")
     assert convert_json2jsonl_main(["--input_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "lines")]) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
-def test_a_compressed_json_array_called_jsonl_names_the_command_too(
+def test_for_a_compressed_json_array_named_jsonl_the_converter_is_suggested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(records(3), indent=1).encode()))
     assert run(tmp_path) == 2
-    said = capsys.readouterr().err
-    assert f"unpack it and name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in said
+    stderr = capsys.readouterr().err
+    assert f"unpack it and name it a.json, run `convert_json2jsonl --input_dir {tmp_path / 'in'}`" in stderr
 
 
 @pytest.mark.slow
-def test_files_that_are_no_images_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_images_cause_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = tmp_path / "images"
     images.mkdir()
     (images / "a.png").write_text("version https://git-lfs.github.com/spec/v1\n")
     os.link(IMAGES / "shapes" / "0001.png", images / "b.png")
     write_jsonl(tmp_path / "in" / "a.jsonl", [*records(10, "a.png"), *records(15, "b.png")])
     assert run(tmp_path, f"dataset.image_dir={images}", "dataset.check_images=exists") == 0
-    said = capsys.readouterr().err
-    assert f"10 of 25 sampled image files are not images, such as {images / 'a.png'}" in said
-    assert "warning: 1 of 2 sampled image files are unreadable, such as a.png." in said, "by the report"
+    stderr = capsys.readouterr().err
+    assert f"10 of 25 sampled image files are not images, such as {images / 'a.png'}" in stderr
+    assert "warning: 1 of 2 sampled image files are unreadable, such as a.png." in stderr, "by the report"

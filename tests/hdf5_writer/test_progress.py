@@ -1,4 +1,4 @@
-"""The table at the end of a run names what a person must know before training."""
+"""The summary at the end of a run shows what users need to know before training."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_the_summary_warns_with_counts(make_config: ConfigMaker, tmp_path: Path)
     ]
 
 
-def test_the_summary_has_no_warning_where_nothing_stands_out(make_config: ConfigMaker, tmp_path: Path) -> None:
-    """One row in a hundred may be cut; a dataset of rejects only has no rows to speak of."""
+def test_the_summary_has_no_warnings_without_findings(make_config: ConfigMaker, tmp_path: Path) -> None:
+    """Up to 1 % of truncated rows cause no warning, nor does a dataset without rows."""
     cut = {"image": "shapes/0001.png", "conversations": turn_pair("<image>\nQ", "word " * 300)}
     write_jsonl(tmp_path / "in" / "a.jsonl", [cut, *(record(f"Question {number}?") for number in range(99))])
     params = create(make_config()).params
@@ -53,8 +53,6 @@ def test_the_summary_shows_five_unused_keys_and_counts_the_rest(make_config: Con
     ]
 
 
-def test_the_summary_shows_the_control_characters_of_an_unused_key_as_text(
-    make_config: ConfigMaker, tmp_path: Path
-) -> None:
+def test_the_summary_escapes_control_characters_of_unused_keys(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [record("Q?", **{"a\nb": 1, "\x1b[31mred": 1})])
     assert warnings_of(create(make_config()).params) == ["unused keys: \\x1b[31mred 1, a\\nb 1"]

@@ -1,4 +1,4 @@
-"""What adds up from the receipts is what the records hold."""
+"""Sums over the receipts match the records."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def text_record(question: str, **keys: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_what_is_left_out_of_written_records_is_counted_over_all_tasks(
-    make_config: ConfigMaker, tmp_path: Path
-) -> None:
+def test_dropped_parts_of_written_records_are_counted_over_all_tasks(make_config: ConfigMaker, tmp_path: Path) -> None:
     records = [
         *(text_record(f"Question {number}?", data_source="x") for number in range(4)),
         text_record("Short?", data_source="x", system_prompt="S", system="S"),
@@ -40,8 +38,8 @@ def test_what_is_left_out_of_written_records_is_counted_over_all_tasks(
     assert verify_dataset(tmp_path / "out").problems == []
 
 
-def test_text_only_rows_that_the_dummy_slots_cut_are_counted(make_config: ConfigMaker, tmp_path: Path) -> None:
-    """At 256 positions, 64 of them slots: the same text fits into a row where the slots are fewer."""
+def test_text_only_rows_truncated_because_of_dummy_slots_are_counted(make_config: ConfigMaker, tmp_path: Path) -> None:
+    """With 64 of 256 positions as slots; the same text fits into a row with fewer slots."""
     image = {"image": "shapes/0001.png", "conversations": turn_pair("<image>\nQ", "word " * 300)}
     records = [image, {"conversations": turn_pair("Q", "word " * 300)}, text_record("Short?")]
     write_jsonl(tmp_path / "in" / "a.jsonl", records)

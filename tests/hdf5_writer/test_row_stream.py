@@ -1,4 +1,4 @@
-"""Windows of samples that are packed together: the same however the samples come."""
+"""Windows of samples that are packed together do not depend on how the samples are batched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAYOUT = RowLayout(40, 3, None, 0, truncate=True)
 
 @st.composite
 def drawn(draw: st.DrawFn) -> Samples:
-    """Samples that fit, whose line is their number from 0."""
+    """Samples that fit; `line` is their number, from 0."""
     samples = draw(st.lists(samples_for(LAYOUT), min_size=1, max_size=20))
     batch, measures, _ = fit_samples(join_batches([batch_of(sample) for sample in samples]), LAYOUT)
     number = np.arange(batch.records)
@@ -34,7 +34,7 @@ def same(one: Samples, other: Samples) -> bool:
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.data(), drawn(), st.integers(1, 200))
-def test_windows_end_with_the_sample_that_reaches_so_many_positions(
+def test_a_window_ends_with_the_sample_that_reaches_the_position_limit(
     data: st.DataObject, samples: Samples, window_positions: int
 ) -> None:
     lengths = samples.measures.length.tolist()
@@ -74,7 +74,7 @@ def test_windows_end_with_the_sample_that_reaches_so_many_positions(
     assert same(together.take(np.argsort(order)), samples)
 
 
-def test_without_packing_each_sample_has_a_row_of_its_own_at_once() -> None:
+def test_without_packing_each_sample_becomes_a_row_immediately() -> None:
     seen: list[tuple[Samples, list[int]]] = []
     stream = RowStream(lambda some, per_row: seen.append((some, per_row.tolist())))
     nothing = join_batches([])

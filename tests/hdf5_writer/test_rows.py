@@ -1,4 +1,4 @@
-"""The rows of any samples: what docs/rows.md says of each array, checked position by position."""
+"""Rows of arbitrary samples: each array is compared, position by position, with the rules of docs/rows.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from preprocess.samples import batch_of, join_batches
 @pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_every_position_of_every_row_is_what_the_tables_say(data: st.DataObject) -> None:
+def test_every_position_of_every_row_matches_the_tables(data: st.DataObject) -> None:
     layout = data.draw(st.one_of(fixed_layouts(), free_layouts()))
     samples = data.draw(st.lists(samples_for(layout), min_size=1, max_size=8))
     batch, measures, failed = fit_samples(join_batches([batch_of(sample) for sample in samples]), layout)
@@ -25,7 +25,7 @@ def test_every_position_of_every_row_is_what_the_tables_say(data: st.DataObject)
     assert len(samples) - len(kept) == len(failed)
     lengths = measures.length.tolist()
 
-    # Rows of neighbouring samples, at random; fixed ones hold one.
+    # Random rows of consecutive samples; fixed rows hold one.
     per_row: list[int] = []
     room = 0
     for length in lengths:
@@ -35,7 +35,7 @@ def test_every_position_of_every_row_is_what_the_tables_say(data: st.DataObject)
         else:
             per_row.append(1)
             room = layout.max_sequence_length - length
-    # Whatever stood in the rows before; those behind the last one are left alone.
+    # Previous contents of the rows are overwritten; rows after the last one are not changed.
     rows = empty_rows(len(per_row) + 2, layout)
     for array in rows:
         array.fill(99)

@@ -1,4 +1,4 @@
-"""From records to a finished folder: rejects, resume, refusals. In one process; test_commands drives the real thing."""
+"""From records to a finished folder, in one process: rejects, resuming, errors. test_commands.py runs commands."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rejects_of(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-# One line for every reason, as it may stand in a file.
+# One line of a file for every reason.
 REJECTED_LINES: dict[Reason, bytes] = {
     Reason.NOT_UTF8: b'{"conversations": "\xff"}',
     Reason.NOT_JSON: b'{"conversations": ',
@@ -86,7 +86,7 @@ REJECTED_RECORDS: dict[Reason, Any] = {
 }
 
 
-def test_every_reason_is_reached_and_named_with_file_and_line(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_every_reject_reason_is_reported_with_file_and_line(make_config: ConfigMaker, tmp_path: Path) -> None:
     images = tmp_path / "images"
     (images / "shapes").mkdir(parents=True)
     (images / IMAGE).write_bytes((QUICKSTART / "images" / IMAGE).read_bytes())
@@ -107,7 +107,7 @@ def test_every_reason_is_reached_and_named_with_file_and_line(make_config: Confi
 
 
 @pytest.mark.slow
-def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_the_remaining_reject_reasons_are_reported(make_config: ConfigMaker, tmp_path: Path) -> None:
     plain = {"dataset__system_prompt_style": "plain"}
     write_jsonl(
         tmp_path / "in" / "a.jsonl",
@@ -119,7 +119,7 @@ def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_pat
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"system": "S", **image_record()}])
     create(make_config(dataset__system_prompt_style="mistral_instruct"), overwrite=True)
     assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.NO_PLACE_FOR_SYSTEM.value]
-    # Nothing is left to supervise when the question alone fills the row.
+    # Nothing is supervised if the question alone fills the row.
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q " * 500, "A")}])
     create(make_config(), overwrite=True)
     assert [entry["reason"] for entry in rejects_of(tmp_path / "out")] == [Reason.NOTHING_SUPERVISED.value]
@@ -137,7 +137,7 @@ def test_the_remaining_reasons_are_reached_too(make_config: ConfigMaker, tmp_pat
 
 @pytest.mark.slow
 @needs_shared("conversations")
-def test_no_record_of_real_files_is_lost(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_every_record_of_real_files_is_written_or_rejected(make_config: ConfigMaker, tmp_path: Path) -> None:
     records = 0
     for path in sorted(shared_folder("conversations").iterdir()):
         text = path.read_text(encoding="utf-8")
@@ -153,7 +153,7 @@ def test_no_record_of_real_files_is_lost(make_config: ConfigMaker, tmp_path: Pat
     assert verify_dataset(tmp_path / "out").problems == []
 
 
-def test_rows_stand_in_the_order_of_the_input_without_shuffle(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_rows_are_in_input_order_without_shuffle(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "b.jsonl", map(text_record, range(5)))
     write_jsonl(tmp_path / "in" / "a" / "c.jsonl", map(text_record, range(5, 8)))
     create(make_config(setup__shuffle=False, setup__samples_per_shard=3))
@@ -166,7 +166,7 @@ def test_rows_stand_in_the_order_of_the_input_without_shuffle(make_config: Confi
     assert sources == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5)]
 
 
-def test_data_params_say_what_the_shards_hold(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_data_params_describe_the_shards(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_jsonl(
         tmp_path / "in" / "a.jsonl", [*map(text_record, range(5)), image_record(), image_record("Q\n<image>"), {}]
     )
@@ -193,7 +193,7 @@ def test_data_params_say_what_the_shards_hold(make_config: ConfigMaker, tmp_path
 
 @pytest.fixture
 def started(make_config: ConfigMaker, tmp_path: Path) -> Any:
-    """A config over 20 records in 5 shards, and the digests of an undisturbed run of it elsewhere."""
+    """A config for 20 records in 5 shards, and the digests of an uninterrupted run in another folder."""
     write_jsonl(tmp_path / "in" / "a.jsonl", [*map(text_record, range(18)), {}, image_record()])
     options = {"setup__samples_per_shard": 4}
     create(make_config(**options, setup__output_dir=str(tmp_path / "undisturbed")))
@@ -202,13 +202,13 @@ def started(make_config: ConfigMaker, tmp_path: Path) -> Any:
 
 
 def without_params(root: Path) -> dict[str, Any]:
-    # The config inside names the output folder, which differs here.
+    # It contains the config with the output folder, which differs here.
     return {**output_digests(root), "data_params.json": None}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("survivors", range(5))
-def test_a_run_goes_on_where_another_was_broken_off(started: Any, tmp_path: Path, survivors: int) -> None:
+def test_an_interrupted_run_resumes(started: Any, tmp_path: Path, survivors: int) -> None:
     config, wanted = started
 
     class Breaking(InlineExecutor):
@@ -241,7 +241,7 @@ def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         lambda out: OutputLayout(out).shard(2, 5).unlink(),
         lambda out: OutputLayout(out).shard(2, 5).write_bytes(b"short"),
@@ -256,17 +256,17 @@ def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_missing_is_made_again(started: Any, tmp_path: Path, harm: Any) -> None:
+def test_missing_files_are_rewritten(started: Any, tmp_path: Path, damage: Any) -> None:
     config, wanted = started
     create(config)
-    harm(tmp_path / "out")
+    damage(tmp_path / "out")
     create(config)
     assert without_params(tmp_path / "out") == wanted
     assert verify_dataset(tmp_path / "out").problems == []
 
 
 @pytest.mark.slow
-def test_what_a_dead_worker_left_is_gone_when_the_run_is_done(started: Any, tmp_path: Path) -> None:
+def test_files_left_by_a_dead_worker_are_removed(started: Any, tmp_path: Path) -> None:
     config, wanted = started
 
     class Replaced(InlineExecutor):
@@ -291,7 +291,7 @@ def test_what_a_dead_worker_left_is_gone_when_the_run_is_done(started: Any, tmp_
         ({"processor__tokenizer_type": str(QUICKSTART / "tokenizer_sentencepiece")}, "the files of the tokenizer"),
     ],
 )
-def test_an_output_folder_of_another_plan_is_refused_with_the_difference(
+def test_an_output_folder_of_another_plan_is_refused_naming_the_difference(
     started: Any, make_config: ConfigMaker, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     config, _ = started
@@ -325,7 +325,7 @@ def test_other_inputs_and_another_limit_are_another_plan(started: Any, tmp_path:
 
 
 @pytest.mark.slow
-def test_new_file_times_alone_are_no_other_plan(started: Any, tmp_path: Path) -> None:
+def test_changed_file_times_alone_keep_the_plan(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     create(config)
     OutputLayout(tmp_path / "out").shard(1, 5).unlink()
@@ -336,7 +336,7 @@ def test_new_file_times_alone_are_no_other_plan(started: Any, tmp_path: Path) ->
     assert without_params(tmp_path / "out") == wanted
 
 
-def test_a_mistake_that_wrote_nothing_needs_no_overwrite(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_a_failed_run_that_wrote_nothing_needs_no_overwrite(make_config: ConfigMaker, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [image_record()])
     with pytest.raises(ConfigError, match=r"a\.jsonl, line 1: .*dataset\.image_dir is missing"):
         create(make_config(dataset__image_dir=None))
@@ -344,7 +344,7 @@ def test_a_mistake_that_wrote_nothing_needs_no_overwrite(make_config: ConfigMake
 
 
 @pytest.mark.slow
-def test_overwrite_removes_only_what_runs_write(started: Any, tmp_path: Path) -> None:
+def test_overwrite_removes_only_files_written_by_runs(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     create(config)
     mine = tmp_path / "out" / "notes.txt"
@@ -368,7 +368,7 @@ def test_overwrite_removes_only_what_runs_write(started: Any, tmp_path: Path) ->
     ],
     ids=str,
 )
-def test_overwrite_refuses_a_mistake_before_it_removes_anything(
+def test_overwrite_removes_nothing_if_the_config_is_invalid(
     started: Any, make_config: ConfigMaker, tmp_path: Path, mistake: dict[str, Any]
 ) -> None:
     config, _ = started
@@ -385,7 +385,7 @@ def test_overwrite_refuses_a_mistake_before_it_removes_anything(
 
 
 @pytest.mark.slow
-def test_overwrite_refuses_unreadable_inputs_before_it_removes_anything(started: Any, tmp_path: Path) -> None:
+def test_overwrite_removes_nothing_if_inputs_are_unreadable(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     create(config)
     (tmp_path / "in" / "b.jsonl.gz").write_bytes(b"no gzip")
@@ -396,9 +396,7 @@ def test_overwrite_refuses_unreadable_inputs_before_it_removes_anything(started:
     assert without_params(tmp_path / "out") == wanted
 
 
-def test_nothing_is_left_of_the_index_of_a_plan_given_up_before_its_first_shard(
-    make_config: ConfigMaker, tmp_path: Path
-) -> None:
+def test_the_index_of_an_abandoned_plan_is_removed(make_config: ConfigMaker, tmp_path: Path) -> None:
     class Failing(InlineExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
             raise OSError("no room")
@@ -417,7 +415,7 @@ def test_nothing_is_left_of_the_index_of_a_plan_given_up_before_its_first_shard(
 
 
 @pytest.mark.slow
-def test_a_users_own_temporary_file_stays(started: Any, tmp_path: Path) -> None:
+def test_temporary_files_of_the_user_are_kept(started: Any, tmp_path: Path) -> None:
     config, _ = started
     (tmp_path / "out").mkdir()
     mine = [tmp_path / "out" / name for name in (".x.tmp", f".notes.txt.{'0' * 32}.tmp", ".report.html.tmp")]
@@ -429,7 +427,7 @@ def test_a_users_own_temporary_file_stays(started: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dataset_without_its_plan_is_not_written_over(started: Any, tmp_path: Path) -> None:
+def test_a_dataset_without_its_plan_is_not_overwritten(started: Any, tmp_path: Path) -> None:
     config, _ = started
     create(config)
     OutputLayout(tmp_path / "out").plan.unlink()
@@ -438,9 +436,7 @@ def test_a_dataset_without_its_plan_is_not_written_over(started: Any, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_disk_without_space_leaves_nothing_half_written(
-    started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_partial_file(started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, wanted = started
     real_fsync = os.fsync
 
@@ -460,7 +456,7 @@ def test_a_disk_without_space_leaves_nothing_half_written(
 
 
 @pytest.mark.slow
-def test_an_input_changed_under_the_run_stops_it(started: Any, tmp_path: Path) -> None:
+def test_an_input_changed_during_the_run_stops_it(started: Any, tmp_path: Path) -> None:
     config, _ = started
 
     class Changing(InlineExecutor):
@@ -474,7 +470,7 @@ def test_an_input_changed_under_the_run_stops_it(started: Any, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_an_input_replaced_with_the_same_size_and_time_is_found_before_the_end(started: Any, tmp_path: Path) -> None:
+def test_an_input_replaced_with_the_same_size_and_time_is_detected(started: Any, tmp_path: Path) -> None:
     config, wanted = started
     path = tmp_path / "in" / "a.jsonl"
     data, stat = path.read_bytes(), path.stat()
@@ -513,7 +509,7 @@ def test_a_file_system_without_locks_is_named(started: Any, tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_one_run_at_a_time(started: Any, tmp_path: Path) -> None:
+def test_a_second_concurrent_run_is_refused(started: Any, tmp_path: Path) -> None:
     config, _ = started
     layout = OutputLayout(tmp_path / "out")
     layout.work.mkdir(parents=True)
@@ -531,7 +527,7 @@ def test_one_run_at_a_time(started: Any, tmp_path: Path) -> None:
         ({"dataset__system_prompt_style": "vicuna"}, "did you mean vicuna_v1"),
     ],
 )
-def test_what_cannot_work_is_refused_at_the_start(
+def test_impossible_settings_are_refused_at_the_start(
     make_config: ConfigMaker, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", [text_record(0)])
@@ -554,14 +550,14 @@ def test_a_shard_may_be_empty(make_config: ConfigMaker, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_skipped_task_lists_all_of_its_records(started: Any, tmp_path: Path) -> None:
+def test_a_skipped_task_rejects_all_of_its_records(started: Any, tmp_path: Path) -> None:
     config, _ = started
     progress = SilentProgress()
     counts = create_dataset(config, progress, skip_tasks=[3], make_executor=InlineExecutor).params["counts"]
     assert counts["rejected_by_reason"]["skipped"] == 4
     assert counts["read"] == counts["written"] + counts["rejected"] == 20
     assert verify_dataset(tmp_path / "out").problems == []
-    # To have it after all: remove its shard and run again.
+    # To process the task after all, remove its shard and run again.
     OutputLayout(tmp_path / "out").shard(3, 5).unlink()
     assert "skipped" not in create(config).params["counts"]["rejected_by_reason"]
     with pytest.raises(ConfigError, match="--skip-task 5: the tasks of this plan are 0 to 4"):
@@ -570,7 +566,7 @@ def test_a_skipped_task_lists_all_of_its_records(started: Any, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2, 1)])
-def test_parts_in_any_order_make_the_same_dataset(started: Any, tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_parts_in_any_order_give_the_same_dataset(started: Any, tmp_path: Path, order: tuple[int, ...]) -> None:
     config, wanted = started
     for index in order[:-1]:
         create_part(config, SilentProgress(), Part(index, 4), make_executor=InlineExecutor)
@@ -587,7 +583,7 @@ def test_parts_in_any_order_make_the_same_dataset(started: Any, tmp_path: Path, 
 
 
 class Interposing(InlineExecutor):
-    """Does something once, before the second task."""
+    """Calls a function once, before the second task."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         super().__init__()
@@ -606,7 +602,7 @@ def forget_loaded_plan() -> None:
 
 
 @pytest.mark.slow
-def test_a_part_with_other_processes_folders_and_file_times_leaves_running_parts_alone(
+def test_a_part_with_other_processes_paths_and_file_times_joins_running_parts(
     started: Any, make_config: ConfigMaker, tmp_path: Path
 ) -> None:
     config, wanted = started
@@ -628,7 +624,7 @@ def test_a_part_with_other_processes_folders_and_file_times_leaves_running_parts
 
 
 @pytest.mark.slow
-def test_a_part_of_another_plan_is_refused_while_parts_run_that_have_written_nothing_yet(
+def test_a_part_of_another_plan_is_refused_while_parts_are_running(
     started: Any, make_config: ConfigMaker, tmp_path: Path
 ) -> None:
     config, _ = started
@@ -639,12 +635,12 @@ def test_a_part_of_another_plan_is_refused_while_parts_run_that_have_written_not
     with locked(layout.lock, shared=True), pytest.raises(OtherPlanError, match=r"setup\.seed was 0, is 7"):
         create_part(other, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
     assert layout.plan.read_bytes() == plan
-    # Alone, it may replace the plan of a run that wrote nothing.
+    # A part that runs alone may replace the plan of a run that wrote nothing.
     create_part(other, SilentProgress(), Part(0, 2), make_executor=InlineExecutor)
 
 
 @pytest.mark.slow
-def test_a_part_tells_how_many_records_are_its_own(started: Any) -> None:
+def test_a_part_reports_its_number_of_records(started: Any) -> None:
     config, _ = started
     progress = SilentProgress()
     create_part(config, progress, Part(1, 2), make_executor=InlineExecutor)
@@ -654,7 +650,7 @@ def test_a_part_tells_how_many_records_are_its_own(started: Any) -> None:
 
 
 @pytest.mark.slow
-def test_parts_share_the_folder_but_not_with_a_whole_run(started: Any, tmp_path: Path) -> None:
+def test_parts_exclude_a_run_without_parts(started: Any, tmp_path: Path) -> None:
     config, _ = started
     layout = OutputLayout(tmp_path / "out")
     layout.work.mkdir(parents=True)
@@ -668,7 +664,9 @@ def test_parts_share_the_folder_but_not_with_a_whole_run(started: Any, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_run_from_another_folder_goes_on(started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_from_another_working_directory(
+    started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, wanted = started
     relative = config.model_copy(
         update={"setup": config.setup.model_copy(update={"input_dir": Path("in"), "output_dir": Path("out")})}
@@ -682,7 +680,7 @@ def test_a_run_from_another_folder_goes_on(started: Any, tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_data_beside_the_inputs_that_is_not_read_is_said(started: Any, tmp_path: Path) -> None:
+def test_unread_files_in_the_input_folder_are_reported(started: Any, tmp_path: Path) -> None:
     config, _ = started
     (tmp_path / "in" / "more.json").write_text("[]")
     progress = SilentProgress()
@@ -691,7 +689,7 @@ def test_data_beside_the_inputs_that_is_not_read_is_said(started: Any, tmp_path:
 
 
 @pytest.mark.slow
-def test_inputs_alike_but_for_their_compression_are_warned_of(started: Any, tmp_path: Path) -> None:
+def test_inputs_that_differ_only_in_compression_cause_a_warning(started: Any, tmp_path: Path) -> None:
     config, _ = started
     (tmp_path / "in" / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "in" / "a.jsonl").read_bytes()))
     progress = SilentProgress()

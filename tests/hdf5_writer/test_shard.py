@@ -99,17 +99,17 @@ def test_only_filters_that_every_hdf5_library_has_are_used() -> None:
         assert h5py.check_string_dtype(file["images/path"].dtype).encoding == "utf-8"
 
 
-def test_the_bytes_are_a_function_of_the_rows() -> None:
+def test_shard_bytes_depend_only_on_the_rows() -> None:
     assert build(130) == build(130)
     assert build(130) != build(129)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 7, 64, 200])
-def test_the_bytes_do_not_depend_on_how_rows_come(at_a_time: int) -> None:
+def test_shard_bytes_do_not_depend_on_how_rows_are_batched(at_a_time: int) -> None:
     assert build(200, at_a_time) == build(200)
 
 
-def test_hdf5_itself_refuses_a_damaged_chunk() -> None:
+def test_hdf5_itself_rejects_a_damaged_chunk() -> None:
     image = build(70)
     with h5py.File(io.BytesIO(image), "r") as file:
         wanted: dict[str, Any] = {name: file[name][:] for name in DATASETS}
@@ -128,12 +128,12 @@ def test_hdf5_itself_refuses_a_damaged_chunk() -> None:
                 found = file[name][:]
             except OSError:
                 continue
-        # Bits that the compressed stream does not use may flip without harm; wrong rows may not come of it.
+        # A flipped bit that the compressed stream does not use may go undetected, but must not give wrong rows.
         assert np.array_equal(found, wanted[name]), (name, offset)
 
 
-def test_nothing_stands_in_the_heap_that_has_no_checksum() -> None:
-    """A bit flipped in HDF5's heap of strings of variable length is read for ever by HDF5 2.0."""
+def test_no_data_is_stored_in_the_heap_without_a_checksum() -> None:
+    """HDF5 2.0 loops forever on a flipped bit in its heap of variable-length strings."""
     image = build(70)
     assert b"GCOL" not in image, "the signature of that heap"
     with h5py.File(io.BytesIO(image)) as file:
@@ -165,7 +165,7 @@ def test_a_newer_minor_version_is_read() -> None:
 
 
 @pytest.mark.parametrize("top", [0, 200, 32_000, 70_000, 2**31 - 1])
-def test_the_fast_shuffle_is_hdf5s(top: int) -> None:
+def test_the_fast_shuffle_filter_equals_that_of_hdf5(top: int) -> None:
     values = np.random.default_rng(0).integers(-5 if top > 2**30 else 0, top, (3, 70), dtype="<i4", endpoint=True)
     transposed = isal_zlib.compress(np.ascontiguousarray(values.view(np.uint8).reshape(-1, 4).T).data, 0)
     assert compress_chunk(values) == transposed
@@ -189,8 +189,8 @@ print(digest.hexdigest())
 
 
 @pytest.mark.slow
-def test_every_process_compresses_alike() -> None:
-    """Memory that a new process happens to get must not decide bytes: at ISA-L's levels 1 and 2 it does."""
+def test_every_process_compresses_to_the_same_bytes() -> None:
+    """Bytes must not depend on uninitialised memory of a new process, as they do at ISA-L's levels 1 and 2."""
     found = {
         subprocess.run([sys.executable, "-c", _COMPRESS], capture_output=True, check=True).stdout for _ in range(6)
     }
@@ -216,7 +216,7 @@ def build_with(monkeypatch: pytest.MonkeyPatch, damaged_block: int, rows: int, *
 
 
 @pytest.mark.parametrize("damaged_block", [0, 1])
-def test_a_compressor_that_writes_something_else_is_found(monkeypatch: pytest.MonkeyPatch, damaged_block: int) -> None:
+def test_wrong_output_of_the_compressor_is_detected(monkeypatch: pytest.MonkeyPatch, damaged_block: int) -> None:
     with pytest.raises(RuntimeError, match="read-back mismatch: HDF5 returned other values of text_input_ids"):
         build_with(monkeypatch, damaged_block, 128, verify_all=False)
 

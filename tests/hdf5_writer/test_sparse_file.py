@@ -1,4 +1,4 @@
-"""What HDF5 writes into a `SparseFile` is what it writes into any file; what it does not write takes no memory."""
+"""A `SparseFile` holds what HDF5 writes to it, and unwritten ranges take no memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACTION = st.one_of(
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(actions=st.lists(ACTION, max_size=12))
-def test_it_reads_writes_and_cuts_as_a_file_in_memory(actions: list[tuple]) -> None:  # type: ignore[type-arg]
+def test_reads_writes_and_truncation_equal_those_of_bytesio(actions: list[tuple]) -> None:  # type: ignore[type-arg]
     ours, model = SparseFile(), io.BytesIO()
     for name, at, *rest in actions:
         if name == "cut":
@@ -42,7 +42,7 @@ def test_it_reads_writes_and_cuts_as_a_file_in_memory(actions: list[tuple]) -> N
     assert b"".join(ours.with_replaced(0, 0, [])) == model.getvalue()
 
 
-def test_the_filling_takes_the_place_of_what_was_left_out() -> None:
+def test_filled_data_replaces_the_omitted_bytes() -> None:
     file = SparseFile()
     file.write(bytes(range(256)) * 1000)
     whole = bytes(range(256)) * 1000
@@ -51,7 +51,7 @@ def test_the_filling_takes_the_place_of_what_was_left_out() -> None:
         assert filled == whole[:offset] + b"x" * (size // 2) + b"y" * (size - size // 2) + whole[offset + size :]
 
 
-def test_hdf5_reserves_terabytes_and_the_file_takes_kilobytes() -> None:
+def test_terabytes_reserved_by_hdf5_take_kilobytes_on_disk() -> None:
     file, size = SparseFile(), 5 << 40
     with h5py.File(file, "w", libver=("v110", "v110")) as hdf5:
         hdf5["small"] = np.arange(1000)

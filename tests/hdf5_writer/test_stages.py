@@ -1,4 +1,4 @@
-"""Several images with the templates of LLaVA 1.5: ids and supervised positions of a slow reference.
+"""Several images with the templates of LLaVA 1.5: ids and supervised positions equal those of a slow reference.
 
 The reference is written from the code of the LLaVA authors alone: `preprocess_multimodal` (LLaVA-VL/LLaVA-NeXT,
 llava/train/train.py), `Conversation.get_prompt` (haotian-liu/LLaVA, llava/conversation.py), `tokenizer_image_token`
@@ -50,7 +50,7 @@ def multimodal(question: str, style: str) -> str:
 
 
 def prompts_of(rounds: list[tuple[str, str]], style: str) -> list[tuple[str, str]]:
-    """`get_prompt`: for each round, what stands before its answer, and the answer up to the end token."""
+    """`get_prompt`: for each round, the text before its answer, and the answer up to the end token."""
     system = TEMPLATES[style].system
     prompts = []
     for number, (question, answer) in enumerate(rounds):
@@ -65,7 +65,7 @@ def prompts_of(rounds: list[tuple[str, str]], style: str) -> list[tuple[str, str
 
 
 def reference(rounds: list[tuple[str, str]], style: str, library: Library) -> tuple[list[int], list[bool]]:
-    """`tokenizer_image_token`: what stands between images is encoded whole; and which positions are supervised."""
+    """`tokenizer_image_token`: each text between images is encoded as a whole; and which positions are supervised."""
     newline = library("\n")
     ids, flags = [BOS_ID], [False]
     for number, (prompt, answer) in enumerate(prompts_of(rounds, style)):
@@ -77,8 +77,8 @@ def reference(rounds: list[tuple[str, str]], style: str, library: Library) -> tu
                 ids.append(IMAGE_ID)
                 flags.append(False)
             texts = [chunk, chunk + answer] if place == prompt.count(IMAGE) else [chunk, chunk]
-            # The prefix stands at the start of what is encoded, and not behind a special token in it. A newline never
-            # merges, so what follows one is encoded without.
+            # The dummy prefix is added at the start of an encoded text, not after a special token in it. Newlines never
+            # merge, so the text after one is encoded without the prefix.
             starts = number == 0 or place > 0
             context, whole = (library(text) if starts else library("\n" + text)[len(newline) :] for text in texts)
             assert whole[: len(context)] == context
@@ -124,7 +124,7 @@ def config_of(style: str, folder: Path) -> Config:
 
 
 def ids_of(stages: Stages, rounds: list[tuple[str, str]]) -> tuple[list[int], list[bool]]:
-    """What the stages make of a record, with the places of its images in the ids."""
+    """Result of the stages for a record, with the positions of its images in the ids."""
     turns = [turn for question, answer in rounds for turn in turn_pair(question, answer)]
     images = [f"{number}.png" for number in range(sum(question.count(IMAGE) for question, _ in rounds))]
     conversation = stages.read({"image": images, "conversations": turns}, "llava")
@@ -179,8 +179,8 @@ def test_generated_records_of_several_images_equal_the_reference(
     assert ids_of(stages_of(style), rounds) == reference(rounds, style, library)
 
 
-def test_plain_takes_no_second_image(stages_of: Callable[[str], Stages]) -> None:
-    """`preprocess_plain` writes one image token whatever the record holds, and would leave the second image without."""
+def test_the_plain_template_rejects_a_second_image(stages_of: Callable[[str], Stages]) -> None:
+    """`preprocess_plain` always writes one image token, so a second image would have none."""
     with pytest.raises(Rejected) as rejected:
         ids_of(stages_of("plain"), [("<image><image>", "A")])
     assert rejected.value.reason is Reason.TOO_MANY_IMAGES

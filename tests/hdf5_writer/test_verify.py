@@ -1,4 +1,4 @@
-"""What verify finds, by editing real output."""
+"""Verification finds edits of real output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def problems(out: OutputLayout) -> list[str]:
 
 
 def edit(path: Path, name: str, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
-    """Change a dataset as someone with h5py would."""
+    """Change a dataset through h5py."""
     with h5py.File(path, "r+") as file:
         values = file[name][:]
         change(values)
@@ -48,13 +48,13 @@ def put(*at: Any) -> Callable[[np.ndarray[Any, Any]], None]:
     return change
 
 
-def test_a_dataset_as_written_passes(out: OutputLayout) -> None:
+def test_an_undamaged_dataset_passes(out: OutputLayout) -> None:
     summary = verify_dataset(out.root)
     assert (summary.problems, summary.notes, summary.shards, summary.rows) == ([], [], 2, 9)
 
 
 @pytest.mark.slow
-def test_every_flipped_byte_of_a_shard_is_found(out: OutputLayout) -> None:
+def test_every_flipped_byte_of_a_shard_is_detected(out: OutputLayout) -> None:
     path = out.shard(0, 2)
     data = path.read_bytes()
     for at in np.linspace(0, len(data) - 1, 60).astype(int).tolist():
@@ -81,7 +81,7 @@ def test_a_foreign_shard_is_found(out: OutputLayout) -> None:
     assert problems(out) == [f"{out.shard(0, 3)}: is not a shard of this dataset"]
 
 
-def test_two_shards_that_changed_places_are_found(out: OutputLayout) -> None:
+def test_two_swapped_shards_are_found(out: OutputLayout) -> None:
     first, second = out.shard(0, 2).read_bytes(), out.shard(1, 2).read_bytes()
     out.shard(0, 2).write_bytes(second)
     out.shard(1, 2).write_bytes(first)
@@ -158,27 +158,27 @@ def test_a_missing_or_misshapen_dataset_is_found(out: OutputLayout) -> None:
 @pytest.mark.parametrize(
     "path", ["data_params.json", "rejects.jsonl", ".work/plan.json", ".work/offsets.i64", ".work/receipts/00001.json"]
 )
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
-def test_harm_to_any_other_file_is_found(out: OutputLayout, path: str, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_to_any_other_file_is_found(out: OutputLayout, path: str, damage: str) -> None:
     file = out.root / path
     data = bytearray(file.read_bytes())
-    if harm == "remove":
+    if damage == "remove":
         file.unlink()
     else:
         data[len(data) // 2] ^= 1
-        file.write_bytes(data if harm == "flip" else data[:-1])
-    named = file.parent if path.endswith("00001.json") and harm == "remove" else file
+        file.write_bytes(data if damage == "flip" else data[:-1])
+    named = file.parent if path.endswith("00001.json") and damage == "remove" else file
     assert any(str(named) in problem for problem in problems(out))
 
 
-def test_no_shard_is_called_foreign_when_nothing_says_what_belongs(out: OutputLayout) -> None:
+def test_no_shard_is_reported_as_foreign_without_a_list_of_shards(out: OutputLayout) -> None:
     shutil.rmtree(out.work)
     out.data_params.write_text("[")
     [problem] = problems(out)
     assert problem.startswith(f"{out.data_params}: is damaged: no JSON document with a checksum; ")
 
 
-def test_shards_alone_are_held_against_data_params(out: OutputLayout) -> None:
+def test_shards_without_a_work_folder_are_checked_against_data_params(out: OutputLayout) -> None:
     shutil.rmtree(out.work)
     summary = verify_dataset(out.root)
     assert summary.problems == []
@@ -188,14 +188,14 @@ def test_shards_alone_are_held_against_data_params(out: OutputLayout) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_found(out: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_its_findings(out: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(out.root)]) == 0
     assert "2 shards, 9 rows: every check passed" in capsys.readouterr().out
     out.shard(0, 2).unlink()
     assert main([str(out.root)]) == 1
-    said = capsys.readouterr().err
-    assert f"{out.shard(0, 2)}: is missing" in said
-    assert ": 1 problem found; remove" in said
+    stderr = capsys.readouterr().err
+    assert f"{out.shard(0, 2)}: is missing" in stderr
+    assert ": 1 problem found; remove" in stderr
     assert main([str(out.root / "nope")]) == 2
     assert "no such folder" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""`inspect_hdf5` as it is typed: which rows, which sentence, which exit code."""
+"""The command `inspect_hdf5`: selected rows, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hdf5_writer.inspect_hdf5 import main
 
 @pytest.fixture
 def out(tmp_path: Path, make_config: ConfigMaker) -> Path:
-    """The example, and one record that is rejected: line 56."""
+    """The example, and a rejected record on line 56."""
     lines = (QUICKSTART / "phase_2" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     rejected = {"conversations": turn_pair("Q?", "")}
     write_jsonl(tmp_path / "in" / "sub" / "a.jsonl", [*map(json.loads, lines), rejected])
@@ -32,7 +32,7 @@ def shown(out: Path, *arguments: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-def test_rows_are_chosen_by_number_chance_source_image_and_kind(out: Path) -> None:
+def test_rows_are_selected_by_number_at_random_by_source_image_and_kind(out: Path) -> None:
     assert [number for number, _ in shown(out)] == list(range(20))
     assert [number for number, _ in shown(out, "--rows", "18:23")] == [18, 19, 20, 21, 22]
     assert [number for number, _ in shown(out, "--rows", "50:")] == [50, 51, 52, 53, 54]
@@ -61,41 +61,41 @@ def test_rows_are_chosen_by_number_chance_source_image_and_kind(out: Path) -> No
         (["--compare", "/no/such"], "no such folder"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_sentence(
+def test_a_selection_without_rows_is_a_one_line_error(
     out: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main([str(out), *arguments])
-    said = capsys.readouterr().err
-    if not sentence:  # more than there are is no mistake
-        assert (code, said) == (0, "")
+    stderr = capsys.readouterr().err
+    if not sentence:  # asking for more rows than exist is not an error
+        assert (code, stderr) == (0, "")
         return
     assert code == 2
-    assert sentence in said
-    assert said.startswith("inspect_hdf5: ")
-    assert said.count("\n") == 1
+    assert sentence in stderr
+    assert stderr.startswith("inspect_hdf5: ")
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--rows", "5:2"], ["--rows", "x"], ["--source", "a"], ["--random", "0"]])
-def test_arguments_that_mean_nothing_are_refused(out: Path, arguments: list[str]) -> None:
+def test_invalid_arguments_are_refused(out: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(out), *arguments])
     assert stopped.value.code == 2
 
 
-def test_a_folder_that_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_dataset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "this is not a finished dataset" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_a_damaged_shard_is_exit_code_1(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_shard_gives_exit_code_1(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = next(out.glob("examples-00000*"))
     shard.write_bytes(shard.read_bytes()[:100])
     assert main([str(out)]) == 1
-    said = capsys.readouterr().err
-    assert f"{shard}: is damaged or truncated" in said
-    assert "verify_hdf5_dataset" in said
+    stderr = capsys.readouterr().err
+    assert f"{shard}: is damaged or truncated" in stderr
+    assert "verify_hdf5_dataset" in stderr
 
 
 def test_a_damaged_row_names_its_shard(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,15 +111,15 @@ def test_a_damaged_row_names_its_shard(out: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_without_its_tokenizer_ids_are_shown_and_it_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_tokenizer_ids_are_shown_with_a_note(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(out), "--tokenizer", str(out), "--terminal"]) == 0
-    said = capsys.readouterr()
-    assert "Ids only" in said.err
+    captured = capsys.readouterr()
+    assert "Ids only" in captured.err
     assert "Ids only" in (out / "rows.html").read_text(encoding="utf-8")
-    assert re.search(r"\[\d", said.out)
+    assert re.search(r"\[\d", captured.out)
 
 
-def test_relative_folders_count_from_where_the_run_was_started(
+def test_relative_paths_refer_to_the_working_directory_of_the_run(
     tmp_path: Path, make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "data").symlink_to(QUICKSTART)
@@ -135,23 +135,23 @@ def test_relative_folders_count_from_where_the_run_was_started(
 
 
 @pytest.mark.slow
-def test_the_page_can_go_elsewhere(out: Path, tmp_path: Path) -> None:
+def test_the_page_can_be_written_to_another_path(out: Path, tmp_path: Path) -> None:
     assert main([str(out), "--output", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").exists()
     assert not (out / "rows.html").exists()
 
 
 @pytest.mark.slow
-def test_a_page_that_cannot_be_written_names_the_option_for_another_place(
+def test_for_a_page_that_cannot_be_written_output_is_suggested(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (out / "rows.html").mkdir()
     assert main([str(out)]) == 1
     assert main([str(out), "--output", str(tmp_path / "no" / "page.html")]) == 1
     assert main([str(out), "--compare", str(out)]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 3
-    assert all("--output FILE" in line and "verify" not in line for line in said)
+    stderr = capsys.readouterr().err.splitlines()
+    assert len(stderr) == 3
+    assert all("--output FILE" in line and "verify" not in line for line in stderr)
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_text_for_a_file_has_no_colours(out: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
-def test_the_same_rows_make_the_same_page(out: Path, tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_page(out: Path, tmp_path: Path) -> None:
     pages = []
     for name in ("one.html", "two.html"):
         assert main([str(out), "--output", str(tmp_path / name)]) == 0

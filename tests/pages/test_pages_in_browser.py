@@ -1,4 +1,4 @@
-"""Both pages in a real browser: what they show is what is on disk, and nothing is fetched or goes wrong."""
+"""Both pages in a real browser: they show what is on disk, make no requests and cause no errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 
 
 def dataset_of(folder: Path, records: list[Any], **dataset: Any) -> Path:
-    """A dataset of a few records on the embedded tokenizer and images."""
+    """Write a dataset of a few records with the embedded tokenizer and images."""
     write_jsonl(folder / "in" / "records.jsonl", records)
     values = {
         "setup": {"input_dir": str(folder / "in"), "output_dir": str(folder / "out"), "samples_per_shard": 20},
@@ -48,7 +48,7 @@ def dataset_of(folder: Path, records: list[Any], **dataset: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded example, with a record that attacks the page and some that are rejected."""
+    """The embedded example, with a hostile record and some rejected records."""
     lines = (QUICKSTART / "phase_2" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     records += [
@@ -66,7 +66,7 @@ def inspect(out: Path, *arguments: str) -> Path:
 
 
 def shown_supervised(browser: Browser) -> dict[int, list[tuple[int, int]]]:
-    """Row → (position, id) of the tokens that the page colours as supervised."""
+    """Row → (position, id) of the tokens that the page shows as supervised."""
     found = browser.run(
         "return [...document.querySelectorAll('.row')].map((row) => [row.id, "
         "[...row.querySelectorAll('.tokens.supervised .t')].map((t) => [Number(t.dataset.p), Number(t.dataset.id)])])"
@@ -90,7 +90,7 @@ def assert_quiet(browser: Browser) -> None:
 
 @pytest.mark.slow
 @WIDTHS
-def test_supervised_tokens_shown_are_those_of_loss_mask(browser: Browser, example: Path, width: int) -> None:
+def test_supervised_tokens_on_the_page_match_loss_mask(browser: Browser, example: Path, width: int) -> None:
     browser.open(inspect(example, "--rows", "0:57"), width)
     shown = shown_supervised(browser)
     assert shown == stored_supervised(example, list(range(57)))
@@ -100,7 +100,7 @@ def test_supervised_tokens_shown_are_those_of_loss_mask(browser: Browser, exampl
 
 @pytest.mark.slow
 @WIDTHS
-def test_the_page_fetches_nothing_even_when_a_record_asks_for_it(browser: Browser, example: Path, width: int) -> None:
+def test_the_page_makes_no_requests_even_with_hostile_records(browser: Browser, example: Path, width: int) -> None:
     dataset = InspectedDataset(example)
     (number,) = dataset.find_source("records.jsonl", 56, most=1)
     browser.open(inspect(example, "--source", "records.jsonl:56"), width, dark=True)
@@ -128,7 +128,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1400])
-def test_supervised_tokens_of_packed_rows_are_those_of_loss_mask(browser: Browser, packed: Path, width: int) -> None:
+def test_supervised_tokens_of_packed_rows_match_loss_mask(browser: Browser, packed: Path, width: int) -> None:
     browser.open(inspect(packed), width)
     dataset = InspectedDataset(packed)
     rows = [dataset.read(number) for number in range(len(dataset))]
@@ -168,7 +168,7 @@ def test_every_kind_of_position_is_shown_with_its_count(browser: Browser, exampl
         assert tokens == row.used - 576 + 1, "the last token is a label only"
 
 
-def test_pointing_at_a_token_shows_its_id_and_position(browser: Browser, example: Path) -> None:
+def test_hovering_over_a_token_shows_its_id_and_position(browser: Browser, example: Path) -> None:
     browser.open(inspect(example, "--rows", "0:1"), 1400)
     row = InspectedDataset(example).read(0)
     browser.run(
@@ -179,7 +179,7 @@ def test_pointing_at_a_token_shows_its_id_and_position(browser: Browser, example
     assert f"id {row.labels[at]} · position {at + 1} · supervised, loss at {at}" in text
 
 
-def test_four_short_rows_stand_on_one_screen(browser: Browser, tmp_path: Path) -> None:
+def test_four_short_rows_fit_on_one_screen(browser: Browser, tmp_path: Path) -> None:
     short = [
         {"image": f"shapes/000{i}.png", "conversations": turn_pair("<image>\nWhat is this?", "A shape.")}
         for i in range(1, 6)
@@ -257,7 +257,7 @@ def test_a_comparison_marks_the_tokens_that_differ(
 def test_golden_records_show_the_labels_of_the_authors(
     browser: Browser, tmp_path: Path, style: str, count: int
 ) -> None:
-    """The tokens that the page colours are those that the LLaVA authors' own code supervises."""
+    """The tokens that the page shows as supervised are those that the LLaVA authors' code supervises."""
     lines = (shared_folder("golden") / f"mixed.{style}.jsonl").read_text(encoding="utf-8").splitlines()
     goldens = [json.loads(line) for line in (*lines[: count // 2], *lines[-count // 2 :])]
     out = dataset_of(
@@ -275,7 +275,7 @@ def test_golden_records_show_the_labels_of_the_authors(
         row = dataset.read(number)
         golden = goldens[row.samples[0].line - 1]
         expected = [label for label in golden["labels"] if label != -100]
-        if row.used < 1024:  # a longer one is cut here
+        if row.used < 1024:  # longer ones are truncated here
             assert [id_ for _, id_ in tokens] == expected
             compared += 1
     assert compared > count // 2
@@ -284,8 +284,8 @@ def test_golden_records_show_the_labels_of_the_authors(
 
 
 @pytest.mark.slow
-def test_the_browser_would_notice(browser: Browser, tmp_path: Path) -> None:
-    """A page that fetches, fails, or is too wide is seen by the checks that the other tests rely on."""
+def test_the_browser_checks_detect_a_bad_page(browser: Browser, tmp_path: Path) -> None:
+    """The checks used by the other tests detect requests, script errors and a page that is too wide."""
     (tmp_path / "near.css").write_text("b { color: red }")
     page = tmp_path / "bad.html"
     page.write_text(
@@ -299,7 +299,7 @@ def test_the_browser_would_notice(browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_data_uris_are_whole_pictures(example: Path) -> None:
+def test_data_uris_are_complete_images(example: Path) -> None:
     page = inspect(example, "--image", "shapes/0012.png").read_text(encoding="utf-8")
     (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', page)
     assert base64.b64decode(data)[-2:] == b"\xff\xd9"

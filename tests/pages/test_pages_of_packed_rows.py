@@ -48,7 +48,7 @@ def views(dataset: InspectedDataset) -> dict[int, SampleView]:
 
 
 def chat(view: SampleView) -> list[tuple[str, str]]:
-    """(style, text) of all items; the text of a picture is its path."""
+    """(style, text) of all items; for an image, the text is its path."""
     items = itertools.chain.from_iterable(itertools.chain.from_iterable(turn.items for turn in view.turns))
     return [("picture", i.image.path) if isinstance(i, Picture) else (i.style, i.text) for i in items]
 
@@ -67,7 +67,7 @@ def test_the_samples_of_a_row_cover_it(packed: InspectedDataset) -> None:
         assert end == row.used == (len(row.labels) if padding is None else padding.start)
 
 
-def test_each_sample_has_its_source_and_images_where_they_stand(packed: InspectedDataset) -> None:
+def test_each_sample_has_its_source_and_images(packed: InspectedDataset) -> None:
     found = views(packed)
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
     head = [("template", " USER: ")]
@@ -119,7 +119,7 @@ def test_a_packed_and_an_unpacked_dataset_compare_equal(
     assert "6 records compared, 0 differ" in capsys.readouterr().out
 
 
-def test_packed_and_fixed_rows_compare_equal_where_nothing_was_cut(tmp_path: Path, make_config: ConfigMaker) -> None:
+def test_packed_and_fixed_rows_compare_equal_without_truncation(tmp_path: Path, make_config: ConfigMaker) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", RECORDS[3:5])
     create(make_config())
     create(make_config(processor__packing="best_fit", setup__output_dir=str(tmp_path / "packed")))
@@ -136,7 +136,7 @@ def test_a_difference_is_marked_in_its_own_sample(
     packed: InspectedDataset, tmp_path: Path, make_config: ConfigMaker
 ) -> None:
     length = views(packed)[4].sample.length - 2
-    # Rows so short hold no image, which needs the image folder to be left out.
+    # Rows this short have no space for an image, so the image folder must not be set.
     changes = {"processor__max_sequence_length": length, "dataset__image_dir": None, "dataset__check_images": "none"}
     create(make_config(**{**FREE, **changes}, setup__output_dir=str(tmp_path / "short")))
     decoders = (load_decoder(packed.params, str(QUICKSTART / "tokenizer")),) * 2
@@ -149,7 +149,7 @@ def test_a_difference_is_marked_in_its_own_sample(
 
 
 @pytest.mark.slow
-def test_a_chosen_sample_is_open_and_its_neighbours_are_closed(
+def test_a_selected_sample_is_expanded_and_the_others_are_collapsed(
     packed: InspectedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, lines in (
@@ -194,7 +194,9 @@ CHATS = {
     # Large vocabularies take seconds to load.
     [pytest.param(style, marks=pytest.mark.long) if style in ("gemma", "llama_3") else style for style in CHATS],
 )
-def test_chat_templates_are_told_from_what_people_wrote(tmp_path: Path, make_config: ConfigMaker, style: str) -> None:
+def test_text_of_chat_templates_is_separated_from_text_of_records(
+    tmp_path: Path, make_config: ConfigMaker, style: str
+) -> None:
     folder, first_token, header = CHATS[style]
     records = RECORDS if style != "gemma" else RECORDS[:5]
     write_jsonl(tmp_path / "in" / "a.jsonl", records)
@@ -231,9 +233,7 @@ def test_chat_templates_are_told_from_what_people_wrote(tmp_path: Path, make_con
     assert found[1].turns[0].blocks[0].is_opening == (style == "chatml_qwen")
 
 
-def test_images_beyond_the_most_a_page_shows_of_a_row_are_counted(
-    packed: InspectedDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_above_the_limit_per_row_are_counted(packed: InspectedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     row = max((packed.read(number) for number in range(len(packed))), key=lambda row: row.images)
     numbers = [image.number for sample in row.samples for image in sample.images]
     assert numbers == list(range(row.images))

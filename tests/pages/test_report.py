@@ -1,4 +1,4 @@
-"""What the report says, against counts made the slow way from the shards, and against datasets really written."""
+"""The report agrees with counts computed from the shards, and its estimates with real runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def example_records() -> list[Any]:
 
 @pytest.fixture
 def written(tmp_path: Path, make_config: ConfigMaker) -> OutputLayout:
-    """The example in two shards of rows so short that some are cut, with three duplicates."""
+    """The example with three duplicates, in two shards of rows so short that some samples are truncated."""
     records = example_records()
     write_jsonl(tmp_path / "in" / "a.jsonl", [*records, records[3], records[3], records[7]])
     create(make_config(setup__samples_per_shard=40, processor__max_sequence_length=160))
@@ -69,7 +69,7 @@ def rows_of(layout: OutputLayout) -> list[dict[str, Any]]:
     return rows
 
 
-def test_facts_in_receipts_are_those_of_the_rows(written: OutputLayout) -> None:
+def test_statistics_in_receipts_equal_those_of_the_rows(written: OutputLayout) -> None:
     supervised, rounds = Counter[int](), Counter[int]()
     prints = []
     for receipt in all_receipts(written, read_plan(written)):
@@ -91,42 +91,44 @@ def test_facts_in_receipts_are_those_of_the_rows(written: OutputLayout) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [120, 130, 144, 200])
-def test_another_length_is_foretold(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
-    """Rows cut and padding computed from the lengths are what a run at that length then counts."""
+def test_estimates_for_another_length_equal_a_run_at_that_length(
+    tmp_path: Path, make_config: ConfigMaker, length: int
+) -> None:
+    """Estimated truncation and padding equal those of a run at that length."""
     write_jsonl(tmp_path / "in" / "a.jsonl", example_records())
     wide = create(make_config(processor__max_sequence_length=400, setup__output_dir=str(tmp_path / "wide"))).params
     assert wide["counts"]["truncated"] == 0
     lengths = empty_lengths(400, 64, wide["image_start_idx"])
     for row in rows_of(OutputLayout(tmp_path / "wide")):
         lengths.add(np.array([row["length"]]), np.array([len(row["image_path"]) > 0]))
-    foretold = at_length(lengths, length)
+    estimate = at_length(lengths, length)
     real = create(make_config(processor__max_sequence_length=length)).params
     rejected = real["counts"]["rejected"]
-    assert foretold.rows_cut == real["counts"]["truncated"] + rejected
+    assert estimate.rows_cut == real["counts"]["truncated"] + rejected
     assert rejected < 55
     if not rejected:
         positions = real["tokens"]["total"] + real["tokens"]["padding"]
-        assert foretold.padding_share == pytest.approx(real["tokens"]["padding"] / positions)
+        assert estimate.padding_share == pytest.approx(real["tokens"]["padding"] / positions)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [300, 400, 800])
-def test_what_packing_saves_is_foretold(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
-    """Rows computed from the lengths of unpacked samples are those that a packed run then writes."""
+def test_estimates_for_packing_equal_a_packed_run(tmp_path: Path, make_config: ConfigMaker, length: int) -> None:
+    """The estimated number of packed rows equals that of a packed run."""
     write_jsonl(tmp_path / "in" / "a.jsonl", example_records())
     wide = create(make_config(processor__max_sequence_length=400, setup__output_dir=str(tmp_path / "wide"))).params
     lengths = empty_lengths(400, 64, wide["image_start_idx"])
     for row in rows_of(OutputLayout(tmp_path / "wide")):
         lengths.add(np.array([row["length"]]), np.array([len(row["image_path"]) > 0]))
-    foretold = at_length(lengths, length)
+    estimate = at_length(lengths, length)
     real = create(make_config(processor__max_sequence_length=length, processor__packing="best_fit")).params
-    assert real["counts"]["truncated"] == foretold.rows_cut == 0
-    assert real["rows"] == round(55 / foretold.samples_per_row)
-    assert real["fill"] == pytest.approx(1 - foretold.packed_padding_share, abs=1e-5)
+    assert real["counts"]["truncated"] == estimate.rows_cut == 0
+    assert real["rows"] == round(55 / estimate.samples_per_row)
+    assert real["fill"] == pytest.approx(1 - estimate.packed_padding_share, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_rows_and_what_stands_in_them_are_counted(tmp_path: Path, make_config: ConfigMaker) -> None:
+def test_rows_and_their_samples_and_images_are_counted(tmp_path: Path, make_config: ConfigMaker) -> None:
     write_jsonl(tmp_path / "in" / "a.jsonl", example_records())
     config = make_config(processor__packing="best_fit", processor__max_sequence_length=400, setup__samples_per_shard=30)
     params = create(config).params
@@ -147,13 +149,13 @@ def test_rows_and_what_stands_in_them_are_counted(tmp_path: Path, make_config: C
 
 
 @pytest.mark.slow
-def test_the_report_of_unpacked_data_says_what_packing_would_save(written: OutputLayout) -> None:
+def test_the_report_of_unpacked_data_estimates_packing(written: OutputLayout) -> None:
     page = write_report(written, None).read_text(encoding="utf-8")
     assert "With packing (<code>processor.packing: best_fit</code>), the 58 samples would need about <b>" in page
     assert 'id="rows"' not in page
 
 
-def test_the_recommended_length_keeps_all_but_one_row_in_a_thousand() -> None:
+def test_the_recommended_length_truncates_one_row_in_a_thousand() -> None:
     lengths = empty_lengths(2048, 576, 35)
     assert recommended_length(lengths) is None
     lengths.add(np.array([700] * 998 + [826] + [1900], dtype=np.int32), np.array([1] * 998 + [0, 1]))
@@ -175,7 +177,7 @@ def test_no_row_fits_where_the_image_does_not() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_stays_the_same_but_for_times(written: OutputLayout) -> None:
+def test_the_report_is_reproducible_except_for_times(written: OutputLayout) -> None:
     first = write_report(written, "command").read_bytes()
     assert write_report(written, "command").read_bytes() == first
     assert b"http" not in first.replace(b"http-equiv", b"").replace(b'xmlns="http://www.w3.org/2000/svg"', b"")
@@ -196,7 +198,7 @@ def test_input_files_add_up(tmp_path: Path, make_config: ConfigMaker) -> None:
     assert sum(file.text_tokens for file in files) == params["tokens"]["text"]
 
 
-def test_what_stands_out_is_listed_on_top() -> None:
+def test_findings_list_everything_unusual() -> None:
     counts = {
         "read": 50,
         "rejected": 5,
@@ -242,7 +244,7 @@ def test_the_report_shows_the_first_five_rows(written: OutputLayout) -> None:
 
 
 @pytest.mark.slow
-def test_the_run_itself_loads_nothing_of_the_report(written: OutputLayout) -> None:
+def test_the_run_itself_does_not_import_the_report(written: OutputLayout) -> None:
     script = (
         "import sys, threading; from pathlib import Path; from hdf5_writer.create_hdf5_dataset import _report;"
         "_report(Path(sys.argv[1]), \"create_hdf5_dataset --config 'a b.yaml'\", keep=False);"
@@ -254,14 +256,16 @@ def test_the_run_itself_loads_nothing_of_the_report(written: OutputLayout) -> No
 
 
 @pytest.mark.slow
-def test_a_report_that_cannot_be_written_is_one_line(written: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_cannot_be_written_is_a_one_line_warning(
+    written: OutputLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
     written.report.mkdir()
     create_hdf5_dataset._report(written.root, "command", keep=False)
-    said = capsys.readouterr().err
-    assert "Is a directory" in said
-    assert "the dataset itself is complete" in said
-    assert f"python -m hdf5_writer.report {written.root}" in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "Is a directory" in stderr
+    assert "the dataset itself is complete" in stderr
+    assert f"python -m hdf5_writer.report {written.root}" in stderr
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -269,7 +273,7 @@ def test_a_report_that_cannot_be_written_is_one_line(written: OutputLayout, caps
     ("child", "reason"),
     [("import time; time.sleep(60)", "not finished after"), ("import os; os.abort()", "exit code -6")],
 )
-def test_a_report_that_hangs_or_dies_does_not_hold_the_run_up(
+def test_a_report_that_hangs_or_crashes_does_not_block_the_run(
     written: OutputLayout,
     child: str,
     reason: str,
@@ -284,7 +288,7 @@ def test_a_report_that_hangs_or_dies_does_not_hold_the_run_up(
 
 
 @pytest.mark.slow
-def test_a_user_may_write_the_report_by_its_own_command(
+def test_the_report_has_its_own_command(
     written: OutputLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report_main([str(written.root)]) == 0
@@ -294,9 +298,9 @@ def test_a_user_may_write_the_report_by_its_own_command(
     written.rejects.write_bytes(b"{")
     written.data_params.write_bytes(written.data_params.read_bytes()[:-9])
     assert report_main([str(written.root)]) == 1
-    said = capsys.readouterr().err
-    assert "is damaged" in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "is damaged" in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_images_are_counted_exactly_and_then_estimated() -> None:
@@ -316,7 +320,7 @@ def test_images_are_counted_exactly_and_then_estimated() -> None:
     assert other_order.sample(5) == small.sample(5)
 
 
-def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
+def test_images_are_read_only_inside_their_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "broken.png").write_bytes(b"nothing")
     picture = (QUICKSTART / "images" / "shapes" / "0001.png").read_bytes()
@@ -331,7 +335,7 @@ def test_images_are_looked_at_inside_their_folder_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fingerprints_are_thinned_by_content() -> None:
+def test_fingerprints_are_sampled_by_content() -> None:
     assert [fingerprints_every(n) for n in (0, 1, 1_000_000, 1_000_001, 5_000_000)] == [1, 1, 1, 2, 5]
     layout = RowLayout(max_sequence_length=64, num_patches=4, image_start_idx=1, pad_id=0, truncate=True)
     facts = TaskStatistics(every=5)
@@ -358,7 +362,7 @@ def test_pauses_between_two_runs_do_not_count() -> None:
     assert [name for name, _ in throughput.busiest(9)] == ["1", "2"], "one host need not be named"
 
 
-def test_bins_keep_every_row() -> None:
+def test_binning_keeps_every_row() -> None:
     rng = np.random.default_rng(1)
     for high in (3, 40, 700, 8192):
         rows = rng.integers(0, 5, high + 1)
@@ -406,7 +410,7 @@ REJECTED = [{"conversations": turn_pair("Q", "")}, {"conversations": []}]
         ),
     ],
 )
-def test_both_pages_are_written_whatever_is_absent(
+def test_both_pages_are_written_if_parts_of_the_data_are_missing(
     tmp_path: Path,
     make_config: ConfigMaker,
     records: list[Any],
@@ -429,7 +433,7 @@ def test_both_pages_are_written_whatever_is_absent(
     assert layout.rows_page.exists() == (rows > 0)
 
 
-def test_images_that_ask_to_be_turned_are_counted(tmp_path: Path) -> None:
+def test_images_with_an_exif_rotation_are_counted(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=turned)

@@ -1,4 +1,4 @@
-"""The parts of the viewer: runs, decoding, turns, pictures, comparison."""
+"""Parts of the viewer: runs, decoding, turns, images, comparison."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_full_row_ends_with_the_label_that_follows_it(tmp_path: Path, make_con
     assert last.ids[-1] == row.labels[-1]
 
 
-def test_decoded_text_is_the_text_of_the_record(dataset: InspectedDataset) -> None:
+def test_decoded_text_equals_the_text_of_the_record(dataset: InspectedDataset) -> None:
     decoder = load_decoder(dataset.params, str(QUICKSTART / "tokenizer"))
     for number, text in enumerate(TEXTS):
         (answer,) = [run for run in runs_of(dataset.read(number)) if run.kind == "supervised"]
@@ -89,7 +89,7 @@ def test_byte_level_pieces_are_decoded() -> None:
 
 
 @pytest.mark.slow
-def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> None:
+def test_another_tokenizer_is_not_used_for_decoding(dataset: InspectedDataset) -> None:
     other = load_decoder(dataset.params, str(QUICKSTART / "tokenizer_sentencepiece"))
     gone = load_decoder(dataset.params, "/no/such/folder")
     for decoder, why in ((other, "is not the tokenizer of this dataset"), (gone, "no such folder")):
@@ -99,7 +99,7 @@ def test_another_tokenizer_is_not_used_to_spell(dataset: InspectedDataset) -> No
         assert decoder.parts((17,), True) == []
 
 
-def test_nothing_steers_the_terminal(dataset: InspectedDataset) -> None:
+def test_control_characters_do_not_reach_the_terminal(dataset: InspectedDataset) -> None:
     decoder = load_decoder(dataset.params, str(QUICKSTART / "tokenizer"))
     rows = [dataset.read(number) for number in range(len(dataset))]
     coloured = "\n".join(terminal_row(row, decoder, coloured=True) for row in rows)
@@ -109,7 +109,7 @@ def test_nothing_steers_the_terminal(dataset: InspectedDataset) -> None:
     assert visible("a\u202eb\n") == "a\\u202eb\\n"
 
 
-def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedDataset) -> None:
+def test_the_terminal_labels_prompts_and_answers(dataset: InspectedDataset) -> None:
     decoder = load_decoder(dataset.params, str(QUICKSTART / "tokenizer"))
     text = terminal_row(dataset.read(3), decoder, coloured=False)
     lines = text.splitlines()
@@ -125,7 +125,7 @@ def test_the_terminal_says_what_is_prompt_and_what_answer(dataset: InspectedData
     assert "answer   │  Déjà vu — “quoted”\n         │ \n         │   two blanks.</s>\n" in several
 
 
-def test_colours_are_for_terminals_whose_user_has_not_refused_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_need_a_terminal_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -142,8 +142,8 @@ def texts_of(turn: Turn, style: str) -> list[str]:
     return [item.text for item in items if not isinstance(item, Picture) and item.style == style]
 
 
-def test_the_chat_is_free_of_template_and_slots(dataset: InspectedDataset) -> None:
-    """A text-only question is one bubble although slots divide it, and so is a question behind an image."""
+def test_chat_bubbles_contain_no_template_text_or_slots(dataset: InspectedDataset) -> None:
+    """A text-only question split by dummy slots is one bubble, and so is a question after an image."""
     side = side_of(dataset)
     template = TEMPLATES["vicuna_v1"]
     for number, questions in ((2, [f"Say this: {TEXTS[2]}"]), (3, ["What?", "And?"])):
@@ -162,7 +162,7 @@ def test_the_chat_is_free_of_template_and_slots(dataset: InspectedDataset) -> No
 
 
 @pytest.mark.parametrize("style", TEMPLATES)
-def test_the_words_of_every_template_are_told_from_the_question(
+def test_template_text_is_separated_from_the_question_in_every_template(
     tmp_path: Path, make_config: ConfigMaker, style: str
 ) -> None:
     asked = ["Why?", "And USER: or [INST] then?"]
@@ -179,7 +179,7 @@ def test_the_words_of_every_template_are_told_from_the_question(
     assert all(len(text) <= 20 for turn in view.turns for text in texts_of(turn, "template"))
 
 
-def test_broken_rows_are_named(dataset: InspectedDataset) -> None:
+def test_invalid_rows_are_reported(dataset: InspectedDataset) -> None:
     with h5py.File(dataset.layout.shards()[0], "r+") as file:
         mask = file["loss_mask"][:]
         mask[1, -1] = 1
@@ -207,7 +207,7 @@ def test_thumbnails_show_what_the_model_sees(tmp_path: Path) -> None:
     assert np.allclose(padded.getpixel(middle), (0, 0, 255), atol=24)
 
 
-def test_thumbnails_never_leave_the_image_folder(tmp_path: Path) -> None:
+def test_thumbnails_are_never_read_outside_the_image_folder(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
