@@ -1,4 +1,4 @@
-"""Shared by all tests: where real data is, the embedded example, and small configs."""
+"""Shared by all tests: folders of real data, the embedded example, and small configs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m "not slow"` replaces the default selection, so what that leaves out has to be slow too."""
+    """`-m "not slow"` replaces the default selection, so tests that the default excludes must be marked slow too."""
     for item in items:
         if any(item.get_closest_marker(name) for name in ("faults", "long", "packaging")):
             item.add_marker("slow")
 
 
 def shared_folder(name: str) -> Path:
-    """A folder of real data beside the checkout, which is no part of the project."""
+    """A folder of real data beside the checkout, which is not part of the project."""
     return CHECKOUT.parent / "shared" / name
 
 
@@ -63,7 +63,7 @@ ConfigMaker = Callable[..., Config]
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> ConfigMaker:
-    """A config on the embedded tokenizer and images, with `section__key=value` to change it."""
+    """A config with the embedded tokenizer and images; `section__key=value` changes a key."""
 
     def make(**changes: Any) -> Config:
         values: dict[str, dict[str, Any]] = {
@@ -89,12 +89,12 @@ def make_config(tmp_path: Path) -> ConfigMaker:
 
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the process that writes report.html: two seconds of a command in this process."""
+    """Do not start the process that writes report.html, which saves two seconds."""
     monkeypatch.setattr(report_process, "write_in_own_process", lambda *_: report_process.ReportMade(None, []))
 
 
 class InlineExecutor(Executor):
-    """Runs a task when it is submitted, in this process."""
+    """Runs each task in this process when it is submitted."""
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
@@ -109,7 +109,7 @@ class InlineExecutor(Executor):
 
 
 class SilentProgress:
-    """Satisfies `hdf5_writer.run.Progress` and remembers."""
+    """Implements `hdf5_writer.run.Progress` and records the calls."""
 
     def __init__(self) -> None:
         self.done_before = self.records = 0
@@ -134,6 +134,6 @@ def create(config: Config, **options: Any) -> Outcome:
 
 
 def output_digests(root: Path) -> dict[str, str]:
-    """sha256 of every file whose bytes are promised: all but the report, which shows times."""
+    """sha256 of every reproducible file: all except the report, which shows times."""
     files = (path for path in root.iterdir() if path.is_file() and path.name != "report.html")
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

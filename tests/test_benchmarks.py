@@ -138,7 +138,7 @@ def test_the_guard_knows_every_ratio_it_judges() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--tokenizer", "nowhere"], "--tokenizer nowhere: there is no tokenizer.json in it"),
         (["--repeats", "0"], "--repeats is 0, expected at least 1"),
@@ -147,12 +147,12 @@ def test_the_guard_knows_every_ratio_it_judges() -> None:
     ],
 )
 def test_wrong_options_are_refused(
-    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
     with pytest.raises(SystemExit):
         command.main()
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.long

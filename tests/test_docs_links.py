@@ -1,4 +1,4 @@
-"""Links of README, CONTRIBUTING and docs lead to files, and to headings, of this repository."""
+"""Links in README, CONTRIBUTING and docs point to existing files and headings."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ def _without_code(page: Path) -> str:
 
 
 def _anchors(page: Path) -> set[str]:
-    """Names that GitHub gives to the headings of a page."""
+    """Anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", _without_code(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
@@ -32,11 +32,11 @@ def _broken_links(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
-def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+def test_relative_links_point_to_existing_files_and_headings(page: Path) -> None:
     assert _broken_links(page) == []
 
 
-def test_links_to_missing_files_and_headings_are_found(tmp_path: Path) -> None:
+def test_links_to_missing_files_and_headings_are_reported(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One `two`\n[a](#one-two) [b](#three) [c](gone.md) [d](page.md#four) [e](https://x.y/z.md)\n")
     assert _broken_links(page) == ["#three", "gone.md", "page.md#four"]

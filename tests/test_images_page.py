@@ -1,4 +1,4 @@
-"""The commands and the training loop of docs/images.md run, one after the other, and need no image at the end."""
+"""The commands and the training loop of docs/images.md run in order, and training needs no image files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports point only to the left in the way of the data (docs/architecture.md)."""
+"""Packages import only from earlier stages of the data flow (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STAGES = [
     "preprocess.tokenize.word_table",
     "preprocess.tokenize.batches",
 ]
-# What any reader of a dataset may import; each may import those before it.
+# Modules that any reader of a dataset may import; each may import those before it.
 LEAVES = [
     "preprocess.splitmix64",
     "preprocess.regular_files",
@@ -60,7 +60,7 @@ LEAVES = [
     "hdf5_writer.publish",
     "hdf5_writer.data_params",
 ]
-# The rule by which rows get their ids, which prompts must follow; files that are whole or absent.
+# The rule for the ids of rows, which prompts must follow; atomic files.
 FOR_TRAINER = {
     "preprocess.settings",
     "preprocess.config",
@@ -84,7 +84,7 @@ def name_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Modules a file imports, wherever in it; `from package import module` counts as the module."""
+    """Modules that a file imports, anywhere in it; `from package import module` counts as the module."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -138,8 +138,8 @@ def test_imports_point_to_the_left(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_stages_meet_in_one_place() -> None:
-    """`stages.py` composes them for the writer, `lazy.py` for the on-the-fly twin, the example rows for docs."""
+def test_one_module_imports_all_stages() -> None:
+    """`stages.py` composes them for the writer, `lazy.py` for the on-the-fly dataset, the example rows for docs."""
     composing = {
         "preprocess.conversation",
         "preprocess.templates",
@@ -165,11 +165,11 @@ def test_the_stages_meet_in_one_place() -> None:
         ("trainer.run", "hdf5_writer.schema"),
     ],
 )
-def test_the_rule_refuses(importer: str, imported: str) -> None:
+def test_a_forbidden_import_is_reported(importer: str, imported: str) -> None:
     assert not is_allowed(importer, imported)
 
 
-def test_modules_stay_short_and_have_names_that_say_something() -> None:
+def test_modules_are_short_and_have_specific_names() -> None:
     for path in modules():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 370, f"{path}: look for the second thing it does"
         assert path.stem not in ("utils", "util", "common", "helpers", "helper", "misc")
@@ -177,7 +177,7 @@ def test_modules_stay_short_and_have_names_that_say_something() -> None:
 
 @pytest.mark.slow
 def test_no_test_imports_from_another_test() -> None:
-    """What several tests need stands in tests/tools, or in a conftest.py as a fixture."""
+    """Code shared by several tests is in tests/tools, or in a conftest.py as a fixture."""
     for path in sorted((CHECKOUT / "tests").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -186,21 +186,21 @@ def test_no_test_imports_from_another_test() -> None:
             assert wrong == [], f"{path}: imports {wrong}"
 
 
-def test_helpers_of_tests_stand_in_one_folder() -> None:
+def test_test_helpers_are_in_one_folder() -> None:
     tests = CHECKOUT / "tests"
     helpers = [path for path in tests.rglob("*.py") if not path.name.startswith(("test_", "conftest", "__init__"))]
     assert helpers
     assert [path for path in helpers if not path.is_relative_to(tests / "tools")] == []
 
 
-def test_no_two_files_of_tests_have_one_name() -> None:
-    """Folders without `__init__.py` share one name space, and pytest then collects neither of the two."""
+def test_file_names_of_tests_are_unique() -> None:
+    """Folders without `__init__.py` share one namespace, and pytest refuses two test files of the same name."""
     tests = CHECKOUT / "tests"
     names = [path.name for path in tests.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
 
 
-def test_files_of_tests_that_need_torch_are_skipped_without_it() -> None:
+def test_test_files_that_need_torch_are_skipped_without_it() -> None:
     for path in sorted((CHECKOUT / "tests").rglob("test_*.py")):
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
             if "importorskip('torch'" in ast.unparse(statement):

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_what_ships_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_exactly_the_shipped_files(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"preprocess", "hdf5_writer", "loaders", "trainer"}

@@ -1,4 +1,4 @@
-"""A dataset as its owners publish it → converter → create_hdf5_dataset → loader, with images."""
+"""Published dataset → converter → create_hdf5_dataset → loader, with images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded example is what its generator makes, says what is true, and its two tokenizers are one."""
+"""The embedded example equals the output of its generator, its texts match its images, and its tokenizers agree."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 ASSETS = DEFAULT_OUT
 CONFIGS = ASSETS.parent
 
-# Texts that break tokenizers: blanks in all places, line ends, bytes, special tokens as text, digits, mixed scripts.
+# Difficult texts for tokenizers: spaces everywhere, newlines, bytes, special tokens as text, digits, mixed scripts.
 HARD_TEXTS = [
     " ",
     "   ",
@@ -74,18 +74,18 @@ def pieces(processor: sentencepiece.SentencePieceProcessor) -> list[str]:
     return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
 
 
-# --- what is committed is what the generator makes
+# --- the committed files equal the output of the generator
 
 
 @pytest.mark.slow
-def test_the_same_files_are_made_and_no_others(regenerated: Path):
+def test_the_generator_writes_exactly_the_committed_files(regenerated: Path):
     def names(root: Path) -> set[str]:
         return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
 
     assert names(ASSETS) == names(regenerated)
 
 
-def test_every_picture_has_the_pixels_the_generator_draws(regenerated: Path):
+def test_every_image_has_the_pixels_that_the_generator_draws(regenerated: Path):
     # Pixels, not bytes: the PNG encoder may change with Pillow.
     for made in sorted(regenerated.rglob("*.png")):
         name = made.relative_to(regenerated)
@@ -95,11 +95,11 @@ def test_every_picture_has_the_pixels_the_generator_draws(regenerated: Path):
 
 
 @pytest.mark.parametrize("name", ["phase_1/captions.jsonl", "phase_2/conversations.jsonl"])
-def test_the_records_are_the_ones_the_generator_writes(regenerated: Path, name: str):
+def test_the_records_equal_those_of_the_generator(regenerated: Path, name: str):
     assert (regenerated / name).read_bytes() == (ASSETS / name).read_bytes()
 
 
-def test_training_again_gives_the_same_tokenizer(regenerated: Path, sp: sentencepiece.SentencePieceProcessor):
+def test_training_the_tokenizer_is_reproducible(regenerated: Path, sp: sentencepiece.SentencePieceProcessor):
     again = sentencepiece.SentencePieceProcessor(
         model_file=str(regenerated / "tokenizer_sentencepiece" / "tokenizer.model"),
     )
@@ -107,10 +107,10 @@ def test_training_again_gives_the_same_tokenizer(regenerated: Path, sp: sentence
     assert [again.encode(t) for t in TEXTS] == [sp.encode(t) for t in TEXTS]
 
 
-# --- pictures
+# --- images
 
 
-def test_pictures_are_small_opaque_pngs_of_different_shapes():
+def test_images_are_small_opaque_pngs_of_different_sizes():
     paths = sorted((ASSETS / "images").rglob("*.png"))
     assert sum(p.stat().st_size for p in paths) < 300_000
     sizes = set()
@@ -124,7 +124,7 @@ def test_pictures_are_small_opaque_pngs_of_different_shapes():
     assert len(sizes) > 10
 
 
-def test_no_two_pictures_are_the_same():
+def test_all_images_are_distinct():
     pixels = Counter(Image.open(p).tobytes() for p in (ASSETS / "images").rglob("*.png"))
     assert max(pixels.values()) == 1
 
@@ -132,7 +132,7 @@ def test_no_two_pictures_are_the_same():
 # --- records
 
 
-def test_phase_1_has_every_picture_once():
+def test_phase_1_has_every_image_once():
     on_disk = sorted(p.relative_to(ASSETS / "images").as_posix() for p in (ASSETS / "images").rglob("*.png"))
     assert sorted(r["image"] for r in PHASE_1) == on_disk
     assert len(on_disk) == 40
@@ -143,7 +143,7 @@ def test_phase_1_records_have_one_question_and_one_caption():
         assert [t["from"] for t in record["conversations"]] == ["human", "gpt"], record["id"]
 
 
-def test_phase_2_has_one_to_four_rounds_and_some_records_without_a_picture():
+def test_phase_2_has_one_to_four_rounds_and_some_text_only_records():
     rounds = {len(r["conversations"]) // 2 for r in PHASE_2}
     assert rounds == {1, 2, 3, 4}
     assert sum("image" not in r for r in PHASE_2) == 15
@@ -151,7 +151,7 @@ def test_phase_2_has_one_to_four_rounds_and_some_records_without_a_picture():
 
 
 @pytest.mark.parametrize("record", PHASE_1 + PHASE_2, ids=lambda r: r["id"])
-def test_turns_alternate_are_not_empty_and_the_image_stands_in_the_first(record: dict):
+def test_turns_alternate_and_the_image_token_is_in_the_first(record: dict):
     turns = record["conversations"]
     assert [t["from"] for t in turns] == ["human", "gpt"] * (len(turns) // 2)
     assert all(t["value"].strip() for t in turns)
@@ -163,19 +163,19 @@ def test_turns_alternate_are_not_empty_and_the_image_stands_in_the_first(record:
 
 
 @pytest.mark.parametrize("records", [PHASE_1, PHASE_2], ids=["phase_1", "phase_2"])
-def test_ids_are_unique_and_the_image_mark_comes_before_and_behind(records: list[dict]):
+def test_ids_are_unique_and_image_tokens_occur_before_and_after_the_text(records: list[dict]):
     assert len({r["id"] for r in records}) == len(records)
     firsts = [r["conversations"][0]["value"] for r in records if "image" in r]
     assert {value.startswith("<image>") for value in firsts} == {True, False}
 
 
-# --- the pictures show what is said, measured on the pixels and read from the texts, not taken from the generator
+# --- texts match images: measured on pixels and parsed from texts, independently of the generator
 
 
 def areas(path: str, color: str) -> list[np.ndarray]:
-    """The connected areas of exactly this colour: for each, the rows and columns of its pixels, shape (n, 2).
+    """Connected areas of exactly this colour: for each, (n, 2) rows and columns of its pixels.
 
-    Smoothing can cut a pixel or two off the point of a star; such crumbs are left out.
+    Smoothing can separate a pixel or two from the point of a star; such fragments are ignored.
     """
     with Image.open(ASSETS / "images" / path) as image:
         left = set(zip(*np.nonzero((np.asarray(image) == COLORS[color]).all(axis=2)), strict=True))
@@ -199,23 +199,23 @@ COUNTS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6,
 
 
 @pytest.mark.parametrize(("path", "caption"), captions("shapes/"))
-def test_a_shape_picture_has_as_many_areas_of_a_colour_as_its_caption_says(path: str, caption: str):
-    said: Counter[str] = Counter()
+def test_shape_images_have_as_many_areas_of_a_colour_as_their_captions_say(path: str, caption: str):
+    stated: Counter[str] = Counter()
     for count, color in re.findall(r"(\w+) (\w+) (?:circle|square|triangle|diamond|cross|star)", caption):
-        said[color] += COUNTS[count.lower()]
-    assert said
+        stated[color] += COUNTS[count.lower()]
+    assert stated
     seen = {color: len(areas(path, color)) for color in COLORS if " " not in color and color != "white"}
-    assert {color: count for color, count in seen.items() if count} == said
+    assert {color: count for color, count in seen.items() if count} == stated
 
 
 @pytest.mark.parametrize(("path", "caption"), captions("charts/"))
-def test_the_bars_of_a_chart_are_as_long_as_its_caption_says(path: str, caption: str):
-    said = sorted((int(n) for n in re.findall(r" at (\d+)", caption)), reverse=True)
+def test_bar_lengths_of_charts_match_their_captions(path: str, caption: str):
+    stated = sorted((int(n) for n in re.findall(r" at (\d+)", caption)), reverse=True)
     axis = 1 if "horizontal bars" in caption else 0
     bars = [area for color in COLORS if color not in ("white", "black") for area in areas(path, color)]
     lengths = sorted((int(np.ptp(bar[:, axis])) + 1 for bar in bars), reverse=True)
-    unit = lengths[0] / said[0]
-    assert lengths == pytest.approx([value * unit for value in said], abs=1.5)  # pixels
+    unit = lengths[0] / stated[0]
+    assert lengths == pytest.approx([value * unit for value in stated], abs=1.5)  # pixels
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_the_bars_of_a_chart_are_as_long_as_its_caption_says(path: str, caption:
         ("scenes/0013.png", "green", "List the things on the ground from left to right.", "- a green car"),
     ],
 )
-def test_an_answer_about_a_scene_can_be_seen_in_it(path: str, color: str, question: str, answer: str):
+def test_answers_about_a_scene_match_its_image(path: str, color: str, question: str, answer: str):
     (record,) = [r for r in PHASE_2 if r.get("image") == path]
     values = [t["value"] for t in record["conversations"]]
     asked = next(i for i, value in enumerate(values) if question in value)
@@ -235,7 +235,7 @@ def test_an_answer_about_a_scene_can_be_seen_in_it(path: str, color: str, questi
     assert len(areas(path, color)) == (3 if "three" in answer else 1)
 
 
-def test_every_sum_in_an_answer_is_right():
+def test_arithmetic_in_answers_is_correct():
     sums = re.findall(r"((?:\d+(?:\.\d+)?)(?: [+×/-] \d+(?:\.\d+)?)+) = (\d+(?:\.\d+)?)", "\n".join(TEXTS))
     assert len(sums) > 10
     for left, right in sums:
@@ -245,14 +245,14 @@ def test_every_sum_in_an_answer_is_right():
 # --- tokenizer
 
 
-def test_vocabulary_has_the_layout_of_llama(sp: sentencepiece.SentencePieceProcessor):
+def test_the_vocabulary_has_the_layout_of_llama(sp: sentencepiece.SentencePieceProcessor):
     assert pieces(sp)[:4] == ["<unk>", "<s>", "</s>", "<0x00>"]
     assert pieces(sp)[258] == "<0xFF>"
     assert (sp.unk_id(), sp.bos_id(), sp.eos_id(), sp.pad_id()) == (0, 1, 2, -1)
     assert 1500 <= sp.get_piece_size() <= 2000
 
 
-def test_no_piece_crosses_the_start_of_a_blank_or_holds_a_line_end_or_two_digits(
+def test_no_piece_crosses_a_word_boundary_or_contains_a_newline_or_two_digits(
     sp: sentencepiece.SentencePieceProcessor,
 ):
     words = [p for i, p in enumerate(pieces(sp)) if not (sp.is_byte(i) or sp.is_control(i) or sp.is_unknown(i))]
@@ -261,24 +261,24 @@ def test_no_piece_crosses_the_start_of_a_blank_or_holds_a_line_end_or_two_digits
     assert not [p for p in words if re.search(r"\d", p) and len(p) > 1]
 
 
-def test_text_survives_encoding_and_decoding(sp: sentencepiece.SentencePieceProcessor):
+def test_encoding_and_decoding_round_trips(sp: sentencepiece.SentencePieceProcessor):
     for text in TEXTS:
         assert sp.decode(sp.encode(text)) == text
 
 
-def test_the_example_meets_byte_fallback_and_runs_of_blanks(sp: sentencepiece.SentencePieceProcessor):
+def test_the_example_exercises_byte_fallback_and_runs_of_spaces(sp: sentencepiece.SentencePieceProcessor):
     met = {sp.id_to_piece(i) for text in TEXTS for i in sp.encode(text)}
     assert {"▁▁", "▁▁▁▁", "<0x0A>", "<0xF0>", "<0xE3>"} <= met
     assert "<unk>" not in met
 
 
-def test_common_english_takes_fewer_than_two_tokens_a_word(sp: sentencepiece.SentencePieceProcessor):
+def test_common_english_takes_fewer_than_two_tokens_per_word(sp: sentencepiece.SentencePieceProcessor):
     text = "The dog sleeps in front of the house, and two children play with a ball on the grass behind it."
     assert len(sp.encode(text)) < 2 * len(text.split())
 
 
 @pytest.mark.parametrize("text", TEXTS + HARD_TEXTS)
-def test_both_forms_give_the_same_ids(sp: sentencepiece.SentencePieceProcessor, fast: Tokenizer, text: str):
+def test_both_tokenizer_formats_give_the_same_ids(sp: sentencepiece.SentencePieceProcessor, fast: Tokenizer, text: str):
     assert [t.id for t in fast.model.tokenize("▁" + text.replace(" ", "▁"))] == sp.encode(text)
 
 
@@ -294,7 +294,7 @@ def test_tokenizer_json_adds_bos_and_decodes_back(sp: sentencepiece.SentencePiec
 
 
 @pytest.mark.parametrize("folder", ["tokenizer", "tokenizer_sentencepiece"])
-def test_tokenizer_configuration_is_llavas(folder: str):
+def test_tokenizer_configuration_equals_that_of_llava(folder: str):
     config = json.loads((ASSETS / folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     expected = {
         "tokenizer_class": "LlamaTokenizer",
@@ -310,7 +310,7 @@ def test_tokenizer_configuration_is_llavas(folder: str):
     assert {key: config.get(key) for key in expected} == expected
 
 
-def test_the_model_file_names_no_path_of_the_machine_it_was_trained_on():
+def test_the_model_file_contains_no_local_path():
     model = (ASSETS / "tokenizer_sentencepiece" / "tokenizer.model").read_bytes()
     assert not re.search(rb"/(home|tmp|work|root|usr|Users)/", model)
 
@@ -348,7 +348,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("name", ["llava_phase_1_preproc.yaml", "llava_phase_2_preproc.yaml"])
-def test_every_key_is_shown_and_uncommenting_all_of_them_keeps_the_file_valid(name: str):
+def test_the_config_lists_every_key_and_is_valid_with_all_uncommented(name: str):
     text = (CONFIGS / name).read_text(encoding="utf-8")
     uncommented = re.sub(r"^  # (?=[a-z_]+: \S+$)", "  ", text, flags=re.MULTILINE)
     shown = yaml.safe_load(io.StringIO(uncommented))

@@ -1,4 +1,4 @@
-"""What stands in several files of the repository says the same."""
+"""Values that occur in several files of the repository agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_citation_has_the_version_of_the_package() -> None:
     assert f"## {hdf5_writer.__version__}" in (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_hooks_before_a_commit_are_what_ci_runs() -> None:
+def test_pre_commit_hooks_run_the_same_checks_as_ci() -> None:
     hooks = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     commands = {hook["entry"].replace(" --force-exclude", "") for hook in hooks}
     lines = {line.removesuffix(" .") for line in (CHECKOUT / ".ci" / "run").read_text(encoding="utf-8").splitlines()}

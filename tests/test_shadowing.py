@@ -1,4 +1,4 @@
-"""A file of the user's that bears the name of one of our packages is named, instead of a puzzling ImportError."""
+"""A user's file with the name of one of our packages is named in the error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conftest import CHECKOUT
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stranger", "imported"),
+    ("other", "imported"),
     [
         ("preprocess.py", "hdf5_writer"),
         ("preprocess/__init__.py", "hdf5_writer.run"),
@@ -22,11 +22,11 @@ from conftest import CHECKOUT
         pytest.param("loaders.py", "trainer.run", marks=pytest.mark.long),
     ],
 )
-def test_a_stranger_with_our_name_is_named_in_one_sentence(tmp_path: Path, stranger: str, imported: str) -> None:
+def test_another_package_of_the_same_name_is_reported_in_one_line(tmp_path: Path, other: str, imported: str) -> None:
     if imported != "hdf5_writer":
         pytest.importorskip("torch")
-    (tmp_path / stranger).parent.mkdir(exist_ok=True)
-    (tmp_path / stranger).touch()
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).touch()
     (tmp_path / "script.py").write_text(f"import {imported}\n")
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -34,9 +34,11 @@ def test_a_stranger_with_our_name_is_named_in_one_sentence(tmp_path: Path, stran
         command = [sys.executable, *options, "script.py"]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    name = stranger.removesuffix(".py").split("/")[0]
-    if stranger != "preprocess/mine.py":  # a folder without __init__.py does not come first
-        said = run().stderr.splitlines()[-1]
-        assert f"needs its own package {name} ({CHECKOUT / name / '__init__.py'}), but Python finds {tmp_path}" in said
+    name = other.removesuffix(".py").split("/")[0]
+    if other != "preprocess/mine.py":  # a folder without __init__.py has lower precedence
+        stderr = run().stderr.splitlines()[-1]
+        assert (
+            f"needs its own package {name} ({CHECKOUT / name / '__init__.py'}), but Python finds {tmp_path}" in stderr
+        )
     if sys.version_info >= (3, 11):
         assert run("-P").returncode == 0

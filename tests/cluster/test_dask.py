@@ -1,4 +1,4 @@
-"""A real Dask scheduler and workers, as processes of their own on loopback; one worker is killed on the way."""
+"""A real Dask scheduler and workers, as processes on loopback; one worker is killed during the run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """The address of a scheduler, and two workers."""
+    """The address of a scheduler with two workers."""
     address = f"tcp://127.0.0.1:{free_port()}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": str(tmp_path)}
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
@@ -78,7 +78,7 @@ def on(config: Config, address: str) -> Config:
     return config.model_copy(update={"setup": config.setup.model_copy(update={"dask": dask})})
 
 
-def test_a_given_cluster_writes_the_bytes_of_a_local_run_though_a_worker_is_killed(
+def test_a_cluster_with_a_killed_worker_writes_the_bytes_of_a_local_run(
     datasets: tuple[Config, dict[str, str]], cluster: tuple[str, list[subprocess.Popen[bytes]]], tmp_path: Path
 ) -> None:
     config, wanted = datasets
@@ -97,15 +97,15 @@ def test_a_given_cluster_writes_the_bytes_of_a_local_run_though_a_worker_is_kill
     assert digests(tmp_path / "out") == wanted
 
 
-def test_without_an_address_this_machine_is_the_cluster(
-    datasets: tuple[Config, dict[str, str]], tmp_path: Path
-) -> None:
+def test_without_an_address_a_local_cluster_is_started(datasets: tuple[Config, dict[str, str]], tmp_path: Path) -> None:
     config, wanted = datasets
     create_dataset(config, SilentProgress())
     assert digests(tmp_path / "out") == wanted
 
 
-def test_no_scheduler_is_one_sentence(datasets: tuple[Config, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_scheduler_is_a_one_line_error(
+    datasets: tuple[Config, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hdf5_writer.engines.dask._SECONDS_TO_CONNECT", 2)
     began = time.monotonic()
     with pytest.raises(ConfigError, match="no Dask scheduler answers"):

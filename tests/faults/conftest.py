@@ -1,4 +1,4 @@
-"""A dataset to disturb, and the installed command to do it with."""
+"""A dataset for fault injection, and the installed command that writes it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Run:
         )
 
     def finish(self, *more: str, **environment: str) -> tuple[int, str]:
-        """Run to the end: exit code and stderr."""
+        """Run to the end; return exit code and stderr."""
         process = self.start(*more, **environment)
         _, stderr = process.communicate(timeout=300)
         return process.returncode, stderr
@@ -72,7 +72,7 @@ def records(count: int) -> list[dict[str, Any]]:
     return made
 
 
-# Rows of both kinds, and images everywhere they can stand.
+# Rows of both kinds, and images at all possible positions.
 FORMS = {
     "none": ["processor.packing=none", "dataset.check_images=exists"],
     "best_fit, encoded": ["processor.packing=best_fit", "dataset.store_images=encoded"],
@@ -84,7 +84,7 @@ FORMS = {
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], dict[str, str]]:
-    """The arguments of the run, and the digests of what it writes when nothing happens."""
+    """The arguments of the run, and the digests of its output without faults."""
     place = tmp_path_factory.mktemp("undisturbed")
     data = write_jsonl(place / "data" / "a.jsonl", records(700))
     write_jsonl(place / "data" / "b.jsonl", records(300))

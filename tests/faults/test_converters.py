@@ -1,4 +1,4 @@
-"""Converting Parquet with images inside: killed twenty times, and a row group larger than the memory it may take."""
+"""Converting Parquet with embedded images: kills, and memory with a large row group."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def picture(side: int) -> bytes:
 
 
 def write(path: Path, rows: int, data: bytes, row_group: int) -> None:
-    """Distinct images: bytes behind the end of a JPEG mean nothing."""
+    """Make distinct images; decoders ignore bytes after the end of a JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with parquet.ParquetWriter(path, SCHEMA, use_dictionary=False) as writer:
         for start in range(0, rows, row_group):
@@ -54,7 +54,7 @@ def contents(place: Path) -> dict[str, bytes]:
     return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def test_killed_twenty_times_the_bytes_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+def test_output_is_identical_after_twenty_kills(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name in range(4):
         write(data / f"{name}.parquet", 120, picture(96), 50)
@@ -82,7 +82,7 @@ def test_killed_twenty_times_the_bytes_are_those_of_an_undisturbed_run(tmp_path:
     assert kills >= KILLS
 
 
-# ru_maxrss of a child would begin with that of the process it was forked from; VmHWM begins when a program does.
+# ru_maxrss of a child starts at that of its parent; VmHWM starts when a program is executed.
 _PEAK = """
 import sys
 from preprocess.preprocess_dataset import main
@@ -94,12 +94,12 @@ sys.exit(code)
 
 
 def peak(arguments: list[str]) -> int:
-    """Most memory that `preprocess_dataset` with these arguments held, in bytes."""
+    """Peak memory of `preprocess_dataset` with these arguments, in bytes."""
     command = [sys.executable, "-c", _PEAK, *arguments]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stderr)
 
 
-def test_memory_follows_a_few_pages_and_not_the_row_group(tmp_path: Path) -> None:
+def test_memory_depends_on_pages_and_not_on_the_row_group(tmp_path: Path) -> None:
     """pyarrow writes pages of 1,024 rows, here 11 MB; the large row group has twelve of them."""
     data = picture(112)
     size = 1024 * len(data)

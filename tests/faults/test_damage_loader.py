@@ -1,4 +1,4 @@
-"""Flip any bit, or cut anywhere: a loader with verify=True refuses, one without never gives a wrong row."""
+"""With any flipped bit or truncation, a loader with verify=True refuses, and one without never returns a wrong row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import ConfigMaker
 
 pytest.importorskip("torch", reason="the loaders need torch")
 
-from damage import FORMS, finished_folder, harmed, output_files
+from damage import FORMS, damaged, finished_folder, output_files
 
 from loaders import DataDirError, ImageError, ShardError, create_dataloader
 from loaders.shard_reader import ShardReader
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 
 
 def read_all(root: Path, *, verify: bool) -> dict[str, Any]:
-    """Everything that a loader can give of a folder: batches, and what stands in the narrow columns."""
+    """Everything that a loader can read from a folder: batches and the values per row."""
     loader = create_dataloader(root, batch_size=4, shuffle=False, drop_last=False, verify=verify)
     batches = list(loader)
     found = {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
@@ -36,7 +36,7 @@ def read_all(root: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def outcome(root: Path, *, verify: bool) -> dict[str, Any] | str:
-    """What `read_all` gives, or in which words it refuses."""
+    """Result of `read_all`, or its error message."""
     try:
         return read_all(root, verify=verify)
     except (ShardError, DataDirError, ImageError) as error:
@@ -48,10 +48,10 @@ def is_same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_verify_finds_all_and_without_it_no_row_is_wrong(
+def test_verify_finds_all_damage_and_the_loader_never_returns_wrong_rows(
     make_config: ConfigMaker, tmp_path: Path, rounds: int, form: str
 ) -> None:
-    """But for a wrong pixel where pixels are stored: those are only checked with verify."""
+    """Except for wrong pixels in datasets with stored pixels, which are only checked with verify=True."""
     out = finished_folder(make_config, tmp_path, form)
     wanted = read_all(out, verify=True)
     assert ("image_data" in wanted) == (form != "path")
@@ -62,7 +62,7 @@ def test_verify_finds_all_and_without_it_no_row_is_wrong(
     unnoticed, wrong, refused = [], [], 0
     for number in range(5 * rounds):  # 1,000 in the long part
         path = choose.choice(read)
-        with harmed(path, choose, cut=number % 4 == 0) as at:
+        with damaged(path, choose, cut=number % 4 == 0) as at:
             strict, plain = outcome(out, verify=True), outcome(out, verify=False)
         if str(path) not in strict:
             unnoticed.append((path.name, at))
@@ -79,10 +79,10 @@ def test_verify_finds_all_and_without_it_no_row_is_wrong(
     assert is_same(read_all(out, verify=True), wanted)
 
 
-def test_what_a_loader_does_not_read_does_not_matter_to_it(make_config: ConfigMaker, tmp_path: Path) -> None:
+def test_a_loader_ignores_damage_in_data_that_it_does_not_read(make_config: ConfigMaker, tmp_path: Path) -> None:
     out = finished_folder(make_config, tmp_path)
     wanted, choose = read_all(out, verify=True), random.Random(0)
     for path in output_files(out):
         if path.suffix != ".h5" and path.name != "data_params.json":
-            with harmed(path, choose, cut=False):
+            with damaged(path, choose, cut=False):
                 assert is_same(read_all(out, verify=True), wanted)

@@ -1,4 +1,4 @@
-"""Whatever a line holds: one row or one reject, no crash, and bounded memory."""
+"""Any line gives one row or one reject, without a crash and with bounded memory."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ LINES = st.one_of(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(lines=st.lists(LINES, min_size=1, max_size=12), style=st.sampled_from(["plain", "vicuna_v1", "llama_2"]))
-def test_any_lines_become_rows_or_rejects(
+def test_arbitrary_lines_become_rows_or_rejects(
     make_config: ConfigMaker, tmp_path: Path, lines: list[bytes], style: str
 ) -> None:
     (tmp_path / "in").mkdir(exist_ok=True)
     content = [line for line in lines if line.strip(b" \t\r\n") not in (b"", b"\xef\xbb\xbf")]
-    # A record that is always there, so that there is something to plan.
+    # A record that is always present, so that a plan can be made.
     (tmp_path / "in" / "a.jsonl").write_bytes(b"{}\n" + b"\n".join(content))
     config = make_config(dataset__system_prompt_style=style, processor__max_sequence_length=400)
     counts = create(config, overwrite=True).params["counts"]
@@ -80,7 +80,7 @@ def test_any_lines_become_rows_or_rejects(
         assert json.loads(line)["detail"]
 
 
-# What is stated in docs/config.md: a worker stays below this whatever the records are.
+# Stated in docs/config.md: the memory of a worker stays below this for any records.
 MEMORY_BOUND = 2 << 30
 
 
@@ -109,7 +109,7 @@ MEMORY_BOUND = 2 << 30
             lambda: json.dumps({"conversations": turn_pair("Q", "A") * 500_000}).encode(), id="a million turns"
         ),
         pytest.param(lambda: json.dumps({str(i): i for i in range(900_000)}).encode(), id="many keys"),
-        # Just below the longest line that is read; this one takes the most memory of all that were tried.
+        # Just below the maximum line length; of all lines tried, this one needs the most memory.
         pytest.param(lambda: b'{"conversations":[' + b"{}," * 5_500_000 + b"{}]}", id="millions of objects"),
         pytest.param(
             lambda: (
@@ -123,7 +123,7 @@ MEMORY_BOUND = 2 << 30
         ),
     ],
 )
-def test_a_monstrous_line_is_bounded_in_memory(tmp_path: Path, make: Callable[[], bytes]) -> None:
+def test_a_huge_line_uses_bounded_memory(tmp_path: Path, make: Callable[[], bytes]) -> None:
     data = tmp_path / "a.jsonl"
     good: dict[str, Any] = {"conversations": turn_pair("Q", "A")}
     line = make()

@@ -1,4 +1,4 @@
-"""The images that take the longest, or the most memory, of those that `check_images: decode` takes on.
+"""Accepted images that take `check_images: decode` the most time or memory.
 
 Three of them take about a minute at full size, which they have with `--rounds 50` or more. In CI they have a tenth of
 it (chunks) or of each side (runs and decimal numbers): for these three, CI alone does not show the stated bound.
@@ -20,7 +20,7 @@ from PIL import Image, features
 
 pytestmark = pytest.mark.faults
 
-# What is stated in docs/config.md, for one image.
+# Stated in docs/config.md, for one image.
 MEMORY_BOUND = 5 << 29
 SECONDS_BOUND = 60
 _SIDE = 9459  # squared, just within Pillow's limit of pixels
@@ -40,7 +40,7 @@ def many_scans(_: int) -> bytes:
 
 
 def many_chunks(part: int) -> bytes:
-    """A small PNG with millions of chunks that mean nothing, as large as a file may be."""
+    """A PNG of few pixels with millions of ignored chunks, of the maximum file size."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16)).save(buffer, "PNG")
     data, chunk = buffer.getvalue(), struct.pack(">I", 0) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))
@@ -88,7 +88,7 @@ def limit() -> None:
 
 
 @pytest.mark.parametrize(("name", "make"), _IMAGES, ids=[name for name, _ in _IMAGES])
-def test_the_worst_images_stay_within_the_bounds(
+def test_image_bombs_stay_within_the_memory_and_time_limits(
     tmp_path: Path, rounds: int, name: str, make: Callable[[int], bytes]
 ) -> None:
     file = tmp_path / name

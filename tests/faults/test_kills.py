@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then the same command: the bytes of an undisturbed run, and never a file that is not whole."""
+"""SIGKILL at any time, then a rerun: the bytes equal those of an uninterrupted run, and no file is ever partial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.faults
 
 
 def assert_whole(run: Run, wanted: dict[str, str]) -> None:
-    """Whatever stands under a final name is as in the undisturbed run."""
+    """Every file with a final name equals that of the uninterrupted run."""
     if not run.out.is_dir():
         return
     for path in run.out.glob("examples-*.h5"):
@@ -49,7 +49,9 @@ def kill(process: subprocess.Popen[str], whom: str) -> None:
 
 
 @pytest.mark.parametrize("whom", ["main", "worker", "group"])
-def test_killed_at_random_moments(run: Run, wanted: dict[str, str], rounds: int, whom: str) -> None:
+def test_output_is_identical_after_kills_at_random_times(
+    run: Run, wanted: dict[str, str], rounds: int, whom: str
+) -> None:
     began = time.monotonic()
     timing = Run(run.place / "timing", run.arguments)
     assert timing.finish()[0] == 0
@@ -57,14 +59,14 @@ def test_killed_at_random_moments(run: Run, wanted: dict[str, str], rounds: int,
     choose = random.Random(whom)
     for number in range(rounds // 2):
         again = Run(run.place / str(number), run.arguments)
-        for _ in range(2):  # the second kill hits a run that goes on
+        for _ in range(2):  # the second kill hits a resumed run
             process = again.start()
             time.sleep(choose.uniform(0, takes))
             kill(process, whom)
             stderr = process.communicate(timeout=120)[1]
             if whom == "worker" and process.returncode == 0:
-                break  # a dead worker is replaced, and the run goes on
-            # Python itself complains in a worker that it was still starting when the main process was killed.
+                break  # a dead worker is replaced, and the run continues
+            # Python prints an error in a worker that was still starting when the main process was killed.
             assert "Traceback" not in stderr.replace('Traceback (most recent call last):\n  File "<string>"', "")
             assert "create_hdf5_dataset.py" not in stderr
             assert_whole(again, wanted)
@@ -74,7 +76,7 @@ def test_killed_at_random_moments(run: Run, wanted: dict[str, str], rounds: int,
         assert not list(again.out.rglob("*.tmp"))
 
 
-# The moments that matter: every fsync and rename of shards, receipts, plan, rejects and data_params.
+# Critical moments: every fsync and rename of shards, receipts, plan, rejects and data_params.
 MOMENTS = [
     (name, number, when)
     for name in ("fsync", "replace")
@@ -87,7 +89,9 @@ def moments(rounds: int) -> list[tuple[str, int, str]]:
     return MOMENTS if rounds >= 50 else random.Random(rounds).sample(MOMENTS, min(rounds, len(MOMENTS)))
 
 
-def test_killed_around_every_sync_and_rename(run: Run, wanted: dict[str, str], rounds: int) -> None:
+def test_output_is_identical_after_kills_around_every_sync_and_rename(
+    run: Run, wanted: dict[str, str], rounds: int
+) -> None:
     for place, (name, number, when) in enumerate(moments(rounds)):
         again = Run(run.place / str(place), run.arguments)
         again.finish(SABOTAGE_AT=f"{name}:{number}:{when}", SABOTAGE_GROUP="1")
@@ -113,12 +117,12 @@ def test_a_record_that_kills_its_worker_is_named_and_can_be_skipped(run: Run, wa
     assert sum('"skipped"' in line for line in lines) == 100
 
 
-def test_two_runs_in_one_folder(run: Run, wanted: dict[str, str]) -> None:
+def test_a_second_run_in_the_same_folder_is_refused(run: Run, wanted: dict[str, str]) -> None:
     first = run.start()
     while not (run.out / ".work" / "plan.json").exists():
         assert first.poll() is None
         time.sleep(0.01)
-    os.killpg(first.pid, signal.SIGSTOP)  # it holds the folder for as long as the second one tries
+    os.killpg(first.pid, signal.SIGSTOP)  # it holds the lock while the second run is started
     try:
         code, stderr = run.finish()
     finally:
@@ -129,7 +133,7 @@ def test_two_runs_in_one_folder(run: Run, wanted: dict[str, str]) -> None:
     assert output_digests(run.out) == wanted
 
 
-def test_a_dead_owner_holds_no_lock(run: Run, wanted: dict[str, str]) -> None:
+def test_the_lock_of_a_dead_process_is_released(run: Run, wanted: dict[str, str]) -> None:
     first = run.start()
     while not list(run.out.glob("examples-*.h5")):
         assert first.poll() is None
@@ -140,7 +144,7 @@ def test_a_dead_owner_holds_no_lock(run: Run, wanted: dict[str, str]) -> None:
     assert output_digests(run.out) == wanted
 
 
-def test_four_slices_at_once_one_of_them_twice(run: Run, wanted: dict[str, str]) -> None:
+def test_four_concurrent_slices_with_one_started_twice(run: Run, wanted: dict[str, str]) -> None:
     slices = [2, 0, 3, 1, 3]
     processes = [run.start("--task-slice", f"{index}/4", "setup.processes=1") for index in slices]
     for process in processes:
@@ -149,12 +153,12 @@ def test_four_slices_at_once_one_of_them_twice(run: Run, wanted: dict[str, str])
     code, stderr = run.finish("--finalize")
     assert code == 0, stderr
     found, expected = output_digests(run.out), dict(wanted)
-    # The config inside names the number of processes.
+    # It contains the config with the number of processes.
     del found["data_params.json"], expected["data_params.json"]
     assert found == expected
 
 
-def test_finalize_before_the_slices_names_what_is_missing(run: Run) -> None:
+def test_finalize_before_the_slices_names_the_missing_shards(run: Run) -> None:
     assert run.finish("--task-slice", "0/4")[0] == 0
     code, stderr = run.finish("--finalize")
     assert code == 1
@@ -172,13 +176,15 @@ def test_finalize_before_the_slices_names_what_is_missing(run: Run) -> None:
     ],
     ids=str,
 )
-def test_the_environment_changes_no_byte(run: Run, wanted: dict[str, str], environment: dict[str, str]) -> None:
+def test_output_does_not_depend_on_the_environment(
+    run: Run, wanted: dict[str, str], environment: dict[str, str]
+) -> None:
     code, stderr = run.finish(**environment)
     assert code == 0, stderr
     assert output_digests(run.out) == wanted
 
 
-def test_few_open_files_are_enough(run: Run, wanted: dict[str, str]) -> None:
+def test_a_low_limit_of_open_files_is_enough(run: Run, wanted: dict[str, str]) -> None:
     run.place.mkdir(exist_ok=True)
     limited = subprocess.run(
         ["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *run.command("setup.processes=2")],
@@ -193,10 +199,12 @@ def test_few_open_files_are_enough(run: Run, wanted: dict[str, str]) -> None:
     }
 
 
-def test_a_clock_that_goes_backwards_does_not_matter(run: Run, wanted: dict[str, str], tmp_path: Path) -> None:
+def test_a_clock_that_jumps_backwards_does_not_change_the_output(
+    run: Run, wanted: dict[str, str], tmp_path: Path
+) -> None:
     code, stderr = run.finish("--limit", "1")
     assert code == 0, stderr
     for path in run.out.rglob("*"):
-        os.utime(path, (2**32, 2**32))  # written in the future
+        os.utime(path, (2**32, 2**32))  # a modification time in the future
     assert run.finish("--overwrite")[0] == 0
     assert output_digests(run.out) == wanted

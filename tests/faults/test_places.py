@@ -1,4 +1,4 @@
-"""Where a run finds itself: folders it may not write to, odd paths, inputs that change under it."""
+"""The environment of a run: read-only folders, unusual paths, inputs that change during the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.faults
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Nobody may write into a folder, root neither."""
+    """Make a folder that nobody can write to, not even root."""
     if os.geteuid():
         folder.chmod(0o555)
     else:
@@ -37,7 +37,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def with_own_inputs(run: Run, place: Path, data: Path, *more: str) -> tuple[Run, Path]:
-    """A run somewhere on a copy of the inputs in `data`; and where they were copied from."""
+    """A run on a copy of the inputs in `data`, and the original of that copy."""
     given = "setup.input_dir="
     source = Path(next(text for text in run.arguments if text.startswith(given)).removeprefix(given))
     shutil.copytree(source, data)
@@ -46,7 +46,7 @@ def with_own_inputs(run: Run, place: Path, data: Path, *more: str) -> tuple[Run,
 
 
 def without_params(digests: dict[str, str]) -> dict[str, str]:
-    # The config inside names the input folder and the number of processes.
+    # It contains the config with the input folder and the number of processes.
     return {name: digest for name, digest in digests.items() if name != "data_params.json"}
 
 
@@ -57,7 +57,7 @@ def assert_one_sentence(stderr: str, words: str) -> None:
     assert words in last
 
 
-def test_an_output_folder_that_cannot_be_made_is_a_mistake_of_the_config(run: Run) -> None:
+def test_an_output_folder_that_cannot_be_created_is_a_config_error(run: Run) -> None:
     run.place.mkdir(exist_ok=True)
     with read_only(run.place):
         code, stderr = run.finish()
@@ -66,7 +66,7 @@ def test_an_output_folder_that_cannot_be_made_is_a_mistake_of_the_config(run: Ru
     assert not run.out.exists()
 
 
-def test_an_output_folder_that_becomes_read_only_is_one_sentence_and_goes_on(run: Run, wanted: dict[str, str]) -> None:
+def test_a_run_resumes_after_its_output_folder_became_read_only(run: Run, wanted: dict[str, str]) -> None:
     first = run.start()
     while not list(run.out.glob("examples-*.h5")):
         assert first.poll() is None
@@ -84,7 +84,7 @@ def test_an_output_folder_that_becomes_read_only_is_one_sentence_and_goes_on(run
     assert output_digests(run.out) == wanted
 
 
-def test_paths_with_blanks_and_letters_of_other_alphabets(run: Run, wanted: dict[str, str]) -> None:
+def test_paths_may_contain_spaces_and_non_ascii_letters(run: Run, wanted: dict[str, str]) -> None:
     place = run.place / "mit Leerzeichen ü 图像 'quoted'"
     odd, _ = with_own_inputs(run, place, place / "Daten é")
     code, stderr = odd.finish()
@@ -98,7 +98,7 @@ def _append(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("damage", "words"),
     [
         (Path.unlink, "was removed after planning"),
         (lambda path: os.truncate(path, path.stat().st_size // 2), "was changed after it was planned"),
@@ -107,8 +107,8 @@ def _append(path: Path) -> None:
     ],
     ids=["removed", "cut", "longer", "touched"],
 )
-def test_an_input_that_changes_under_the_run_is_refused_by_name(
-    run: Run, wanted: dict[str, str], harm: Callable[[Path], None], words: str
+def test_an_input_that_changes_during_the_run_is_named(
+    run: Run, wanted: dict[str, str], damage: Callable[[Path], None], words: str
 ) -> None:
     data = run.place / "data"
     changed, source = with_own_inputs(run, run.place, data, "setup.processes=1")
@@ -116,7 +116,7 @@ def test_an_input_that_changes_under_the_run_is_refused_by_name(
     while not (changed.out / ".work" / "plan.json").exists():
         assert process.poll() is None
         time.sleep(0.001)
-    harm(data / "a.jsonl")
+    damage(data / "a.jsonl")
     stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     assert_one_sentence(stderr, f"{data}/a.jsonl: {words}")

@@ -1,4 +1,4 @@
-"""`instructions send` against a real server, `transformers serve` with a tiny model; client and server are killed."""
+"""`instructions send` with a real server (`transformers serve`, a tiny model), both of which are killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """The process, on a port that stays the same when it is started again."""
+    """The server process, on a port that stays the same when it is restarted."""
 
     def __init__(self, model: Path, log: Path) -> None:
         with socket.socket() as free:
@@ -87,11 +87,11 @@ def instructions(step: str, *arguments: object) -> str:
     return subprocess.run(command(step, *arguments), check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def test_killed_clients_and_servers_leave_one_answer_for_each_request(
+def test_each_request_has_one_answer_after_clients_and_servers_are_killed(
     server: Server, model: Path, tmp_path: Path
 ) -> None:
     annotations = write_coco(tmp_path / "annotations", [dog(number) for number in range(1, 1 + REQUESTS // 2)])
-    prompts = tmp_path / "prompts"  # short ones, for the time it takes
+    prompts = tmp_path / "prompts"  # short ones, to save time
     prompts.mkdir()
     for kind in ("conversation", "detail", "reasoning"):
         questions = "questions: ['What is it?']\n" if kind == "detail" else ""
@@ -131,13 +131,13 @@ def test_killed_clients_and_servers_leave_one_answer_for_each_request(
     assert sorted(line["custom_id"] for line in lines) == sorted(json.loads(line)["custom_id"] for line in asked)
     assert len(lines) == REQUESTS
     assert {line["response"]["status_code"] for line in lines} == {200}
-    # Only what was in flight at a kill was asked twice.
+    # Only requests that were in flight during a kill were sent twice.
     assert server.answered() <= REQUESTS + IN_FLIGHT * len(KILLS)
 
     read = ["--requests_dir", tmp_path / "asked", "--results", out, "--image_prefix", "train", "--prompts", prompts]
-    said = instructions("read", *read, "--output_dir", tmp_path / "read")
-    assert f"{REQUESTS} answers read = " in said
+    output = instructions("read", *read, "--output_dir", tmp_path / "read")
+    assert f"{REQUESTS} answers read = " in output
     report = json.loads((tmp_path / "read" / "report.json").read_bytes())
-    # A random model writes on until it is cut off, unless its first words happen to end the answer.
+    # A random model generates up to the length limit, unless it happens to generate the end token.
     assert sum(report["rejected"].values()) + sum(kind["records"] for kind in report["kinds"].values()) == REQUESTS
     assert report["rejected"]["cut_off"] > REQUESTS / 2

@@ -1,4 +1,4 @@
-"""A headless Chromium, which sees pages as people do."""
+"""A headless Chromium for tests of pages."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _FLAGS = [
 
 
 class Browser:
-    """Opens a page from disk and tells what happened."""
+    """Opens a page from disk and reports what happened."""
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
         self._address = ""
 
     def open(self, page: Path, width: int, *, dark: bool = False) -> None:
-        """Load a page in a window of so many CSS pixels; raises where it does not fit into that width."""
+        """Load a page in a window of the given width in CSS pixels."""
         self._driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
@@ -42,31 +42,31 @@ class Browser:
         self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
         self._address = page.resolve().as_uri()
         self._driver.get(self._address)
-        # Fill in every row and every long run, as printing does.
+        # Fill every row and expand every long run, as for printing.
         self.run("dispatchEvent(new Event('beforeprint'))")
 
     def run(self, script: str) -> Any:
-        """What a script returns."""
+        """Run a script and return its result."""
         return self._driver.execute_script(script)
 
     def complaints(self) -> list[str]:
-        """What the console logged since the last call: script errors, and what the page's policy refused."""
+        """Console messages since the last call: script errors and violations of the content security policy."""
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
     def fetched(self) -> list[str]:
-        """Addresses that the page asked for since the last call, apart from itself and what is inside it."""
+        """Addresses requested since the last call, except the page itself and data URIs."""
         events = [json.loads(entry["message"])["message"] for entry in self._driver.get_log("performance")]
         requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         ours = [request["request"]["url"] for request in requests if request["documentURL"] == self._address]
         return [url for url in ours if url != self._address and not url.startswith("data:")]
 
     def is_within_window(self) -> bool:
-        """Nothing has to be scrolled sideways but what says so itself."""
+        """Whether the page needs no horizontal scrolling, except inside elements with their own scroll bar."""
         return bool(self.run("return document.documentElement.scrollWidth <= innerWidth"))
 
 
 def start_browser() -> Iterator[Browser]:
-    """One browser; skips the test where there is no Chromium."""
+    """Start a browser; skip the test if Chromium is not installed."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pages are not opened")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver_path = shutil.which("chromedriver")

@@ -1,4 +1,4 @@
-"""The image processor of CLIP as the LLaVA authors ran it: with Pillow, whatever else is installed."""
+"""CLIP's image processor as the LLaVA authors used it: with Pillow, even if torchvision is installed."""
 
 from typing import Any
 
@@ -6,6 +6,6 @@ import transformers
 
 
 def clip_processor(size: int = 336) -> Any:
-    """transformers 5 resizes with torchvision, to other pixels, where it finds it; its class with Pillow is apart."""
+    """By default, transformers 5 resizes with torchvision, which gives other pixels; Pillow has its own class."""
     make = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
     return make(size={"shortest_edge": size}, crop_size={"height": size, "width": size})

@@ -1,4 +1,4 @@
-"""COCO's two annotation files, made from captions and normalised boxes."""
+"""Write COCO's two annotation files from captions and normalised boxes."""
 
 import json
 
@@ -55,7 +55,7 @@ def dog(number=7, **changes):
 
 def _write(path, value):
     text = json.dumps(value)
-    # The time of change tells a receipt that an input is another one.
+    # Receipts detect a changed input by its modification time.
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A finished output folder with every kind of file that may stand in one, and harm done to one of them at a time."""
+"""A finished output folder with every kind of output file, and damage to one file at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hdf5_writer import inspect_hdf5
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.report.page import write_report
 
-# What stands in a lock is for people alone; nothing reads it back.
+# The content of a lock is only for people; no code reads it.
 _LOCKS = {".work/lock", ".work/planning.lock"}
 _KINDS = {
     *("data_params.json", "rejects.jsonl", "report.html", "rows.html", "examples-0-of-0.h5"),
@@ -31,7 +31,7 @@ FORMS: dict[str, dict[str, str]] = {
 
 
 def finished_folder(make_config: ConfigMaker, place: Path, form: str = "path") -> Path:
-    """11 rows in three shards, a row with an image among them; two rejects; blank lines; both pages.
+    """11 rows in three shards, at least one with an image; two rejects; blank lines; both pages.
 
     `form` is `dataset.store_images`.
     """
@@ -48,7 +48,7 @@ def finished_folder(make_config: ConfigMaker, place: Path, form: str = "path") -
 
 
 def output_files(out: Path) -> list[Path]:
-    """All files of a folder but the locks; a kind of file that is not known here is an error."""
+    """All files of a folder except locks; an unknown kind of file is an error."""
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]
     names = {path.relative_to(out).as_posix() for path in files} - _LOCKS
     assert {re.sub(r"\d{5}", "0", name) for name in names} == _KINDS
@@ -56,8 +56,8 @@ def output_files(out: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def harmed(path: Path, choose: random.Random, *, cut: bool) -> Iterator[int]:
-    """Flip a random bit, or cut at a random byte; gives the place, and restores the file afterwards."""
+def damaged(path: Path, choose: random.Random, *, cut: bool) -> Iterator[int]:
+    """Flip a random bit, or truncate at a random byte; yields the offset and restores the file afterwards."""
     data = path.read_bytes()
     at = choose.randrange(len(data) if cut else 8 * len(data))
     broken = bytearray(data[:at] if cut else data)

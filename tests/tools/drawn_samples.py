@@ -30,7 +30,7 @@ def supervised_spans(flags: list[bool]) -> list[tuple[int, int]]:
 
 @st.composite
 def samples_for(draw: st.DrawFn, layout: RowLayout) -> Sample:
-    """In fixed rows, one image at its place or none, and nothing supervised before it; in free rows, anything."""
+    """In fixed rows, at most one image at its position, with nothing supervised before it; in free rows, any."""
     start = layout.image_start_idx
     least = 2 if start is None else start + 2
     ids = draw(st.lists(st.integers(0, 50), min_size=least, max_size=least + 20))

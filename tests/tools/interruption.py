@@ -1,4 +1,4 @@
-"""A command that is killed half-way, and what it leaves."""
+"""Kill a command at a given write, flush or rename."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ def contents(folder):
 
 
 def killed_at(step, arguments):
-    """Run the command in a process that kills itself before that write, flush or rename; True if it came so far."""
+    """Run the command in a process that kills itself before that write, flush or rename; True if it got that far."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Where the real excerpts of the datasets lie, beside the checkout; they are not part of the project."""
+"""Folder of real dataset excerpts beside the checkout; they are not part of the project."""
 
 from pathlib import Path
 

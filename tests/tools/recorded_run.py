@@ -1,4 +1,4 @@
-"""A run of the command that writes down which batches it saw, and dies where it is told to.
+"""Run the trainer, log every batch, and kill the process at a given batch.
 
     python recorded_run.py LOG KILL_AFTER ARGUMENTS…
 
@@ -19,7 +19,7 @@ _untouched = BatchStream.__iter__
 
 
 def recorded(seen: Callable[[str], object]) -> Callable[[BatchStream], Iterator[MicroBatch]]:
-    """`BatchStream.__iter__`, telling the digest of every micro-batch, text and image, before it hands it out."""
+    """`BatchStream.__iter__` that logs a digest of every micro-batch (texts and images) before yielding it."""
 
     def iterate(stream: BatchStream) -> Iterator[MicroBatch]:
         for batch in _untouched(stream):

@@ -1,4 +1,4 @@
-"""The rows of samples by the tables of docs/rows.md, with lists, token by token: the reference of the fast writer."""
+"""Reference for the fast writer: build rows token by token, with lists, by the tables of docs/rows.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SLOT = object()
 
 
 def sequence_of(sample: Sample, layout: RowLayout) -> tuple[list[Any], set[int]]:
-    """The tokens of a sample, `SLOT` for every image slot, dummy ones too, and the positions that are supervised."""
+    """Tokens of a sample, with `SLOT` for every image or dummy slot, and its supervised positions."""
     image_at = list(sample.image_at) if layout.image_start_idx is None else [layout.image_start_idx]
     sequence: list[Any] = []
     supervised: set[int] = set()
@@ -26,7 +26,7 @@ def sequence_of(sample: Sample, layout: RowLayout) -> tuple[list[Any], set[int]]
 
 
 def fitted(sample: Sample, layout: RowLayout) -> tuple[list[Any], set[int], int] | None:
-    """The sequence that a row keeps, its supervised positions and its images; None where nothing supervised is left."""
+    """Sequence, supervised positions and images after truncation; None if nothing supervised remains."""
     sequence, supervised = sequence_of(sample, layout)
     slots, most = layout.num_patches, layout.max_sequence_length
     sequence = sequence[: most + 1] if len(sequence) > most + 1 else sequence
@@ -48,13 +48,13 @@ def fitted(sample: Sample, layout: RowLayout) -> tuple[list[Any], set[int], int]
 
 
 def _runs(sequence: list[Any], slots: int) -> list[int]:
-    """Where each run of slots begins; neighbouring images have runs of their own."""
+    """Start of each run of slots; adjacent images have separate runs."""
     starts = [place for place, token in enumerate(sequence) if token is SLOT]
     return starts[::slots]
 
 
 def row_of(samples: list[Sample], layout: RowLayout) -> dict[str, list[int]]:
-    """The arrays of one row with some samples that fit into it."""
+    """Arrays of one row that holds the given samples."""
     length, pad = layout.max_sequence_length, layout.pad_id
     row: dict[str, list[int]] = {"text_input_ids": [], "labels": [], "loss_mask": [], "key_padding_mask": []}
     for sample in samples:

@@ -22,14 +22,14 @@ PICTURES = sorted(str(path.relative_to(IMAGES)) for path in IMAGES.rglob("*.png"
 PATCHES, LENGTH = 16, 96
 FREEZE_PHASE_1 = [r"^model\.vision_tower\.", r"^model\.language_model\.", r"^lm_head\."]
 FREEZE_PHASE_2 = [r"^model\.vision_tower\."]
-# With one thread sums have one order, in this process and in those that tests start; small models gain nothing by more.
+# With one thread, sums have a fixed order in this and in child processes; small models are no faster with more.
 torch.set_num_threads(1)
 _FOLDERS = tempfile.TemporaryDirectory(prefix="llava-hdf5-trainer-")
 
 
 @functools.cache
 def dataset(rows: int = 24, style: str = "vicuna_v1", salt: str = "a") -> Path:
-    """A dataset whose every third row has no image (`plain`: every row has one). Written once, left alone."""
+    """A read-only dataset whose every third row has no image (with `plain`, every row has one)."""
     folder = Path(_FOLDERS.name) / f"{style}-{rows}-{salt}"
     records: list[dict[str, Any]] = []
     for number in range(rows):
@@ -55,7 +55,7 @@ def dataset(rows: int = 24, style: str = "vicuna_v1", salt: str = "a") -> Path:
 
 
 def values(**changes: Any) -> dict[str, Any]:
-    """A params file as plain values, with `section__key=value` to change it and None to leave a key out."""
+    """Values of a params file; `section__key=value` changes a key, and None removes it."""
     made: dict[str, Any] = {
         "train_input": {"data_dir": str(dataset()), "img_data_dir": str(IMAGES), "batch_size": 4},
         "model": {
@@ -101,7 +101,7 @@ def write_params(folder: Path, **changes: Any) -> Path:
 
 
 def run_python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own, with the checkout and this folder to import from."""
+    """Run Python in a separate process that can import from the checkout and from this folder."""
     paths = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests"), str(Path(__file__).parent)])
     return subprocess.run(
         [sys.executable, *arguments],
@@ -114,6 +114,6 @@ def run_python(*arguments: str, cwd: Path | None = None) -> subprocess.Completed
 
 
 def logged(model_dir: Path, name: str) -> list[float]:
-    """One figure of every log of a run."""
+    """One value of every log line of a run."""
     history = json.loads((model_dir / "trainer_state.json").read_bytes())["log_history"]
     return [entry[name] for entry in history if name in entry]

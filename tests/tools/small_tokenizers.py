@@ -1,4 +1,4 @@
-"""Texts and tokenizers for tests of ids: what texts hold in the wild, folders of tokenizers, and small new ones."""
+"""Texts and tokenizers for tests of ids: realistic texts, folders of tokenizers, and small new tokenizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conftest import QUICKSTART, shared_folder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-# What a text is made of in the wild: words, runs of blanks, newlines, specials as text, other scripts, bytes.
+# Parts of realistic texts: words, runs of spaces, newlines, special tokens as text, other scripts, bytes.
 _PARTS = st.sampled_from(
     [
         *("the", "red circle", "USER:", "ASSISTANT:", "[INST]", "123", "a.b,c", "def f():"),

@@ -1,4 +1,4 @@
-"""The samples of a dataset of any kind, by their records, as h5py reads them."""
+"""Read the samples of any dataset through h5py, by record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hdf5_writer.layout import OutputLayout
 
 
 class StoredSample(NamedTuple):
-    """What training sees of a sample: positions that are attended, and where its images stand among them."""
+    """A sample as training sees it: its attended positions and the positions of its images among them."""
 
     ids: list[int]
     labels: list[int]
@@ -21,7 +21,7 @@ class StoredSample(NamedTuple):
 
 
 def stored_samples(root: Path) -> dict[tuple[int, int], StoredSample]:
-    """(index of the file, line) → its sample; a record that has two fails."""
+    """(file index, line) → sample; fails if a record has two samples."""
     found: dict[tuple[int, int], StoredSample] = {}
     for path in OutputLayout(root).shards():
         with h5py.File(path) as file:
@@ -43,7 +43,7 @@ def stored_samples(root: Path) -> dict[tuple[int, int], StoredSample]:
                 kept = hidden == 0
                 true_labels = labels[kept]
                 if hidden.any():
-                    # Before the dummy slots of a fixed text-only row, the label is the first token behind them.
+                    # Before the dummy slots of a fixed text-only row, the label is the first token after them.
                     true_labels = np.append(ids[kept][1:], labels[-1])
                 found[source] = StoredSample(ids[kept].tolist(), true_labels.tolist(), loss[kept].tolist(), own)
     return found

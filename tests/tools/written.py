@@ -1,4 +1,4 @@
-"""Small datasets on the embedded tokenizer and pictures, and what they hold according to h5py."""
+"""Write small datasets with the embedded tokenizer and images, and read them through h5py."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PICTURES = sorted(str(path.relative_to(IMAGES)) for path in IMAGES.rglob("*.png"
 
 @dataclass(frozen=True)
 class Written:
-    """A dataset on disk of one sample a row, and its arrays as h5py reads them: one entry per row, over all shards.
+    """A dataset on disk with one sample per row, and its arrays read through h5py: one entry per row, over all shards.
 
-    `image_paths` are empty for text only; `modality_lengths` the positions attended, negative for text only.
+    `image_paths` are empty for text only; `modality_lengths` are the attended positions, negative for text only.
     """
 
     root: Path
@@ -48,14 +48,14 @@ def records_of(count: int, salt: str) -> list[dict[str, Any]]:
 
 
 def write_dataset(folder: Path, **options: Any) -> Written:
-    """Write a dataset of one sample a row, see `write_folder`, and read it."""
+    """Write a dataset with one sample per row (see `write_folder`) and read it."""
     return read_written(write_folder(folder, **options))
 
 
 def write_folder(
     folder: Path, *, records: int | list[Any], samples_per_shard: int, salt: str = "first", **changes: Any
 ) -> Path:
-    """Run the main job in this process, and give its output folder. `changes`: `section__key=value`."""
+    """Run the main job in this process and return its output folder. `changes`: `section__key=value`."""
     made = records_of(records, salt) if isinstance(records, int) else records
     write_jsonl(folder / "in" / f"{salt}.jsonl", made)
     values: dict[str, dict[str, Any]] = {
@@ -83,7 +83,7 @@ def write_folder(
 
 @functools.cache
 def first() -> Written:
-    """300 rows, two in seven of text only, in shards of 70: blocks of 64 and of 6 rows. Written once, left alone."""
+    """Read-only dataset of 300 rows, two in seven text only, in shards of 70 rows (blocks of 64 and 6)."""
     return write_dataset(_folder("first"), records=300, samples_per_shard=70)
 
 
@@ -101,7 +101,7 @@ def _folder(name: str) -> Path:
 
 
 def read_written(root: Path) -> Written:
-    """All rows through h5py alone."""
+    """Read all rows through h5py only."""
     columns: dict[str, list[Any]] = {}
     for path in OutputLayout(root).shards():
         with h5py.File(path) as file:

@@ -1,9 +1,9 @@
-"""Make the embedded example again, byte for byte; from the top of the checkout:
+"""Rebuild the embedded example byte for byte; from the root of the checkout:
 
     python -m tests.tools.make_quickstart [--out DIR]
 
-writes to `configs/quickstart` unless told otherwise. Nothing is downloaded and nothing is random: run it after a change
-to a picture or a text, and commit what changed.
+writes to `configs/quickstart` by default. Nothing is downloaded and the output is deterministic: run it after a change
+to an image or a text, and commit the result.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The drawing surface of the quickstart pictures: smooth shapes and a pixel alphabet of our own.
+"""The drawing surface of the quickstart images: smooth shapes and a built-in pixel font.
 
 A font file, even Pillow's built-in one, is drawn by FreeType, whose pixels change from release to release. The example
-must come out the same everywhere, so its letters are drawn as squares.
+must be reproducible everywhere, so its letters are drawn as squares.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ GLYPHS = _glyphs()
 
 
 class Canvas:
-    """An RGB picture in the making; all coordinates are in pixels of the finished picture.
+    """An RGB image that is being drawn; all coordinates are in pixels of the finished image.
 
     Everything is drawn four times larger and averaged down at the end, which smooths the edges with whole-number
     arithmetic only.
@@ -130,7 +130,7 @@ class Canvas:
             left += 6 * scale
 
     def finish(self) -> Image.Image:
-        """Give the picture at its final size."""
+        """Return the image at its final size."""
         return self._image.reduce(self.OVERSAMPLING)
 
 

@@ -76,7 +76,7 @@ class Chart:
         label_width = max(text_width(self.label(b), 1) for b in self.bars)
         wall = MARGIN + label_width + 6
         step = (self.height - TITLE_HEIGHT - MARGIN) / len(self.bars)
-        # The space behind the longest bar is for its number.
+        # The space after the longest bar is for its number.
         unit_width = (self.width - wall - MARGIN - 14) / max(b.value for b in self.bars)
         for place, bar in enumerate(self.bars):
             middle = TITLE_HEIGHT + (place + 0.5) * step

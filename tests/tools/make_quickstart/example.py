@@ -1,4 +1,4 @@
-"""The embedded example: pictures, captions, conversations and a tokenizer, all of our own."""
+"""The embedded example: images, captions, conversations and a tokenizer, all made for this project."""
 
 import json
 from pathlib import Path
@@ -25,17 +25,17 @@ Record = dict[str, object]
 
 
 def pictures() -> list[Picture]:
-    """Draw all pictures of the example."""
+    """Draw all images of the example."""
     return [*shape_pictures(), *chart_pictures(), *scene_pictures()]
 
 
 def with_image(text: str, place: int) -> str:
-    """Put `<image>` before the text, and behind it in every third record, for both are found in real data."""
+    """Put `<image>` before the text, or after it in every third record, since real data has both."""
     return f"{text}\n<image>" if place % 3 == 2 else f"<image>\n{text}"
 
 
 def record(identity: str, rounds: tuple[Round, ...], image: str | None = None) -> Record:
-    """Lay out question-answer rounds as a LLaVA record."""
+    """Format question-answer rounds as a LLaVA record."""
     turns = [
         {"from": speaker, "value": value}
         for question, answer in rounds
@@ -46,7 +46,7 @@ def record(identity: str, rounds: tuple[Round, ...], image: str | None = None) -
 
 
 def caption_records(drawn: list[Picture]) -> list[Record]:
-    """Give the records of phase 1: every picture once, with its caption."""
+    """Return the records of phase 1: every image once, with its caption."""
     return [
         record(
             _identity(picture),
@@ -58,7 +58,7 @@ def caption_records(drawn: list[Picture]) -> list[Record]:
 
 
 def conversation_records(drawn: list[Picture]) -> list[Record]:
-    """Give the records of phase 2: every picture with its rounds, then the conversations without a picture."""
+    """Return the records of phase 2: every image with its rounds, then the text-only conversations."""
     records = []
     for place, picture in enumerate(drawn):
         (question, answer), *later = picture.rounds
@@ -73,12 +73,12 @@ def _identity(picture: Picture) -> str:
 
 
 def texts_of(records: list[Record]) -> list[str]:
-    """Collect what is said in the records, without the mark of the image, which never becomes tokens."""
+    """Return the texts of the records, without image tokens."""
     return [turn["value"].replace("<image>", "").strip("\n") for one in records for turn in one["conversations"]]  # type: ignore[attr-defined]
 
 
 def write_records(path: Path, records: list[Record]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in records]
     path.write_bytes("".join(lines).encode())

@@ -1,4 +1,4 @@
-"""A drawn picture with what is true about it, and the English in which it is said."""
+"""A drawn image with its texts, and functions that form English phrases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

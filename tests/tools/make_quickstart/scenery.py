@@ -19,7 +19,7 @@ IN_THE_SKY = {"sun", "moon", "star", "cloud", "balloon"}
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene.
+    """One object in a scene.
 
     `x` runs from 0 (left edge) to 1 (right edge). `color` is its main colour, `second_color` that of a house's roof or
     a boat's sail; `windows` is for houses.
@@ -39,7 +39,7 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        """What one says of it: "white house with a red roof"."""
+        """Its description: "white house with a red roof"."""
         if self.kind == "house":
             return f"{self.color} house with {with_article(self.second_color)} roof"
         if self.kind == "boat":
@@ -96,7 +96,7 @@ def _draw_moon(canvas: Canvas, x: float, _: Thing) -> None:
 
 
 def _draw_star(canvas: Canvas, x: float, _: Thing) -> None:
-    # Stars to the right stand a little lower, so that a row of them does not look like a string of lamps.
+    # Stars further right are drawn a little lower, so that a row of them looks less regular.
     y, radius = canvas.height * (0.1 + 0.14 * (x / canvas.width)), canvas.height * 0.035
     canvas.polygon([(x, y - radius), (x + radius * 0.3, y), (x, y + radius), (x - radius * 0.3, y)], "white")
     canvas.polygon([(x - radius, y), (x, y - radius * 0.3), (x + radius, y), (x, y + radius * 0.3)], "white")
@@ -166,7 +166,7 @@ def _draw_balloon(canvas: Canvas, x: float, balloon: Thing) -> None:
 
 
 def _draw_snowman(canvas: Canvas, x: float, _: Thing) -> None:
-    # Stands before the sky, since a white figure cannot be seen on snow.
+    # Drawn in front of the sky, since a white figure is invisible on snow.
     floor, radius = canvas.height * 0.66, canvas.height * 0.11
     canvas.ellipse(x, floor - radius, radius, radius, "white")
     canvas.ellipse(x, floor - radius * 2.5, radius * 0.72, radius * 0.72, "white")

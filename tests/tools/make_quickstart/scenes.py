@@ -1,4 +1,4 @@
-"""Simple scenes and what can be asked about them. Every answer is computed from the list of things drawn."""
+"""Simple scenes and questions about them. Every answer is computed from the list of drawn objects."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from .scenery import GROUND_WORDS, IN_THE_SKY, SKY_WORDS, Scene, Thing
 
 
 def caption(scene: Scene) -> str:
-    """Say what stands where, equal things counted together."""
+    """Describe the objects and their positions; equal objects are counted."""
     land = [t for t in scene.things if t.kind not in IN_THE_SKY and t.kind != "mountain"]
     sky = [t for t in scene.things if t.kind in IN_THE_SKY]
     mountains = [t for t in scene.things if t.kind == "mountain"]

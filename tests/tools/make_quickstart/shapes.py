@@ -102,7 +102,7 @@ def draw_shape(canvas: Canvas, kind: str, x: float, y: float, radius: float, col
 
 
 def star_corners(x: float, y: float, radius: float) -> list[tuple[float, float]]:
-    """Corners of a five-pointed star with one point straight up."""
+    """Corners of a five-pointed star with one point up."""
     corners = []
     for step in range(10):
         reach = radius if step % 2 == 0 else radius * 0.45

@@ -1,7 +1,7 @@
-"""Conversations without a picture, written for the example.
+"""Text-only conversations, written for the example.
 
-They carry what pictures do not: several languages, emoji, code with its indentation, columns made of blanks, and the
-name of a special token typed as ordinary text.
+They cover what image conversations do not: several languages, emoji, indented code, columns aligned with spaces, and
+the name of a special token typed as ordinary text.
 """
 
 from .picture import Round

@@ -1,4 +1,4 @@
-"""Train the example's tokenizer and write it in the two forms in which Llama tokenizers are handed around."""
+"""Train the example's tokenizer and write it in the two common formats of Llama tokenizers."""
 
 import io
 import json
@@ -13,7 +13,7 @@ VOCABULARY_SIZE = 1800
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 METASPACE = "▁"
 
-# As in the tokenizer folders of Llama and LLaVA: padding has no piece of its own, it borrows <unk>.
+# As in the tokenizer folders of Llama and LLaVA: padding has no piece of its own and uses <unk>.
 TOKENIZER_CONFIG = {
     "tokenizer_class": "LlamaTokenizer",
     "add_bos_token": True,
@@ -28,17 +28,17 @@ TOKENIZER_CONFIG = {
 }
 SPECIAL_TOKENS_MAP = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
 
-# Latin letters only: Chinese, Japanese and emoji have no pieces, so the example also shows the fall back to bytes.
+# Latin letters only: Chinese, Japanese and emoji have no pieces, so the example also exercises byte fallback.
 _NOT_LATIN = re.compile(r"[^\u0000-\u024f]")
 
 
 def train(texts: Iterable[str]) -> bytes:
-    """Train a SentencePiece model with Llama's settings and give the bytes of `tokenizer.model`.
+    """Train a SentencePiece model with Llama's settings and return the bytes of `tokenizer.model`.
 
-    Fed from memory on one thread, so that the result depends on the texts alone: neither a path nor the order in which
-    threads finish enters it.
+    Trained from memory on one thread, so that the result depends only on the texts, not on a path or on the
+    order in which threads finish.
     """
-    # Each line once: the example asks the same question of many pictures, which says nothing about English.
+    # Each line once, since the example repeats the same questions for many images.
     lines = dict.fromkeys(line for text in texts for line in text.split("\n") if not _NOT_LATIN.search(line))
     lines.pop("", None)
     model = io.BytesIO()
@@ -99,7 +99,7 @@ def to_tokenizers(model: bytes) -> Tokenizer:
 
 
 def write_tokenizer(model: bytes, json_folder: Path, sentencepiece_folder: Path) -> None:
-    """Write both forms of the tokenizer, each with the configuration that `transformers` reads."""
+    """Write both formats of the tokenizer, each with the configuration that `transformers` reads."""
     json_folder.mkdir(parents=True, exist_ok=True)
     sentencepiece_folder.mkdir(parents=True, exist_ok=True)
     content = json.loads(to_tokenizers(model).to_str())
