@@ -1,6 +1,7 @@
 """Kill a command at a given write, flush or rename."""
 
 import os
+import pathlib
 import signal
 
 from preprocess.converters.core import job
@@ -28,5 +29,7 @@ def killed_at(step, arguments):
         return act
 
     os.replace, os.fsync, os.unlink = dying(os.replace), dying(os.fsync), dying(os.unlink)
+    if accessor := getattr(pathlib, "_NormalAccessor", None):  # Python 3.10 keeps them from its import
+        accessor.replace, accessor.unlink = staticmethod(os.replace), staticmethod(os.unlink)
     job.write_all = dying(job.write_all)
     os._exit(main(arguments))
