@@ -20,7 +20,7 @@ from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConf
 from preprocess.config import DatasetConfig  # noqa: E402
 from preprocess.conversation import Conversation, read_conversation  # noqa: E402
 from preprocess.record_keys import RecordKeys  # noqa: E402
-from preprocess.segments import Mark, Segment, Special, Text, unfolded  # noqa: E402
+from preprocess.segments import Mark, Segment, Special, Text  # noqa: E402
 from preprocess.templates import TEMPLATES, LlavaRenderer  # noqa: E402
 from preprocess.templates.chat import ChatRenderer  # noqa: E402
 from preprocess.templates.named import CHAT_TEMPLATES  # noqa: E402
@@ -47,7 +47,8 @@ def prompt_of(segments: list[Segment], spellings: list[str]) -> str:
     marks = {Mark.BOS: "<s>", Mark.EOS: "</s>", Mark.IMAGE: "<image>", Mark.IMAGE_TOKEN: "<image>"}
     return "".join(
         part.text if isinstance(part, Text) else spellings[part.id] if isinstance(part, Special) else marks[part]
-        for part in unfolded(segments)
+        for found in segments
+        for part in getattr(found, "segments", [found])  # those of `ConstantSegments`
     )
 
 
