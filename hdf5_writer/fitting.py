@@ -170,7 +170,8 @@ def _find_rejects(
             return Rejected(
                 Reason.SUPERVISED_AT_DUMMY_IMAGE,
                 f"the answer begins at token {answer_at[sample] + 1} of a text-only record, but in fixed "
-                f"rows the dummy image comes after {start} tokens, and an answer must begin at least one token later",
+                f"rows the dummy image comes after {start} tokens, and an answer must begin at least one token later; "
+                "set processor.packing: best_fit or dataset.max_images above 1 for rows without dummy images",
             )
         if too_long[sample]:
             included = "" if start is None and not images[sample] else ", images included"

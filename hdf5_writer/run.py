@@ -212,7 +212,7 @@ def _new_plan(
                 progress.note(warning)
         except MostRejectedError as error:
             if not keep_going:
-                raise
+                raise MostRejectedError(f"{error}, or give --keep-going to start anyway") from None
             progress.note(f"warning: {error}")
         if overwrite:
             remove_output(layout)

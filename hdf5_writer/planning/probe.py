@@ -12,15 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from hdf5_writer.config import Config
+from hdf5_writer.fitting import fit_samples
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line
 from hdf5_writer.planning.plan import Plan
-from hdf5_writer.stages import Stages, parse_line, warm_tokenizer
+from hdf5_writer.rows import RowLayout
+from hdf5_writer.stages import Stages, parse_line, row_layout, warm_tokenizer
 from preprocess.config import ConfigError
+from preprocess.conversation import Conversation
 from preprocess.image_files import looks_like_an_image
 from preprocess.images import ImageChecker
 from preprocess.regular_files import open_regular
 from preprocess.rejects import Reason, Rejected
+from preprocess.samples import batch_of
 
 MAX_PROBED = 500
 MIN_PROBED = 20
@@ -56,7 +60,7 @@ def probed_records(records: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def probe(plan: Plan, layout: OutputLayout) -> list[str]:
-    """Read, validate and render a sample of the records, and look up their images if the config asks for it.
+    """Process a sample of the records as a task would, without writing rows or decoding images.
 
     Args:
         plan: the whole plan; the choice of records depends only on it.
@@ -73,6 +77,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
     config = _without_decoding(plan.local_config())
     decodes = plan.config.dataset.check_images == "decode"
     stages = Stages(config, warm_tokenizer(plan.config))
+    rows = row_layout(plan.config, plan.tokenizer)
     # Check single files: listing a whole folder does not pay for a few hundred images.
     stages.images = ImageChecker(config.dataset.image_dir, config.dataset.check_images, max_names=0)
     reasons = Counter[Enum]()
@@ -86,7 +91,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
             record = parse_line(line)
             readable.add(line.file)
             conversation = stages.read(record, plan.inputs[line.file].record_format)
-            stages.renderer.render(conversation)
+            _fit(stages, conversation, rows)
             if config.dataset.check_images == "exists":
                 images += len(conversation.images)
                 paths = [Path(config.dataset.image_dir or "", image) for image in conversation.images]
@@ -106,7 +111,7 @@ def probe(plan: Plan, layout: OutputLayout) -> list[str]:
             raise MostRejectedError(
                 f"{path.absolute()}: is a JSON array, expected one JSON object a line; {how} it "
                 f"{path.name.partition('.jsonl')[0]}.json, run `convert_json2jsonl --input_dir {path.parent}` and use "
-                "the folder it writes, or give --keep-going to start anyway"
+                "the folder it writes"
             )
     for reason, count in reasons.most_common(1):
         if probed >= MIN_PROBED and count > max(0.5, config.setup.max_reject_fraction) * probed:
@@ -133,6 +138,13 @@ def _lines(plan: Plan, layout: OutputLayout) -> Iterator[Line]:
         yield from lines
 
 
+def _fit(stages: Stages, conversation: Conversation, rows: RowLayout) -> None:
+    """Raise the reject of a record that has no place in a row."""
+    _, _, rejects = fit_samples(batch_of(stages.encode(conversation)), rows)
+    for reject in rejects.values():
+        raise reject
+
+
 def _is_image(path: Path) -> bool:
     try:
         with open_regular(path) as file:
@@ -149,7 +161,7 @@ def _refusal(plan: Plan, stages: Stages, line: Line, reject: Rejected, count: in
         example += f" (tried {os.path.abspath(Path(plan.local_config().dataset.image_dir or '', image))})"
     return (
         f"{count} of {probed} sampled records would be rejected as {reject.reason.value}, such as {example}; "
-        "correct the data or the config, or give --keep-going to start anyway"
+        "correct the data or the config"
     )
 
 

@@ -135,6 +135,7 @@ def test_a_fixed_text_only_sample_whose_answer_follows_the_dummy_image_is_reject
         with pytest.raises(Rejected) as rejected:
             fit(sample([1, 2, 3, 4, 5], spans), FIXED)
         assert rejected.value.reason is Reason.SUPERVISED_AT_DUMMY_IMAGE
+        assert "set processor.packing: best_fit or dataset.max_images above 1" in rejected.value.detail
         fit(sample([1, 2, 3, 4, 5], spans), FREE)
 
 

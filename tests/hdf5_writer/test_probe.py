@@ -58,8 +58,31 @@ def test_a_wrong_image_folder_stops_the_run_before_writing(tmp_path: Path, capsy
         assert "--keep-going" in stderr
         assert not list((tmp_path / "out").glob("*.h5"))
     assert run(tmp_path, "--keep-going") == 3, "the limit on rejects still holds at the end"
-    assert "warning: 30 of 30 sampled records" in capsys.readouterr().err
+    warning = capsys.readouterr().err
+    assert "warning: 30 of 30 sampled records" in warning
+    assert "--keep-going" not in warning
     assert json.loads((tmp_path / "out" / "data_params.json").read_bytes())["counts"]["rejected"] == 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("record", "changes", "reason"),
+    [
+        ({"system": "Be nice.", "conversations": turn_pair("hi", "yo")}, [], "supervised_at_dummy_image"),
+        (
+            {"conversations": turn_pair("Count.", "one two " * 60)},
+            ["processor.overflow=reject", "processor.max_sequence_length=620"],
+            "too_long",
+        ),
+    ],
+    ids=["supervised_at_dummy_image", "too_long"],
+)
+def test_rejects_that_are_found_after_tokenizing_stop_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record: dict[str, Any], changes: list[str], reason: str
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [record] * 30)
+    assert run(tmp_path, "dataset.record_format=sharegpt", *changes) == 2
+    assert f"30 of 30 sampled records would be rejected as {reason}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
