@@ -171,7 +171,7 @@ def test_a_forbidden_import_is_reported(importer: str, imported: str) -> None:
 
 def test_modules_are_short_and_have_specific_names() -> None:
     for path in modules():
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 370, f"{path}: look for the second thing it does"
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 370, f"{path}: split it"
         assert path.stem not in ("utils", "util", "common", "helpers", "helper", "misc")
 
 

@@ -102,7 +102,7 @@ def test_a_published_dataset_becomes_batches(make_config: ConfigMaker, tmp_path:
     assert batch["has_image"].all()
     images = batch["image_data"].float().numpy()
     assert images.shape == (rows, 3, 112, 112)
-    assert np.ptp(images, axis=(2, 3)).max() < 0.2, "each picture is of one colour"
+    assert np.ptp(images, axis=(2, 3)).max() < 0.2, "each image has one colour"
 
 
 @pytest.mark.slow

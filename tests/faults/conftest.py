@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import CHECKOUT, QUICKSTART, output_digests, turn_pair, write_jsonl
 
-SABOTEUR = CHECKOUT / "tests" / "tools" / "saboteur"
+FAULT_INJECTION = CHECKOUT / "tests" / "tools" / "fault_injection"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ class Run:
 
     def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
         self.place.mkdir(parents=True, exist_ok=True)
-        paths = os.pathsep.join(filter(None, [str(SABOTEUR), os.environ.get("PYTHONPATH", "")]))
+        paths = os.pathsep.join(filter(None, [str(FAULT_INJECTION), os.environ.get("PYTHONPATH", "")]))
         return subprocess.Popen(
             self.command(*more),
             cwd=self.place,
@@ -81,11 +81,11 @@ FORMS = {
 
 
 @pytest.fixture(scope="session", params=FORMS)
-def undisturbed(
+def uninterrupted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], dict[str, str]]:
     """The arguments of the run, and the digests of its output without faults."""
-    place = tmp_path_factory.mktemp("undisturbed")
+    place = tmp_path_factory.mktemp("uninterrupted")
     data = write_jsonl(place / "data" / "a.jsonl", records(700))
     write_jsonl(place / "data" / "b.jsonl", records(300))
     arguments = [
@@ -102,10 +102,10 @@ def undisturbed(
 
 
 @pytest.fixture
-def run(tmp_path: Path, undisturbed: tuple[list[str], dict[str, str]]) -> Run:
-    return Run(tmp_path, undisturbed[0])
+def run(tmp_path: Path, uninterrupted: tuple[list[str], dict[str, str]]) -> Run:
+    return Run(tmp_path, uninterrupted[0])
 
 
 @pytest.fixture
-def wanted(undisturbed: tuple[list[str], dict[str, str]]) -> dict[str, str]:
-    return undisturbed[1]
+def wanted(uninterrupted: tuple[list[str], dict[str, str]]) -> dict[str, str]:
+    return uninterrupted[1]

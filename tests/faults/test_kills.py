@@ -37,10 +37,10 @@ def children(parent: int) -> list[int]:
     return [int(pid) for pid in found]
 
 
-def kill(process: subprocess.Popen[str], whom: str) -> None:
-    if whom == "group":
+def kill(process: subprocess.Popen[str], target: str) -> None:
+    if target == "group":
         os.killpg(process.pid, signal.SIGKILL)
-    elif whom == "main":
+    elif target == "main":
         process.kill()
     else:
         for child in children(process.pid)[-1:]:
@@ -48,23 +48,23 @@ def kill(process: subprocess.Popen[str], whom: str) -> None:
                 os.kill(child, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("whom", ["main", "worker", "group"])
+@pytest.mark.parametrize("target", ["main", "worker", "group"])
 def test_output_is_identical_after_kills_at_random_times(
-    run: Run, wanted: dict[str, str], rounds: int, whom: str
+    run: Run, wanted: dict[str, str], rounds: int, target: str
 ) -> None:
     began = time.monotonic()
     timing = Run(run.place / "timing", run.arguments)
     assert timing.finish()[0] == 0
     takes = time.monotonic() - began
-    choose = random.Random(whom)
+    choose = random.Random(target)
     for number in range(rounds // 2):
         again = Run(run.place / str(number), run.arguments)
         for _ in range(2):  # the second kill hits a resumed run
             process = again.start()
             time.sleep(choose.uniform(0, takes))
-            kill(process, whom)
+            kill(process, target)
             stderr = process.communicate(timeout=120)[1]
-            if whom == "worker" and process.returncode == 0:
+            if target == "worker" and process.returncode == 0:
                 break  # a dead worker is replaced, and the run continues
             # Python prints an error in a worker that was still starting when the main process was killed.
             assert "Traceback" not in stderr.replace('Traceback (most recent call last):\n  File "<string>"', "")
@@ -94,7 +94,7 @@ def test_output_is_identical_after_kills_around_every_sync_and_rename(
 ) -> None:
     for place, (name, number, when) in enumerate(moments(rounds)):
         again = Run(run.place / str(place), run.arguments)
-        again.finish(SABOTAGE_AT=f"{name}:{number}:{when}", SABOTAGE_GROUP="1")
+        again.finish(KILL_AT=f"{name}:{number}:{when}", KILL_GROUP="1")
         assert_whole(again, wanted)
         code, stderr = again.finish()
         assert code == 0, stderr
@@ -102,16 +102,16 @@ def test_output_is_identical_after_kills_around_every_sync_and_rename(
 
 
 def test_a_record_that_kills_its_worker_is_named_and_can_be_skipped(run: Run, wanted: dict[str, str]) -> None:
-    code, stderr = run.finish(SABOTAGE_RECORD='"id": 123,')
+    code, stderr = run.finish(KILL_ON_RECORD='"id": 123,')
     assert code == 1
     last = stderr.strip().splitlines()[-1]
     assert "a.jsonl, line 124 " in last
     task = last.split("--skip-task ")[1].strip()
     assert task.isdecimal()
     done = list(run.out.glob("examples-*.h5"))
-    assert len(done) == 9, "everything else is done"
+    assert len(done) == 9, "all other tasks are finished"
     assert_whole(run, wanted)
-    code, stderr = run.finish("--skip-task", task, SABOTAGE_RECORD='"id": 123,')
+    code, stderr = run.finish("--skip-task", task, KILL_ON_RECORD='"id": 123,')
     assert code == 0, stderr
     lines = (run.out / "rejects.jsonl").read_text().splitlines()
     assert sum('"skipped"' in line for line in lines) == 100

@@ -50,7 +50,7 @@ def without_params(digests: dict[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in digests.items() if name != "data_params.json"}
 
 
-def assert_one_sentence(stderr: str, words: str) -> None:
+def assert_one_line_error(stderr: str, words: str) -> None:
     last = stderr.strip().splitlines()[-1]
     assert "Traceback" not in stderr
     assert last.startswith("create_hdf5_dataset: ")
@@ -62,7 +62,7 @@ def test_an_output_folder_that_cannot_be_created_is_a_config_error(run: Run) -> 
     with read_only(run.place):
         code, stderr = run.finish()
     assert code == 2
-    assert_one_sentence(stderr, "setup.output_dir out: cannot be created or written (")
+    assert_one_line_error(stderr, "setup.output_dir out: cannot be created or written (")
     assert not run.out.exists()
 
 
@@ -77,7 +77,7 @@ def test_a_run_resumes_after_its_output_folder_became_read_only(run: Run, wanted
     with read_only(run.out):
         code, stderr = run.finish()
         assert code in (1, 2)
-        assert_one_sentence(stderr, "out")
+        assert_one_line_error(stderr, "out")
         assert ("Read-only file system" if not os.geteuid() else "Permission denied") in stderr
     assert {name: digest for name, digest in output_digests(run.out).items() if name in there} == there
     assert run.finish()[0] == 0
@@ -119,7 +119,7 @@ def test_an_input_that_changes_during_the_run_is_named(
     damage(data / "a.jsonl")
     stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 1
-    assert_one_sentence(stderr, f"{data}/a.jsonl: {words}")
+    assert_one_line_error(stderr, f"{data}/a.jsonl: {words}")
     shutil.rmtree(data)
     shutil.copytree(source, data)
     code, stderr = changed.finish()

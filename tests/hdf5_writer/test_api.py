@@ -93,7 +93,7 @@ def test_a_config_may_be_a_dict(tmp_path: Path) -> None:
     assert config.setup.input_dir == tmp_path
     assert config.processor.tokenizer_type == str(QUICKSTART / "tokenizer")
     assert config.setup.dask.scheduler_address == "tcp://a:1"
-    assert values["setup"].keys() == {"input_dir", "output_dir"}, "the caller's own values stay as they are"
+    assert values["setup"].keys() == {"input_dir", "output_dir"}, "the caller's values are not modified"
 
 
 def test_missing_folders_and_rows_are_named(tmp_path: Path, result: hdf5_writer.DatasetResult) -> None:

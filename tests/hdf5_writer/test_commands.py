@@ -47,7 +47,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
-def assert_one_sentence(result: subprocess.CompletedProcess[str]) -> str:
+def assert_one_line_error(result: subprocess.CompletedProcess[str]) -> str:
     """Assert that there is no traceback and that the last line of stderr contains the message."""
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
@@ -65,7 +65,7 @@ def test_the_example_is_written_and_summarised(tmp_path: Path) -> None:
     assert table["image_start_idx"] == str(params["image_start_idx"])
     assert {"written", "rejected", "text tokens", "supervised tokens", "padding", "records/s", "shards"} <= set(table)
     assert "55 records → 3 shard(s)" in result.stderr
-    assert "\r" not in result.stderr, "no progress bar where stderr is no terminal"
+    assert "\r" not in result.stderr, "no progress bar if stderr is not a terminal"
     again = run(cwd=tmp_path)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
@@ -99,10 +99,10 @@ def test_the_same_bytes_after_kills_of_the_whole_group(tmp_path: Path) -> None:
     )
     arguments = [f"setup.input_dir={tmp_path / 'in'}", "setup.output_dir=out", "setup.samples_per_shard=50"]
     places = {}
-    for place in ("undisturbed", "killed"):
+    for place in ("uninterrupted", "killed"):
         places[place] = tmp_path / place
         places[place].mkdir()
-    assert run(*arguments, cwd=places["undisturbed"]).returncode == 0
+    assert run(*arguments, cwd=places["uninterrupted"]).returncode == 0
     out = places["killed"] / "out"
     finished = []
     for wanted in (0, 1, 5, 12):
@@ -111,10 +111,10 @@ def test_the_same_bytes_after_kills_of_the_whole_group(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         finished.append(len(shards_of(out)))
-    assert finished == sorted(finished), "no kill takes away what was finished"
+    assert finished == sorted(finished), "finished shards survive kills"
     assert 12 <= finished[-1] <= 21
     assert run(*arguments, cwd=places["killed"]).returncode == 0
-    assert output_digests(out) == output_digests(places["undisturbed"] / "out")
+    assert output_digests(out) == output_digests(places["uninterrupted"] / "out")
     assert not list(out.rglob("*.tmp"))
     verified = subprocess.run([sys.executable, "-m", "hdf5_writer.verify_hdf5_dataset", str(out)], check=False)
     assert verified.returncode == 0
@@ -266,7 +266,7 @@ def _group_lives(group: int) -> bool:
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], words: str) -> None:
     result = call(*arguments, cwd=tmp_path)
     assert result.returncode == 2
-    assert words in assert_one_sentence(result)
+    assert words in assert_one_line_error(result)
     assert not list(tmp_path.rglob("*.h5"))
 
 
@@ -275,7 +275,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path: Path, arguments: lis
 def test_a_broken_tokenizer_gives_exit_code_2(tmp_path: Path, name: str) -> None:
     result = call(f"processor.tokenizer_type={shared_folder('tokenizers') / name}", cwd=tmp_path)
     assert result.returncode == 2
-    assert name in assert_one_sentence(result)
+    assert name in assert_one_line_error(result)
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_another_plan_in_the_output_folder_gives_exit_code_2_unless_overwrite(tm
     assert call(cwd=tmp_path).returncode == 0
     result = call("setup.seed=1", cwd=tmp_path)
     assert result.returncode == 2
-    assert "setup.seed was 0, is 1" in assert_one_sentence(result)
+    assert "setup.seed was 0, is 1" in assert_one_line_error(result)
     assert call("setup.seed=1", "--overwrite", cwd=tmp_path).returncode == 0
 
 
@@ -294,7 +294,7 @@ def test_too_many_rejects_give_exit_code_3_and_a_finished_dataset(tmp_path: Path
     arguments = [f"setup.input_dir={tmp_path / 'a.jsonl'}"]
     result = call(*arguments, cwd=tmp_path)
     assert result.returncode == 3
-    assert "2 of 20 records were rejected (10.0%)" in assert_one_sentence(result)
+    assert "2 of 20 records were rejected (10.0%)" in assert_one_line_error(result)
     assert (tmp_path / "quickstart_output" / "data_params.json").exists()
     assert call(*arguments, "setup.max_reject_fraction=0.1", cwd=tmp_path).returncode == 0
 
@@ -309,7 +309,7 @@ def test_a_full_disk_gives_exit_code_1_and_the_run_can_be_resumed(tmp_path: Path
     try:
         result = call("setup.samples_per_shard=6", cwd=small)
         assert result.returncode == 1
-        assert re.search(r"quickstart_output/.*: No space left on device", assert_one_sentence(result))
+        assert re.search(r"quickstart_output/.*: No space left on device", assert_one_line_error(result))
         assert not list(small.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
         assert call("setup.samples_per_shard=6", cwd=small).returncode == 0

@@ -20,7 +20,7 @@ from hdf5_writer.engines.local import TasksFailedError, run_tasks, spawn_pool, w
 from hdf5_writer.task import TaskDone
 
 
-def fine(task: int) -> TaskDone:
+def succeed(task: int) -> TaskDone:
     return TaskDone(task, 10, 9)
 
 
@@ -28,46 +28,46 @@ def always(_: int) -> bool:
     return True
 
 
-def failing(task: int) -> TaskDone:
+def fail_at_3(task: int) -> TaskDone:
     if task == 3:
         raise OSError(28, "No space left on device")
-    return fine(task)
+    return succeed(task)
 
 
-def deadly(folder: Path, killers: tuple[int, ...], deaths: int, task: int) -> TaskDone:
-    """Kills its worker the first `deaths` times for the tasks among `killers`."""
+def kill_worker(folder: Path, killing: tuple[int, ...], deaths: int, task: int) -> TaskDone:
+    """Kills its worker the first `deaths` times for the tasks among `killing`."""
     marks = list(folder.glob(f"{task}-*"))
     (folder / f"{task}-{len(marks)}").touch()
-    if task in killers and len(marks) < deaths:
+    if task in killing and len(marks) < deaths:
         os.kill(os.getpid(), signal.SIGKILL)
-    return fine(task)
+    return succeed(task)
 
 
 def test_every_task_is_run_once_in_order() -> None:
     done: list[TaskDone] = []
-    run_tasks(range(7), fine, fine, always, InlineExecutor, 3, done.append)
-    assert sorted(done) == [fine(task) for task in range(7)]
+    run_tasks(range(7), succeed, succeed, always, InlineExecutor, 3, done.append)
+    assert sorted(done) == [succeed(task) for task in range(7)]
 
 
 def test_an_error_of_a_task_stops_the_run() -> None:
     done: list[TaskDone] = []
     with pytest.raises(OSError, match="No space left"):
-        run_tasks(range(9), failing, failing, always, InlineExecutor, 1, done.append)
+        run_tasks(range(9), fail_at_3, fail_at_3, always, InlineExecutor, 1, done.append)
     assert [task.task for task in done] == [0, 1, 2]
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_once_loses_no_task(tmp_path: Path) -> None:
     done: list[TaskDone] = []
-    run = functools.partial(deadly, tmp_path, (2, 4), 1)
+    run = functools.partial(kill_worker, tmp_path, (2, 4), 1)
     run_tasks(range(6), run, run, always, spawn_pool, 2, done.append)
-    assert sorted(done) == [fine(task) for task in range(6)]
+    assert sorted(done) == [succeed(task) for task in range(6)]
 
 
 @pytest.mark.faults
 def test_a_task_that_always_kills_its_worker_is_named_and_the_others_finish(tmp_path: Path) -> None:
     done: list[TaskDone] = []
-    run = functools.partial(deadly, tmp_path, (1, 4), 99)
+    run = functools.partial(kill_worker, tmp_path, (1, 4), 99)
     with pytest.raises(TasksFailedError) as error:
         run_tasks(range(6), run, run, always, spawn_pool, 2, done.append)
     assert error.value.tasks == [1, 4]
@@ -78,7 +78,7 @@ def test_a_task_that_always_kills_its_worker_is_named_and_the_others_finish(tmp_
 
 @pytest.mark.slow
 def test_workers_that_die_before_any_record_stop_the_run_at_the_first_task(tmp_path: Path) -> None:
-    run = functools.partial(deadly, tmp_path, tuple(range(6)), 99)
+    run = functools.partial(kill_worker, tmp_path, tuple(range(6)), 99)
     with pytest.raises(TasksFailedError) as error:
         run_tasks(range(6), run, run, lambda _: False, spawn_pool, 1, print)
     assert error.value.tasks == [0]
@@ -104,7 +104,7 @@ def test_an_interrupt_stops_the_workers_and_no_other_child() -> None:
 
     with child_of_the_caller() as child:
         with pytest.raises(KeyboardInterrupt):
-            run_tasks(range(9), fine, fine, always, spawn_pool, 1, interrupt)
+            run_tasks(range(9), succeed, succeed, always, spawn_pool, 1, interrupt)
         for process in multiprocessing.active_children():
             if process is not child:
                 process.join(30)
@@ -137,7 +137,7 @@ def test_an_interrupt_while_a_worker_starts_waits_until_it_has_started(
     other.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_tasks(range(3), fine, fine, always, spawn_pool, 1, print)
+            run_tasks(range(3), succeed, succeed, always, spawn_pool, 1, print)
     finally:
         stop.set()
         other.join()

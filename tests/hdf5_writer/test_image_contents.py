@@ -167,7 +167,7 @@ def test_shards_of_an_image_changed_between_runs_are_rewritten(config_of: Any, t
 
     broken_off()
     os.utime(images / PICTURES[2], ns=(1, 1))
-    assert changed(config_of(**ENCODED), out) == [], "touched, but the same"
+    assert changed(config_of(**ENCODED), out) == [], "new modification time, same bytes"
     assert output_digests(out) == whole
     broken_off()
     Image.new("RGB", (50, 40), "red").save(images / PICTURES[2])

@@ -58,7 +58,7 @@ def test_every_sample_is_in_exactly_one_row_that_fits_it(
     assert sorted(packed.order.tolist()) == list(range(len(lengths)))
     rows = np.split(packed.order, np.cumsum(packed.samples_per_row)[:-1]) if lengths else []
     for row in rows:
-        assert row.tolist() == sorted(row.tolist()), "in the order of their records"
+        assert row.tolist() == sorted(row.tolist()), "in record order"
         assert sum(lengths[sample] for sample in row) <= capacity
         assert most is None or sum(images[sample] for sample in row) <= most
     if key is None:

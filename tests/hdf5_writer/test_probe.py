@@ -57,7 +57,7 @@ def test_a_wrong_image_folder_stops_the_run_before_writing(tmp_path: Path, capsy
         assert f"(tried {IMAGES / 'nowhere/1.png'})" in stderr
         assert "--keep-going" in stderr
         assert not list((tmp_path / "out").glob("*.h5"))
-    assert run(tmp_path, "--keep-going") == 3, "the limit on rejects still holds at the end"
+    assert run(tmp_path, "--keep-going") == 3, "the limit on rejects still applies at the end"
     warning = capsys.readouterr().err
     assert "warning: 30 of 30 sampled records" in warning
     assert "--keep-going" not in warning

@@ -196,9 +196,9 @@ def started(make_config: ConfigMaker, tmp_path: Path) -> Any:
     """A config for 20 records in 5 shards, and the digests of an uninterrupted run in another folder."""
     write_jsonl(tmp_path / "in" / "a.jsonl", [*map(text_record, range(18)), {}, image_record()])
     options = {"setup__samples_per_shard": 4}
-    create(make_config(**options, setup__output_dir=str(tmp_path / "undisturbed")))
+    create(make_config(**options, setup__output_dir=str(tmp_path / "uninterrupted")))
     config = make_config(**options)
-    return config, {**output_digests(tmp_path / "undisturbed"), "data_params.json": None}
+    return config, {**output_digests(tmp_path / "uninterrupted"), "data_params.json": None}
 
 
 def without_params(root: Path) -> dict[str, Any]:
@@ -582,7 +582,7 @@ def test_parts_in_any_order_give_the_same_dataset(started: Any, tmp_path: Path, 
     assert create_part(config, SilentProgress(), Part(0, 4), make_executor=InlineExecutor) == 0
 
 
-class Interposing(InlineExecutor):
+class CallBeforeSecondTask(InlineExecutor):
     """Calls a function once, before the second task."""
 
     def __init__(self, act: Callable[[], object]) -> None:
@@ -593,7 +593,7 @@ class Interposing(InlineExecutor):
         self._submitted += 1
         if self._submitted == 2:
             self._act()
-            forget_loaded_plan()  # a worker that starts now
+            forget_loaded_plan()  # like a newly started worker
         return super().submit(fn, *args, **kwargs)
 
 
@@ -617,7 +617,7 @@ def test_a_part_with_other_processes_paths_and_file_times_joins_running_parts(
         create_part(other, SilentProgress(), Part(1, 2), make_executor=InlineExecutor)
         plans.append(OutputLayout(tmp_path / "out").plan.read_bytes())
 
-    create_part(config, SilentProgress(), Part(0, 2), make_executor=lambda _: Interposing(second_part))
+    create_part(config, SilentProgress(), Part(0, 2), make_executor=lambda _: CallBeforeSecondTask(second_part))
     assert plans[0] == plans[1]
     finalize(config)
     assert without_params(tmp_path / "out") == wanted

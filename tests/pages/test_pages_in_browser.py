@@ -81,9 +81,9 @@ def stored_supervised(out: Path, numbers: list[int]) -> dict[int, list[tuple[int
     return {row.number: [(t + 1, int(row.labels[t])) for t in row.loss_mask.nonzero()[0].tolist()] for row in rows}
 
 
-def assert_quiet(browser: Browser) -> None:
-    assert browser.complaints() == []
-    assert browser.fetched() == []
+def assert_no_errors_or_requests(browser: Browser) -> None:
+    assert browser.console_messages() == []
+    assert browser.requested_urls() == []
     assert browser.is_within_window()
     assert browser.run("return window.hacked === undefined && document.scripts.length <= 2")
 
@@ -95,7 +95,7 @@ def test_supervised_tokens_on_the_page_match_loss_mask(browser: Browser, example
     shown = shown_supervised(browser)
     assert shown == stored_supervised(example, list(range(57)))
     assert sum(map(len, shown.values())) > 1000
-    assert_quiet(browser)
+    assert_no_errors_or_requests(browser)
 
 
 @pytest.mark.slow
@@ -104,9 +104,9 @@ def test_the_page_makes_no_requests_even_with_hostile_records(browser: Browser, 
     dataset = InspectedDataset(example)
     (number,) = dataset.find_source("records.jsonl", 56, most=1)
     browser.open(inspect(example, "--source", "records.jsonl:56"), width, dark=True)
-    assert_quiet(browser)
+    assert_no_errors_or_requests(browser)
     bubbles = browser.run("return [...document.querySelectorAll('.bubble')].map((b) => b.textContent)")
-    assert any(HOSTILE in text for text in bubbles), "the attack is shown as the text it is"
+    assert any(HOSTILE in text for text in bubbles), "hostile text is shown as text"
     assert shown_supervised(browser) == stored_supervised(example, [number])
 
 
@@ -134,19 +134,19 @@ def test_supervised_tokens_of_packed_rows_match_loss_mask(browser: Browser, pack
     rows = [dataset.read(number) for number in range(len(dataset))]
     assert max(len(row.samples) for row in rows) > 1
     assert shown_supervised(browser) == stored_supervised(packed, [row.number for row in rows])
-    assert_quiet(browser)
+    assert_no_errors_or_requests(browser)
     cards = browser.run("return [...document.querySelectorAll('.row')].map((r) => r.querySelectorAll('.side').length)")
     assert cards == [len(row.samples) for row in rows]
     pictures = browser.run("return [...document.images].map((i) => i.alt)")
     assert pictures == [image.path for row in rows for sample in row.samples for image in sample.images]
     inside = "return [...document.querySelectorAll('.bubble .thumb')].length"
-    assert browser.run(inside) == 8, "images that stand in a question are shown in its bubble"
+    assert browser.run(inside) == 8, "images within a question are shown in its bubble"
 
 
 @pytest.mark.slow
 def test_the_report_of_packed_data_shows_its_rows(browser: Browser, packed: Path) -> None:
     browser.open(write_report(OutputLayout(packed), None), 390)
-    assert_quiet(browser)
+    assert_no_errors_or_requests(browser)
     rows = len(InspectedDataset(packed))
     assert browser.run("return document.querySelectorAll('#first-rows .row').length") == rows
 
@@ -212,7 +212,7 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
     page = write_report(OutputLayout(example), COMMAND)
     for dark in (False, True):
         browser.open(page, width, dark=dark)
-        assert_quiet(browser)
+        assert_no_errors_or_requests(browser)
     counts = InspectedDataset(example).params.counts
     for key in ("read", "written", "rejected"):
         assert browser.run(f"return document.getElementById('{key}').textContent") == str(getattr(counts, key))
@@ -221,7 +221,7 @@ def test_the_report_shows_the_counts_of_the_run(browser: Browser, example: Path,
     heights = browser.run(
         "return [...document.querySelectorAll('td.reason code')].map((c) => c.getClientRects().length)"
     )
-    assert heights == [1, 1], "a reason is not broken inside a word"
+    assert heights == [1, 1], "a reason is not wrapped inside a word"
     assert browser.run("return document.querySelectorAll('#first-rows .row').length") == 5
     assert browser.run("return document.querySelectorAll('#findings li').length") >= 2
     rejects = browser.run("return document.getElementById('rejects').textContent")
@@ -241,7 +241,7 @@ def test_a_comparison_marks_the_tokens_that_differ(
     records = [json.loads(line) for line in (example.parent / "in" / "records.jsonl").read_text().splitlines()]
     other = dataset_of(tmp_path, records, system_prompt_style="llava_v1")
     browser.open(inspect(example, "--compare", str(other), "--most", "4"), width)
-    assert_quiet(browser)
+    assert_no_errors_or_requests(browser)
     changed = browser.run(
         "return [...document.querySelectorAll('.row')].map((row) => [...row.querySelectorAll('.side')].map((side) => "
         "[...side.querySelectorAll('.changed')].map((t) => t.textContent)))"
@@ -279,8 +279,8 @@ def test_golden_records_show_the_labels_of_the_authors(
             assert [id_ for _, id_ in tokens] == expected
             compared += 1
     assert compared > count // 2
-    assert browser.complaints() == []
-    assert browser.fetched() == []
+    assert browser.console_messages() == []
+    assert browser.requested_urls() == []
 
 
 @pytest.mark.slow
@@ -293,8 +293,8 @@ def test_the_browser_checks_detect_a_bad_page(browser: Browser, tmp_path: Path) 
         "<script>undefined_function()</script>"
     )
     browser.open(page, 375)
-    assert any("undefined_function" in message for message in browser.complaints())
-    assert any(name.endswith("near.css") for name in browser.fetched())
+    assert any("undefined_function" in message for message in browser.console_messages())
+    assert any(name.endswith("near.css") for name in browser.requested_urls())
     assert not browser.is_within_window()
 
 

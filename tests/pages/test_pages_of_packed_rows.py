@@ -141,7 +141,9 @@ def test_a_difference_is_marked_in_its_own_sample(
     create(make_config(**{**FREE, **changes}, setup__output_dir=str(tmp_path / "short")))
     decoders = (load_decoder(packed.params, str(QUICKSTART / "tokenizer")),) * 2
     found = compare_samples(packed, InspectedDataset(tmp_path / "short"), range(len(packed)), decoders, 20)
-    assert (found.compared, found.differing, found.only_here) == (2, 1, 4), "images that do not fit leave no sample"
+    assert (found.compared, found.differing, found.only_here) == (2, 1, 4), (
+        "samples without space for the image are absent"
+    )
     (pair,) = found.pairs
     assert pair.mine.sample.source == pair.other.sample.source == "a.jsonl:4"
     (span,) = pair.mine.changed

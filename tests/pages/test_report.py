@@ -163,7 +163,7 @@ def test_the_recommended_length_truncates_one_row_in_a_thousand() -> None:
     chosen = [other for other in other_lengths(lengths) if other.is_recommended]
     assert [(other.max_sequence_length, other.rows_cut) for other in chosen] == [(832, 1)]
     lengths.add(np.array([2048, 2048], dtype=np.int32), np.array([1, 1]))
-    assert recommended_length(lengths) is None, "how long cut rows were is not known"
+    assert recommended_length(lengths) is None, "the original lengths of truncated rows are unknown"
 
 
 def test_no_row_fits_where_the_image_does_not() -> None:
@@ -359,7 +359,7 @@ def test_pauses_between_two_runs_do_not_count() -> None:
     assert [share for _, _, share in throughput.stage_rows()] == pytest.approx([0.25, 0, 0, 0, 0.75, 0, 0, 0, 0, 0])
     assert [(name, worker.rate) for name, worker in throughput.busiest(2)] == [("a:1", 500), ("a:2", 500)]
     del throughput.workers["b:1"]
-    assert [name for name, _ in throughput.busiest(9)] == ["1", "2"], "one host need not be named"
+    assert [name for name, _ in throughput.busiest(9)] == ["1", "2"], "a single host is not named"
 
 
 def test_binning_keeps_every_row() -> None:

@@ -203,7 +203,7 @@ def test_thumbnails_show_what_the_model_sees(tmp_path: Path) -> None:
     corner, middle = (2, 2), (84, 84)
     assert np.allclose(square.getpixel(corner), (0, 0, 255), atol=24), "the centre square is blue"
     assert np.allclose(padded.getpixel(corner), (122, 116, 104), atol=24), "CLIP's mean colour"
-    assert np.allclose(padded.getpixel((4, 84)), (255, 0, 0), atol=24), "nothing is cut off"
+    assert np.allclose(padded.getpixel((4, 84)), (255, 0, 0), atol=24), "the image is not cropped"
     assert np.allclose(padded.getpixel(middle), (0, 0, 255), atol=24)
 
 
@@ -225,7 +225,7 @@ def test_thumbnails_are_never_read_outside_the_image_folder(tmp_path: Path) -> N
         thumbnail = thumbnails.of(path)
         assert thumbnail.uri is None
         assert why in str(thumbnail.problem)
-    assert thumbnails.of("link.png").uri, "who owns the folder put the link there"
+    assert thumbnails.of("link.png").uri, "links inside the folder are trusted"
     assert "--image-dir" in str(Thumbnails(None, "square").of("a.png").problem)
 
 

@@ -49,11 +49,11 @@ class Browser:
         """Run a script and return its result."""
         return self._driver.execute_script(script)
 
-    def complaints(self) -> list[str]:
+    def console_messages(self) -> list[str]:
         """Console messages since the last call: script errors and violations of the content security policy."""
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
-    def fetched(self) -> list[str]:
+    def requested_urls(self) -> list[str]:
         """Addresses requested since the last call, except the page itself and data URIs."""
         events = [json.loads(entry["message"])["message"] for entry in self._driver.get_log("performance")]
         requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
