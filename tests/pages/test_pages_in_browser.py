@@ -102,7 +102,7 @@ def test_supervised_tokens_on_the_page_match_loss_mask(browser: Browser, example
 @WIDTHS
 def test_the_page_makes_no_requests_even_with_hostile_records(browser: Browser, example: Path, width: int) -> None:
     dataset = InspectedDataset(example)
-    (number,) = dataset.find_source("records.jsonl", 56, most=1)
+    (number,) = dataset.find_source("records.jsonl", 56, limit=1)
     browser.open(inspect(example, "--source", "records.jsonl:56"), width, dark=True)
     assert_no_errors_or_requests(browser)
     bubbles = browser.run("return [...document.querySelectorAll('.bubble')].map((b) => b.textContent)")
