@@ -280,9 +280,9 @@ def _check_rejects(counts: dict[str, int], allowed: float, output_dir: str) -> i
     if rejected > allowed * read:
         return _fail(
             TOO_MANY_REJECTS,
-            f"{rejected:,} of {read:,} records were rejected ({rejected / read:.1%}), more than "
-            f"setup.max_reject_fraction {allowed} allows; see {output_dir}/rejects.jsonl, "
-            "correct the data or the config and run again with --overwrite",
+            f"{rejected:,} of {read:,} record{' was' if read == 1 else 's were'} rejected "
+            f"({rejected / read:.1%}), more than setup.max_reject_fraction {allowed} allows; "
+            f"see {output_dir}/rejects.jsonl, correct the data or the config and run again with --overwrite",
         )
     return DONE
 

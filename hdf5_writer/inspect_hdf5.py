@@ -180,16 +180,18 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
             raise ConfigError(f"--source {file}:{line}: the line {state}; choose another one")
         return rows, f"{file}, line {line}"
     if options.image is not None:
-        rows = dataset.find_image(options.image, min(options.most, _MAX_ON_A_PAGE))
+        most = min(options.most, _MAX_ON_A_PAGE)
+        rows = dataset.find_image(options.image, most + 1)
         if not rows:
             raise ConfigError(f"--image {options.image}: no row has it; give the path as in the records")
-        return rows, f"{_first(rows)} with the image {options.image}"
+        return _first(rows, most, f"with the image {options.image}")
     if options.text_only:
-        rows = dataset.find_text_only(min(options.most, _MAX_ON_A_PAGE))
+        most = min(options.most, _MAX_ON_A_PAGE)
+        rows = dataset.find_text_only(most + 1)
         if not rows:
             raise ConfigError("--text-only: every sample of this dataset has an image; leave it out")
         what = "without an image" if dataset.params.image_start_idx is not None else "with a sample without an image"
-        return rows, f"{_first(rows)} {what}"
+        return _first(rows, most, what)
     default = 20 if options.compare is None else dataset.rows_of_first_samples(_MAX_COMPARED)
     start, stop = options.rows or (0, default)
     if start >= total:
@@ -201,8 +203,12 @@ def _select(dataset: InspectedDataset, options: argparse.Namespace) -> tuple[Ite
     return range(start, stop), f"{which} of {total:,}"
 
 
-def _first(rows: SelectedSamples) -> str:
-    return "the first row" if len(rows) == 1 else f"the first {len(rows)} rows"
+def _first(rows: SelectedSamples, most: int, what: str) -> tuple[SelectedSamples, str]:
+    """Return the first `most` rows, and a description that says whether there are more."""
+    first = "first " if len(rows) > most else ""
+    count = min(len(rows), most)
+    which = f"the {first or 'only '}row" if count == 1 else f"the {first}{count} rows"
+    return dict(list(rows.items())[:most]), f"{which} {what}"
 
 
 def _check_count(count: int, option: str) -> None:

@@ -30,6 +30,23 @@ from preprocess.square_images import AspectRatio
 _log = logging.getLogger(__name__)
 
 
+class OtherOrderError(ValueError):
+    """A state belongs to a loader with other data or settings.
+
+    Attributes:
+        key: the first key of the state that differs, such as "global_batch_size".
+        saved: its value in the state.
+        ours: its value in this loader.
+    """
+
+    def __init__(self, key: str, saved: object, ours: object) -> None:
+        super().__init__(
+            f"the state has {key} {saved!r}, but this loader has {ours!r}; recreate the loader with the same "
+            "settings, or start without the state"
+        )
+        self.key, self.saved, self.ours = key, saved, ours
+
+
 class LlavaDataLoader(DataLoader[Sample]):
     """A torch `DataLoader` whose position can be saved and restored; created by `create_dataloader`.
 
@@ -113,16 +130,14 @@ class LlavaDataLoader(DataLoader[Sample]):
         """Resume after the last batch that was returned before the state was saved; the number of ranks may differ.
 
         Raises:
-            ValueError: it is not a state of a loader, or of one with other data, seed, global batch size, …
+            ValueError: it is not a state of a loader; `OtherOrderError` if it is one of a loader with other data,
+                seed, global batch size, …
         """
         if not isinstance(state, dict):
             raise ValueError(f"the state is {state!r}, expected what state_dict() returned; start without the state")
         for key, ours in {"version": 1, **self._order}.items():
             if state.get(key) != ours:
-                raise ValueError(
-                    f"the state has {key} {state.get(key)!r}, but this loader has {ours!r}; recreate the loader with "
-                    "the same settings, or start without the state"
-                )
+                raise OtherOrderError(key, state.get(key), ours)
         for key in ("epoch", "batch"):
             number = state.get(key)
             if not isinstance(number, int) or number < 0:

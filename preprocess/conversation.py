@@ -215,7 +215,8 @@ def _read_turns(turns: list[Any], before: int, keys: RecordKeys) -> list[str]:
         if type(text) is not str:
             raise Rejected(
                 Reason.BAD_TURN,
-                f"{content_key!r} of turn {_number(texts, before)} is {json_type(text)}, expected a string",
+                f"{content_key!r} of turn {_number(texts, before)} is "
+                f"{json_type(text) if content_key in turn else 'missing'}, expected a string",
             )
         texts.append(text)
         expected, other = other, expected

@@ -82,6 +82,9 @@ class ImageChecker:
         except ValueError:  # brackets without an IPv6 address
             found = None
         if found is None or found.scheme != "file" or found.netloc not in _LOCAL_HOSTS:
+            if found is not None and found.scheme == "file":
+                host = f"names the host {shorten(found.netloc, 60)}, expected file:/// and an absolute path"
+                raise Rejected(Reason.IMAGE_NOT_LOCAL, f"{shorten(path, 60)} {host}")
             raise Rejected(
                 Reason.IMAGE_NOT_LOCAL, f"{shorten(path, 60)} is not a local file, expected a path or a file: URL"
             )

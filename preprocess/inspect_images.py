@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(line)
         for folder, found in zip(folders, (here, *there), strict=True):
             if not found.formats:
+                files = f"{found.files:,} file{'' if found.files == 1 else 's'}"
                 print(
-                    f"inspect_images: {folder} contains no images ({found.files:,} files); give a folder of images",
+                    f"inspect_images: {folder} contains no images ({files}); give a folder of images",
                     file=sys.stderr,
                 )
                 return WRONG_INPUT

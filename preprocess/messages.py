@@ -82,9 +82,8 @@ def _flatten(parts: list[Any], number: int, token: str) -> tuple[str, list[str |
         if kind == "text":
             text = part.get("text")
             if type(text) is not str:
-                raise Rejected(
-                    Reason.BAD_TURN, f"a text part of turn {number} has {json_type(text)}, expected a string"
-                )
+                there = json_type(text) if "text" in part else "missing"
+                raise Rejected(Reason.BAD_TURN, f"the text of a part of turn {number} is {there}, expected a string")
             texts.append(text)
         elif kind in ("image", "image_url"):
             images.append(_path(part, number))

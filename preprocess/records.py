@@ -51,4 +51,4 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> Rejected:
 def json_type(value: object) -> str:
     """The JSON type of a value, with its article, for messages."""
     names = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number"}
-    return names.get(type(value)) or {None: "null or absent", True: "true", False: "false"}[value]  # type: ignore[index]
+    return names.get(type(value)) or {None: "null", True: "true", False: "false"}[value]  # type: ignore[index]

@@ -62,7 +62,7 @@ class BatchStream:
         """Resume from a position.
 
         Raises:
-            ValueError: it belongs to other data or batches.
+            ValueError: it is not a position, or (`OtherOrderError`) belongs to other data or batches.
         """
         self.loader.load_state_dict(state)
 

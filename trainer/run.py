@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState, set_seed
 
 from loaders import DataDirError, ImageError, ShardError
+from loaders.dataloader import OtherOrderError
 from preprocess.settings import one_line
 from trainer.arguments import make_training_arguments, set_steps
 from trainer.batch_stream import BatchStream
@@ -43,6 +44,8 @@ from trainer.processor import find_tokenizer, make_image_processor, make_process
 from trainer.prompt_tokenizer import image_token_id
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+# Keys of the params by the keys of a loader's state, where the names differ.
+_PARAMS_OF_STATE = {"global_batch_size": "batch_size", "data": "data_dir or mixture", "weights": "mixture"}
 _RESULTS = {"train": "train_results.json", "eval": "eval_results.json"}
 
 _EPILOG = """\
@@ -60,13 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_transformers()
     try:
         params = load_params(options.params, options.overrides)
+        model_dir = Path(options.model_dir).expanduser()
         if options.checkpoint_path is not None and not Path(options.checkpoint_path).expanduser().is_dir():
             raise ParamsError(
                 f"--checkpoint_path {options.checkpoint_path}: no such folder; give the folder of a LLaVA model"
             )
+        if os.path.lexists(model_dir) and not model_dir.is_dir():
+            raise ParamsError(f"--model_dir {options.model_dir}: is a file, expected a folder; give another name")
         action = train if options.mode == "train" else evaluate
         checkpoint = None if options.checkpoint_path is None else str(Path(options.checkpoint_path).expanduser())
-        action(params, Path(options.model_dir).expanduser(), checkpoint)
+        action(params, model_dir, checkpoint)
     except (ParamsError, DataDirError) as error:
         return _fail(WRONG_INPUT, str(error))
     except (LossError, ShardError, ImageError) as error:
@@ -131,6 +137,13 @@ def train(params: Params, model_dir: Path, checkpoint_path: str | None) -> None:
     if resume is not None:
         try:
             stream.load_state_dict(read_state(resume))
+        except OtherOrderError as error:
+            key = f"train_input.{_PARAMS_OF_STATE.get(error.key, error.key)}"
+            values = "" if error.key in ("data", "weights") else f" ({error.saved!r}, now {error.ours!r})"
+            raise ParamsError(
+                f"{resume}: was saved with another {key}{values}; restore it to resume, or give another --model_dir to "
+                "start a new run"
+            ) from None
         except ValueError as error:
             raise ParamsError(f"{resume}: {error}") from None
     eval_loader = None

@@ -12,15 +12,20 @@ Files are read in blocks, not memory-mapped: memory grows with the largest recor
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 from functools import partial
 from pathlib import Path
+
+import orjson
 
 from preprocess.converters.core.converter import Converter
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job, Sink
 from preprocess.converters.core.json_array import read_array
 from preprocess.converters.core.sources import folder, nothing_found
+
+_LONGEST_FIRST_LINE = 1 << 20
 
 
 def one_line(record: bytes) -> bytes:
@@ -33,8 +38,23 @@ def one_line(record: bytes) -> bytes:
     return record
 
 
+def _is_jsonl(path: Path) -> bool:
+    """Whether a file starts with two lines of objects, of which the first is complete."""
+    with path.open("rb") as file:
+        first, following = file.readline(_LONGEST_FIRST_LINE), file.read(1)
+    try:
+        return following == b"{" and type(orjson.loads(first.removeprefix(codecs.BOM_UTF8))) is dict
+    except orjson.JSONDecodeError:
+        return False
+
+
 def fill(path: Path, sink: Sink) -> None:
     """Write the elements of the array in a file, one per line."""
+    if _is_jsonl(path):
+        raise InputError(
+            f"{path}: has one object a line, expected an array; rename it to {path.stem}.jsonl, which needs no "
+            "conversion"
+        )
     for batch in read_array(path, keep_values=False):
         lines = [*map(one_line, batch.raw), b""]
         sink.write(b"\n".join(lines), len(batch.raw))

@@ -91,6 +91,13 @@ def test_an_object_at_the_top_is_refused_with_what_was_expected(convert, tmp_pat
     assert "byte 0: found '{', expected an array '['; check that this is the right file" in result.err
 
 
+def test_a_file_of_json_lines_is_refused_with_the_advice_to_rename_it(convert, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n')
+    result = convert()
+    assert "has one object a line, expected an array; rename it to a.jsonl" in result.err
+
+
 def test_the_output_folder_can_be_given_and_a_trailing_slash_of_the_input_is_ignored(convert, tmp_path, write_json):
     write_json(tmp_path / "in/a.json", [1])
     assert convert(source=f"{tmp_path}/in/").records == [1]

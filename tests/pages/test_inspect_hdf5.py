@@ -49,6 +49,20 @@ def test_rows_are_selected_by_number_at_random_by_source_image_and_kind(out: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        (["--image", "shapes/0012.png"], "the only row with the image shapes/0012.png"),
+        (["--text-only", "--most", "4"], "the first 4 rows without an image"),
+        (["--text-only", "--most", "15"], "the 15 rows without an image"),
+    ],
+)
+def test_the_page_says_whether_there_are_more_rows(out: Path, selection: list[str], words: str) -> None:
+    shown(out, *selection)
+    assert words in (out / "rows.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--rows", "99:100"], "the dataset has 55 rows, 0 to 54"),

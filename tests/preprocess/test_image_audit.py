@@ -132,7 +132,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert main([str(texts)]) == 2
     shown = capsys.readouterr()
     assert re.search(r"not readable +1\n  'a.txt': ", shown.out)
-    assert f"{texts} contains no images (1 files); give a folder of images" in shown.err
+    assert f"{texts} contains no images (1 file); give a folder of images" in shown.err
     assert main([str(images), "--against", str(empty)]) == 2
     assert f"{empty} contains no images" in capsys.readouterr().err
 

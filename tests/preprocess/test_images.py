@@ -280,6 +280,7 @@ def test_an_image_that_is_not_a_local_file_is_rejected(
         ImageChecker(tmp_path, mode).check(url)
     assert rejected.value.reason is Reason.IMAGE_NOT_LOCAL
     assert len(rejected.value.detail) < 200
+    assert ("expected file:/// and an absolute path" in rejected.value.detail) is (url == "file://host/a.png")
 
 
 @pytest.mark.parametrize("name", ["a:b.png", "12:30.png", "c:/a.png"])

@@ -275,11 +275,24 @@ def test_wrong_params_or_arguments_are_one_sentence_with_exit_code_2(
     assert not list(tmp_path.glob("model/checkpoint-*"))
 
 
+def test_a_file_as_model_dir_is_one_sentence_with_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").write_text("")
+    assert run(write_params(tmp_path), tmp_path / "model") == 2
+    expected = f"trainer.run: --model_dir {tmp_path / 'model'}: is a file, expected a folder; give another name\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["optimizer.learning_rate=1e-4"], "with optimizer.learning_rate 0.001, but the params have 0.0001"),
-        (["train_input.shuffle_seed=1"], "the state has shuffle_seed 0, but this loader has 1"),
+        (["train_input.shuffle_seed=1"], "was saved with another train_input.shuffle_seed (0, now 1)"),
+        (
+            ["train_input.batch_size=8"],
+            "batch_size (4, now 8); restore it to resume, or give another --model_dir to start a new run",
+        ),
     ],
 )
 def test_a_run_with_other_params_is_refused_in_the_same_folder(

@@ -91,7 +91,7 @@ class SandboxedTemplate:
         except RecursionError:
             raise TemplateFault("it calls itself too deeply") from None
         except Exception as error:  # a template may raise any exception
-            raise TemplateFault(one_line(error) or type(error).__name__) from None
+            raise TemplateFault(one_line(error).rstrip(".") or type(error).__name__) from None
         return "".join(parts)
 
 
