@@ -101,17 +101,21 @@ class OutputLayout:
         """Folder in which a new plan is made while the old one is still in place."""
         return OutputLayout(self.work / "replan")
 
+    def is_public_name(self, name: str) -> bool:
+        """Return whether a run writes a file with this name into `root`."""
+        names = {path.name for path in (self.data_params, self.rejects, self.report, self.rows_page)}
+        return name in names or SHARD_NAME.fullmatch(name) is not None
+
     def shards(self) -> list[Path]:
         """Existing files with a shard's name, sorted."""
         return sorted(path for path in self.root.glob("examples-*.h5") if SHARD_NAME.fullmatch(path.name))
 
     def temporaries(self) -> list[Path]:
         """Temporary files left by killed runs; other `.*.tmp` files in `root` belong to the user."""
-        ours = {path.name for path in (self.data_params, self.rejects, self.report, self.rows_page)}
         found = []
         for path in self.root.glob(".*.tmp"):
             temporary = _TEMPORARY_NAME.fullmatch(path.name)
-            if temporary and (temporary[1] in ours or SHARD_NAME.fullmatch(temporary[1])):
+            if temporary and self.is_public_name(temporary[1]):
                 found.append(path)
         for folder in (self.work, self.receipt(0).parent, self.export_receipt(0).parent):
             found += folder.glob(".*.tmp")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
+from preprocess.folder_walk import walk_folder
 from preprocess.image_files import LARGEST_FILE, error_message, identified_image
 from preprocess.regular_files import open_regular
 
@@ -100,18 +100,5 @@ def _orientation(image: object) -> int:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder; links are followed, and each folder is visited once."""
-    seen: set[tuple[int, int]] = set()
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            yield Path(parent, name)
+    for parent, names in walk_folder(folder, hidden=True):
+        yield from (parent / name for name in names)

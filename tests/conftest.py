@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,31 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def forbid() -> Iterator[Callable[[Path], None]]:
+    """Take all permissions from a file or folder until the test ends.
+
+    Root ignores permissions by two capabilities (capabilities(7)), which this thread gives up for as long.
+    """
+    override = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    before = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable; the lower 32 bits first
+    assert libc.capget(header, before) == 0, os.strerror(ctypes.get_errno())
+    fewer = (ctypes.c_uint32 * 6)(before[0] & ~override, *before[1:])
+    assert libc.capset(header, fewer) == 0, os.strerror(ctypes.get_errno())
+    modes: dict[Path, int] = {}
+
+    def forbid(path: Path) -> None:
+        modes[path] = path.stat().st_mode
+        path.chmod(0)
+
+    yield forbid
+    assert libc.capset(header, before) == 0, os.strerror(ctypes.get_errno())
+    for path, mode in reversed(modes.items()):
+        path.chmod(mode)
 
 
 def turn_pair(question: str, answer: str) -> list[dict[str, str]]:

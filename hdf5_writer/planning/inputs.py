@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hdf5_writer.layout import OutputLayout
 from preprocess.config import ConfigError, RecordFormat
+from preprocess.folder_walk import walk_folder
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 REJECTS_SUFFIX = ".rejects.jsonl"
@@ -60,17 +61,20 @@ def find_inputs(input_dir: Path, output_dir: Path) -> tuple[list[InputFile], lis
         the inputs, and the paths of other files in the folder, which are not read.
 
     Raises:
-        ConfigError: no such folder, or no JSONL file in it.
+        ConfigError: no such folder, a folder that cannot be listed, or no JSONL file in it.
     """
     if os.path.realpath(input_dir) == os.path.realpath(output_dir):
         raise ConfigError(f"setup.output_dir {output_dir}: is also the input folder; give a different folder")
-    root = input_root(input_dir)
-    if input_dir.is_dir():
-        found = sorted(_walk(input_dir, output_dir))
-    elif input_dir.exists():
-        found = [input_dir.name]
-    else:
-        raise ConfigError(f"setup.input_dir {input_dir}: no such file or folder; give one that holds .jsonl files")
+    try:
+        root = input_root(input_dir)
+        if input_dir.is_dir():
+            found = sorted(_walk(input_dir, output_dir))
+        elif input_dir.exists():
+            found = [input_dir.name]
+        else:
+            raise ConfigError(f"setup.input_dir {input_dir}: no such file or folder; give one that holds .jsonl files")
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; make the folder readable") from None
     paths = [path for path in found if _is_input(path)]
     others = [path for path in found if not _is_input(path)]
     if not paths:
@@ -127,22 +131,17 @@ def input_root(input_dir: Path) -> Path:
 
 
 def _walk(folder: Path, output_dir: Path) -> Iterator[str]:
-    """Yield relative paths of the files below a folder; follow links, skip hidden files and outputs of runs."""
-    output, seen = os.path.realpath(output_dir), set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a symlink cycle
-            folders.clear()
-            continue
-        seen.add(real)
-        if OutputLayout(Path(parent)).plan.exists():  # the output folder of another run
-            names = []
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) != output
-        ]
-        yield from (Path(parent, name).relative_to(folder).as_posix() for name in names if not name.startswith("."))
+    """Yield relative paths of the files below a folder, except hidden files and those that runs have written.
+
+    The files of this run are left out by their names even before they exist, so that a rerun finds the same inputs.
+    """
+    output = os.path.realpath(output_dir)
+    for parent, names in walk_folder(folder, hidden=False):
+        layout = OutputLayout(parent)
+        is_output = os.path.realpath(parent) == output or layout.plan.exists() or layout.data_params.exists()
+        for name in names:
+            if not (is_output and layout.is_public_name(name)):
+                yield (parent / name).relative_to(folder).as_posix()
 
 
 class Line(NamedTuple):

@@ -24,6 +24,7 @@ from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.job import Job, Sink
 from preprocess.converters.core.json_array import read_array
 from preprocess.converters.core.sources import folder, nothing_found
+from preprocess.folder_walk import walk_folder
 
 _LONGEST_FIRST_LINE = 1 << 20
 
@@ -61,18 +62,10 @@ def fill(path: Path, sink: Sink) -> None:
 
 
 def json_files(root: Path) -> list[Path]:
-    """Every .json file below a folder, sorted by path; links to folders are followed, each folder is read once."""
+    """Every .json file below a folder, sorted by path; see `walk_folder`."""
     found: list[Path] = []
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = (name for name in files if name.lower().endswith(".json") and not name.startswith("."))
-        found.extend(Path(parent, name) for name in names)
+    for parent, names in walk_folder(root, hidden=False):
+        found.extend(parent / name for name in names if name.lower().endswith(".json"))
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 

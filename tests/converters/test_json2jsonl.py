@@ -118,6 +118,18 @@ def test_links_to_folders_are_followed_only_once(convert, tmp_path, write_json):
     assert convert().records == [1]
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(convert, tmp_path, write_json, forbid):
+    write_json(tmp_path / "in/a.json", [{"id": 1}])
+    write_json(tmp_path / "in/b/c.json", [{"id": 2}])
+    for folder in (tmp_path / "in/b", tmp_path / "in"):
+        forbid(folder)
+        result = convert()
+        assert (result.code, result.records) == (2, [])
+        assert result.err == (
+            f"preprocess_dataset convert_json2jsonl: {folder}: Permission denied; correct the permissions, or give another path\n"
+        )
+
+
 def test_two_inputs_for_one_output_are_refused(convert, tmp_path, write_json):
     write_json(tmp_path / "in/a.json", [1])
     write_json(tmp_path / "in/a.JSON", [2])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_inputs_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
         "b.rejects.jsonl",
         ".hidden.jsonl",
         ".git/x.jsonl",
-        "out/r.jsonl",
+        "out/rejects.jsonl",
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +168,44 @@ def test_the_output_folder_is_not_read_as_input(tmp_path: Path) -> None:
     OutputLayout(tmp_path / "earlier").plan.touch()
     (tmp_path / "earlier" / "rejects.jsonl").write_text("{}")
     assert [file.path for file in find_inputs(tmp_path, tmp_path / "out")[0]] == ["a.jsonl"]
+
+
+def test_files_of_the_user_beside_an_output_are_inputs_before_and_after_the_run(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    for name in ("current", "earlier"):
+        (tmp_path / name / "more").mkdir(parents=True)
+        for own in ("b.jsonl", "more/c.jsonl", "notes.json"):
+            (tmp_path / name / own).write_text("{}")
+    current = OutputLayout(tmp_path / "current")
+    before = find_inputs(tmp_path, current.root)
+    assert [file.path for file in before[0]] == [
+        "a.jsonl",
+        "current/b.jsonl",
+        "current/more/c.jsonl",
+        "earlier/b.jsonl",
+        "earlier/more/c.jsonl",
+    ]
+    assert before[1] == ["current/notes.json", "earlier/notes.json"]
+    # A run first writes its plan; the work folder of a finished run may have been removed.
+    for layout, written in (
+        (current, [current.rejects, current.plan, current.shard(0, 1), current.data_params, current.report]),
+        (earlier := OutputLayout(tmp_path / "earlier"), [earlier.plan, earlier.rejects, earlier.data_params]),
+    ):
+        layout.work.mkdir()
+        for path in written:
+            path.write_text("{}")
+            assert find_inputs(tmp_path, current.root) == before
+    earlier.plan.unlink()
+    assert find_inputs(tmp_path, current.root) == before
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, forbid: Callable[[Path], None]) -> None:
+    (tmp_path / "data" / "b").mkdir(parents=True)
+    (tmp_path / "data" / "a.jsonl").write_text("{}")
+    for folder in (tmp_path / "data" / "b", tmp_path / "data"):
+        forbid(folder)
+        with pytest.raises(ConfigError, match=f"^{folder}: Permission denied; make the folder readable$"):
+            find_inputs(tmp_path / "data", tmp_path / "out")
 
 
 def test_files_that_are_not_read_are_listed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import orjson
 from preprocess.converters.core.errors import InputError
 from preprocess.converters.core.json_array import read_array
 from preprocess.converters.core.reasons import SourceReason
+from preprocess.folder_walk import walk_folder
 from preprocess.rejects import Rejected
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -116,11 +118,13 @@ def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path,
 
     Raises:
         InputError: there are none; the message names the argument.
+        OSError: a folder cannot be listed.
     """
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(each for each in path.rglob(f"*{suffix}") if each.is_file())
+            every = (parent / name for parent, names in walk_folder(path, hidden=True) for name in names)
+            inside = sorted(each for each in every if each.name.endswith(suffix) and each.is_file())
             if not inside:
                 raise nothing_found(argument, path, f"{suffix} files")
             found += [(path, each) for each in inside]
@@ -130,7 +134,12 @@ def files(paths: Sequence[Path], argument: str, suffix: str) -> list[tuple[Path,
 
 
 def nothing_found(argument: str, path: Path, expected: str, *subfolders: str) -> InputError:
-    """The error for a folder without the expected files; it suggests the first of `subfolders` that exists."""
+    """The error for a folder without the expected files; it suggests the first of `subfolders` that exists.
+
+    Raises:
+        OSError: the folder cannot be listed, in which case `Path.glob` finds nothing.
+    """
+    os.scandir(path).close()
     existing = [str(path / name) for name in subfolders if (path / name).is_dir()]
     hint = f"; did you mean {existing[0]}?" if existing else "; give the folder that contains them"
     return InputError(f"{argument} is {path}, which has no {expected}{hint}")
