@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.publish import DamagedError, unseal
 from hdf5_writer.schema import ATTRIBUTES, SchemaError, ShardSize, check_version, layout_problems
+from preprocess.regular_files import unreadable
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Size = Annotated[int, Field(ge=1, lt=2**31)]
@@ -250,7 +251,7 @@ def read_data_params(layout: OutputLayout) -> DataParams:
             "folder again"
         ) from None
     except OSError as error:
-        raise DataParamsError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+        raise DataParamsError(f"{path}: {unreadable(error, 'check the file system')}") from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hdf5_writer import __version__
 from preprocess.config import ConfigError
+from preprocess.regular_files import unreadable
 
 if TYPE_CHECKING:
     from hdf5_writer.viewer.chat import Side
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a reader such as `| head` has closed the pipe
         return DONE
+    except PermissionError as error:
+        return _fail(FAILED, f"{error.filename}: {unreadable(error, '')}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(FAILED, f"{where}{error.strerror or error}; run verify_hdf5_dataset to check the dataset")

@@ -20,7 +20,7 @@ from hdf5_writer.publish import DamagedError, is_whole_page, seal, sha256_of
 from hdf5_writer.receipts import all_receipts, data_params, read_receipt, rejects_digest
 from hdf5_writer.schema import CONTENT_DATA, DATASETS, SchemaError, ShardSize, check_version
 from hdf5_writer.tables import read_tables, tables_of_rows
-from preprocess.regular_files import NotRegularError
+from preprocess.regular_files import NotRegularError, unreadable
 
 _ROWS_AT_ONCE = 512
 _Array = npt.NDArray[Any]
@@ -48,6 +48,9 @@ def verify_dataset(root: Path) -> Findings:
     If the hidden work folder exists, samples and rejects are also compared with the plan: each record must occur
     exactly once. Without it, the shards are only compared with `data_params.json`. The HTML pages may be missing; they
     are not part of the dataset. The content of lock files is not checked; it is only informative.
+
+    Raises:
+        OSError: a file other than a shard cannot be read; a shard that cannot be read is a problem.
     """
     layout = OutputLayout(root)
     problems: list[str] = []
@@ -138,10 +141,13 @@ def _check_shard(
     problems = []
     if not path.is_file():
         return [f"{path}: is missing"], 0
-    if path.stat().st_size != shard.bytes:
-        problems.append(f"{path}: has {path.stat().st_size} bytes, expected {shard.bytes}")
-    elif _sha256(path) != shard.sha256:
-        problems.append(f"{path}: its sha256 is not the one in data_params.json")
+    try:
+        if path.stat().st_size != shard.bytes:
+            problems.append(f"{path}: has {path.stat().st_size} bytes, expected {shard.bytes}")
+        elif _sha256(path) != shard.sha256:
+            problems.append(f"{path}: its sha256 is not the one in data_params.json")
+    except PermissionError as error:
+        return [f"{path}: {unreadable(error, '')}"], 0
     sources = None
     if plan is not None:
         try:

@@ -24,8 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"verify_hdf5_dataset: {root}: no such folder; give the setup.output_dir of a run", file=sys.stderr)
         return 2
     from hdf5_writer.verify import verify_dataset
+    from preprocess.regular_files import unreadable
 
-    summary = verify_dataset(root)
+    try:
+        summary = verify_dataset(root)
+    except OSError as error:
+        where = error.filename or root
+        print(f"verify_hdf5_dataset: {where}: {unreadable(error, 'check the file system')}", file=sys.stderr)
+        return 1
     for note in summary.notes:
         print(f"note: {note}")
     for problem in summary.problems[:_MAX_SHOWN]:

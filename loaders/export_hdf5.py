@@ -85,7 +85,7 @@ def export(
 
     Raises:
         DataDirError: `in_dir` is not a finished dataset.
-        ExportError: it cannot be exported, or `out_dir` is a file or holds other files.
+        ExportError: it cannot be exported, `out_dir` is a file or holds other files, or there is no `image_dir`.
         ShardError: a shard is damaged.
         OSError: no space, no permission, …
     """
@@ -103,6 +103,11 @@ def export(
         )
     if params is None or not data_dir.rows:
         raise ExportError(f"{in_dir}: holds no rows, so there is nothing to export; give another dataset")
+    if image_dir is not None and not Path(image_dir).expanduser().is_dir():
+        raise ExportError(
+            f"image folder {image_dir}: no such folder; give the one that image paths are relative to (for a path on "
+            "another machine, edit img_data_dir in the printed section)"
+        )
     layout = ModelZooLayout.of(data_dir)
     out = OutputLayout(out_dir.expanduser())
     if out.root.resolve() == data_dir.root.resolve():

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from loaders.image_transform import ImageTransform, read_image
+from loaders.image_transform import ImageError, ImageTransform, read_image
 from preprocess.config import DatasetConfig
 from preprocess.conversation import ConversationReader
 from preprocess.images import ImageChecker
@@ -26,6 +26,7 @@ from preprocess.messages import flatten_messages
 from preprocess.record_formats import MAX_INSPECTED, format_of, keys_by_format
 from preprocess.record_keys import IMAGES
 from preprocess.records import UTF8_BOM, parse_record
+from preprocess.regular_files import read_regular, unreadable
 from preprocess.rejects import Rejected
 from preprocess.square_images import AspectRatio, pad_to_square
 from preprocess.templates import renderer_for
@@ -83,8 +84,8 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             data_args: see `DataArguments`.
 
         Raises:
-            ValueError: the file is not a JSON array, or the tokenizer or template is wrong (`ConfigError`).
-            OSError: it cannot be read.
+            ValueError: the file cannot be read or is not a JSON array, or the tokenizer or template is wrong
+                (`ConfigError`).
         """
         self._path = Path(data_path)
         self._records = _read_records(self._path)
@@ -117,15 +118,16 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
         """Return one sample.
 
         Raises:
-            ValueError: the record would be rejected by `create_hdf5_dataset`, with its place and the reason.
+            ValueError: the record would be rejected by `create_hdf5_dataset`, or an image cannot be decoded
+                (`ImageError`); with the file, the line and the reason.
         """
         where, data = self._records[index]
         try:
             conversation = self._reader.read(_parse(data), self._format)
             images = tuple(map(self._checker.check, conversation.images))
+            sequence = self._encoder.encode(self._renderer.render(conversation))
         except Rejected as reject:
             raise ValueError(f"{self._path}, {where}: {reject}; create_hdf5_dataset rejects such records") from None
-        sequence = self._encoder.encode(self._renderer.render(conversation))
         ids = sequence.ids.astype(np.int64)
         labels = np.full_like(ids, IGNORE_INDEX)
         for start, end in sequence.supervised:
@@ -141,9 +143,15 @@ class LazySupervisedDataset(Dataset[dict[str, torch.Tensor]]):
             if self._is_multimodal:
                 sample["image"] = self._images.blank()
         elif self._folder is not None:
-            pixels = [self._images.read(self._folder / image) for image in images]
+            pixels = [self._read_image(self._folder / image, where) for image in images]
             sample["image"] = pixels[0] if len(pixels) == 1 else torch.stack(pixels)
         return sample
+
+    def _read_image(self, path: Path, where: str) -> torch.Tensor:
+        try:
+            return self._images.read(path)
+        except ImageError as error:
+            raise ImageError(f"{self._path}, {where}: {path} cannot be read ({error}); replace it") from None
 
     @property
     def lengths(self) -> list[int]:
@@ -278,7 +286,10 @@ class _ImageReader:
 
 def _read_records(path: Path) -> list[tuple[str, Any]]:
     """Return the place of each record, and the record: parsed for `.json`, the bytes of its line for JSONL."""
-    data = path.read_bytes().removeprefix(UTF8_BOM)
+    try:
+        data = read_regular(path).removeprefix(UTF8_BOM)
+    except OSError as error:
+        raise ValueError(f"{path}: {unreadable(error, 'give a .json or .jsonl file as data_path')}") from None
     if path.suffix != ".json":
         lines = enumerate(data.split(b"\n"), start=1)
         return [(f"line {number}", line) for number, line in lines if line.strip()]

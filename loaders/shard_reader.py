@@ -26,7 +26,7 @@ from hdf5_writer.publish import sha256_of
 from hdf5_writer.schema import CONTENT_DATA, DATASETS
 from loaders.blocks import ID_KEYS, TEXT_KEYS, Array, Block, StoredImage, make_block
 from loaders.data_dir import Shard
-from preprocess.regular_files import open_descriptor, open_regular
+from preprocess.regular_files import open_descriptor, open_regular, unreadable
 
 # Number of cached decoded chunks of table columns; each holds a few thousand entries.
 _COLUMN_CHUNKS = 64
@@ -37,7 +37,7 @@ _InflateError = cast(type[Exception], isal_zlib.error)
 
 
 class ShardError(ValueError):
-    """A shard is damaged or was changed."""
+    """A shard cannot be opened, is damaged or was changed."""
 
 
 class ShardReader:
@@ -101,8 +101,8 @@ class ShardReader:
         """Return several blocks, each given by its shard and its number in the shard.
 
         Raises:
-            ShardError: a shard is damaged or was changed.
-            OSError: it cannot be read.
+            ShardError: a shard cannot be opened, is damaged or was changed.
+            OSError: reading from an open shard fails.
         """
         self._after_fork()
         found: dict[tuple[int, int], Block] = {}
@@ -221,7 +221,11 @@ class ShardReader:
         if len(self._files) >= self._open_files:
             os.close(self._files.popitem(last=False)[1])
         entry = self._shards[shard]
-        file = open_descriptor(entry.path)
+        try:
+            file = open_descriptor(entry.path)
+        except OSError as error:
+            remedy = "copy the file again, or run create_hdf5_dataset again"
+            raise ShardError(f"{entry.path}: {unreadable(error, remedy)}") from None
         size = os.fstat(file).st_size
         if size != entry.bytes:
             os.close(file)

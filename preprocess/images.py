@@ -47,7 +47,7 @@ class ImageChecker:
         Raises:
             ConfigError: there is no image folder to check in.
             Rejected: IMAGE_NOT_LOCAL (another URL, or data), IMAGE_OUTSIDE (absolute, `..`, a NUL byte),
-                IMAGE_MISSING, IMAGE_UNREADABLE (only with `decode`).
+                IMAGE_MISSING, IMAGE_UNREADABLE (its folder cannot be accessed, or with `decode` the file is broken).
         """
         if self._mode == "none":
             return self._split(path)[0]
@@ -68,9 +68,14 @@ class ImageChecker:
                 "the record has an image, but dataset.image_dir is missing; give the folder that image paths are "
                 "relative to, or dataset.check_images=none to leave images unchecked"
             )
+        file = os.path.join(self._root, folder, name)
         if not self._is_there(folder, name):
+            if _is_forbidden(file):
+                raise Rejected(
+                    Reason.IMAGE_UNREADABLE, f"{shorten(path, 200)} in image_dir cannot be accessed (Permission denied)"
+                )
             raise Rejected(Reason.IMAGE_MISSING, f"no file {shorten(path, 200)} in image_dir")
-        return path, os.path.join(self._root, folder, name)
+        return path, file
 
     def _without_scheme(self, path: str) -> str:
         """The path of a `file:` URL, relative to the image folder if it is inside."""
@@ -143,6 +148,17 @@ class ImageChecker:
         return listing
 
 
+def _is_forbidden(file: str) -> bool:
+    """Whether permission is missing to see if the file exists."""
+    try:
+        os.stat(file)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def decode(file: str, shown: str) -> None:
     """Decode an image file; see `decode_rgb`.
 
@@ -158,13 +174,21 @@ def decode(file: str, shown: str) -> None:
 
 
 def require_image_dir(dataset: DatasetConfig) -> None:
-    """Check that the image folder exists.
+    """Check that the image folder exists and can be accessed.
 
     Raises:
-        ConfigError: `dataset.image_dir` is set and is not a folder.
+        ConfigError: `dataset.image_dir` is set and is not a folder, or files in it cannot be accessed.
     """
-    if dataset.image_dir is not None and dataset.check_images != "none" and not dataset.image_dir.is_dir():
+    if dataset.image_dir is None or dataset.check_images == "none":
+        return
+    try:
+        os.stat(os.path.join(dataset.image_dir, "."))  # fails for a file, and without permission to access the folder
+    except PermissionError:
+        raise ConfigError(
+            f"dataset.image_dir {dataset.image_dir}: cannot be accessed (Permission denied); make the folder readable"
+        ) from None
+    except OSError:
         raise ConfigError(
             f"dataset.image_dir {dataset.image_dir}: no such folder; give the folder that image paths are relative to, "
             "or dataset.check_images=none to leave images unchecked"
-        )
+        ) from None

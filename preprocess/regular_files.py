@@ -1,4 +1,7 @@
-"""Open only regular files: reading a pipe may block forever, and a device may never end. Standard library only."""
+"""Open only regular files: reading a pipe may block forever, and a device may never end. Standard library only.
+
+Also the words for a file that cannot be opened or read.
+"""
 
 from __future__ import annotations
 
@@ -38,3 +41,10 @@ def read_regular(path: str | Path) -> bytes:
     """All bytes of a regular file; see `open_regular`."""
     with open_regular(path) as file:
         return file.read()
+
+
+def unreadable(error: OSError, remedy: str) -> str:
+    """The end of a message: the reason, and what to do, which is `remedy` unless permission is missing."""
+    if isinstance(error, PermissionError):
+        remedy = "make it readable"
+    return f"cannot be read ({error.strerror or error}); {remedy}"

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from preprocess.regular_files import unreadable
+
 # Inside this folder in an installed package; at the top level in a checkout.
 SHIPPED_DIRS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
 
@@ -31,11 +33,14 @@ def find_file(name: str, option: str, *patterns: str) -> Path:
     """Find the file for `--option NAME`: a path, or the name of a file that ships with the package.
 
     Raises:
-        SettingsError: the file does not exist; the message lists the shipped files.
+        SettingsError: the file does not exist, and the message lists the shipped files; or its folder is not readable.
     """
     path = Path(_with_home(name))
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise SettingsError(f"{option} {path}: {unreadable(error, 'give another path')}") from None
     shipped = shipped_files(*patterns)
     for candidate in shipped:
         if name in (candidate.name, candidate.stem):
@@ -77,8 +82,10 @@ def read_sections(model: type[BaseModel], path: Path) -> dict[str, dict[str, Any
     """
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as UTF-8 text ({error}); give a readable YAML file") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: {unreadable(error, 'give a YAML file')}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text ({error}); give a YAML file") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: is not valid YAML: {_without_source(error, path)}; correct it") from None
     if not isinstance(values, dict) or not all(isinstance(keys, dict) or keys is None for keys in values.values()):

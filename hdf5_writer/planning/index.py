@@ -19,6 +19,7 @@ from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import InputFile
 from preprocess.config import ConfigError
 from preprocess.records import UTF8_BOM
+from preprocess.regular_files import unreadable
 
 _BLOCK = 8 << 20
 _JSON_BLANKS = b" \t\r\n"
@@ -150,7 +151,7 @@ def _blocks(path: Path, file: InputFile, unpacked: Path) -> Iterator[bytes]:
         try:
             raw = stack.enter_context(path.open("rb"))
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+            raise ConfigError(f"{path}: {unreadable(error, 'correct or remove it')}") from None
         if path.name.lower().endswith(".gz"):
             gunzipped: BinaryIO = igzip.open(raw, "rb")
             blocks = _read_blocks(gunzipped)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hdf5_writer.layout import OutputLayout
 from preprocess.config import ConfigError, RecordFormat
 from preprocess.folder_walk import walk_folder
+from preprocess.regular_files import unreadable
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 REJECTS_SUFFIX = ".rejects.jsonl"
@@ -98,7 +99,7 @@ def _input_file(root: Path, path: str) -> InputFile:
             "rename it, or use a UTF-8 locale if other programs show the name correctly"
         ) from None
     except OSError as error:
-        raise ConfigError(f"{root / path}: cannot be read ({error.strerror}); correct or remove it") from None
+        raise ConfigError(f"{root / path}: {unreadable(error, 'correct or remove it')}") from None
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"{root / path}: is not a regular file; copy it to one first")
     file = InputFile(path, found.st_size, found.st_mtime_ns)
@@ -182,7 +183,7 @@ class RecordReader:
         Within a group, the lines are read from disk in file order.
 
         Raises:
-            InputChangedError: the size or modification time of a file differs from the plan.
+            InputChangedError: the size or modification time of a file differs from the plan, or it became unreadable.
             OSError: a file cannot be read.
         """
         files, numbers = self.locate(records)
@@ -235,6 +236,8 @@ class RecordReader:
             raise InputChangedError(
                 f"{error.filename}: was removed after planning; restore it, or rewrite the dataset with --overwrite"
             ) from None
+        except PermissionError as error:
+            raise InputChangedError(f"{error.filename}: {unreadable(error, '')}") from None
 
 
 def _read_at(handle: int, offset: int, size: int, path: str) -> bytes:

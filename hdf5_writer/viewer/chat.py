@@ -15,6 +15,7 @@ from hdf5_writer.viewer.row import Row, RowImage, RowSample
 from hdf5_writer.viewer.runs import Run, sample_runs
 from hdf5_writer.viewer.thumbnails import Thumbnail, Thumbnails
 from hdf5_writer.viewer.turn_parser import ContextSpan, StyledText, TurnParser, turn_parser_of
+from preprocess.config import ConfigError
 from preprocess.square_images import AspectRatio
 
 # Shown per row; each takes about 10 KB of the page.
@@ -54,7 +55,13 @@ def side_of(
     image_dir: Path | None = None,
     aspect_ratio: AspectRatio = "square",
 ) -> Side:
-    """Prepare a dataset for display; tokenizer and images are at the paths of the run unless other paths are given."""
+    """Prepare a dataset for display; tokenizer and images are at the paths of the run unless other paths are given.
+
+    Raises:
+        ConfigError: the given `image_dir` is not a folder.
+    """
+    if image_dir is not None and not image_dir.is_dir():
+        raise ConfigError(f"image folder {image_dir}: no such folder; give the one that image paths are relative to")
     found, named = dataset.image_dir_and_tokenizer()
     decoder = load_decoder(dataset.params, tokenizer or named)
     return Side(dataset, decoder, Thumbnails(image_dir or found, aspect_ratio))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -247,5 +249,7 @@ def _damage_of(path: Path) -> Iterator[None]:
     """Add the name of the shard to errors of HDF5, which do not have it."""
     try:
         yield
+    except PermissionError:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise OSError(f"{path}: is damaged or truncated: {error}") from None

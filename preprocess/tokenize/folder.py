@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from preprocess.config import ConfigError
+from preprocess.regular_files import unreadable
 
 _MODEL_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -20,7 +23,7 @@ def tokenizer_digest(name: str) -> str:
     """`Tokenizer.digest` without loading the vocabulary.
 
     Raises:
-        ConfigError: no tokenizer found there, or a config file that is not valid JSON.
+        ConfigError: no tokenizer found there, a file that cannot be read, or a config file that is not valid JSON.
     """
     folder = resolve_folder(name)
     return digest_of_files(read_model_files(folder), read_config(folder))
@@ -51,6 +54,16 @@ def resolve_folder(name: str) -> Path:
         ) from None
 
 
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Raises a ConfigError in place of an OSError, with the file that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {unreadable(error, 'download the whole tokenizer')}") from None
+
+
+@_readable()
 def read_model_files(folder: Path) -> dict[str, bytes]:
     """The bytes of the file, or pair of files, that holds the vocabulary."""
     for names in (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt")):
@@ -62,6 +75,7 @@ def read_model_files(folder: Path) -> dict[str, bytes]:
     )
 
 
+@_readable()
 def read_config(folder: Path) -> dict[str, Any]:
     """The values of all config files; `added_tokens.json` is the key `added_tokens`."""
     config: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,6 +277,26 @@ def test_a_broken_tokenizer_gives_exit_code_2(tmp_path: Path, name: str) -> None
     result = call(f"processor.tokenizer_type={shared_folder('tokenizers') / name}", cwd=tmp_path)
     assert result.returncode == 2
     assert name in assert_one_line_error(result)
+
+
+def test_a_file_without_read_permission_is_exit_2_with_what_to_do(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    shutil.copytree(QUICKSTART / "tokenizer", tmp_path / "tk")
+    records = write_jsonl(tmp_path / "in" / "a.jsonl", [{"conversations": turn_pair("Q?", "A.")}])
+    config = tmp_path / "my.yaml"
+    config.write_text("setup: {}")
+    model = next(path for path in (tmp_path / "tk").iterdir() if path.name in ("tokenizer.json", "tokenizer.model"))
+    for file, *arguments in (
+        (model, f"processor.tokenizer_type={tmp_path / 'tk'}"),
+        (records, f"setup.input_dir={tmp_path / 'in'}"),
+        (config, f"--config={config}"),
+    ):
+        forbid(file)
+        result = call(*arguments, f"setup.output_dir={tmp_path / 'out'}", "setup.processes=1", cwd=tmp_path)
+        assert result.returncode == 2
+        said = f"create_hdf5_dataset: {file}: cannot be read (Permission denied); make it readable"
+        assert assert_one_line_error(result) == said
 
 
 @pytest.mark.slow

@@ -71,6 +71,17 @@ def test_a_truncated_file_is_found(out: OutputLayout, size: int) -> None:
     assert any(f"{path}: has " in problem for problem in problems(out))
 
 
+def test_a_file_without_read_permission_is_one_sentence(
+    out: OutputLayout, forbid: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    forbid(out.shard(0, 2))
+    words = "cannot be read (Permission denied); make it readable"
+    assert problems(out) == [f"{out.shard(0, 2)}: {words}"]
+    forbid(out.plan)
+    assert main([str(out.root)]) == 1
+    assert capsys.readouterr().err == f"verify_hdf5_dataset: {out.plan}: {words}\n"
+
+
 def test_a_missing_shard_is_found(out: OutputLayout) -> None:
     out.shard(1, 2).unlink()
     assert problems(out) == [f"{out.shard(1, 2)}: is missing"]

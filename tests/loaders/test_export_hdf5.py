@@ -163,11 +163,16 @@ def test_datasets_without_images_and_with_non_ascii_paths_are_exported(tmp_path:
 def test_the_command_prints_a_section_for_a_params_file(
     fixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(fixed), str(tmp_path / "out"), "--format", "modelzoo", "--image_dir", "/data/images"]
+    images = tmp_path / "images"
+    arguments = [str(fixed), str(tmp_path / "out"), "--format", "modelzoo", "--image_dir", str(images)]
+    assert main(arguments) == 2
+    assert f"export_hdf5: image folder {images}: no such folder; give the one that" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    images.mkdir()
     assert main([*arguments, "--image_aspect_ratio", "pad"]) == 0
     section = yaml.safe_load(capsys.readouterr().out)["train_input"]
     assert section["data_processor"] == "LlavaHDF5MapDataProcessor"
-    assert (section["data_dir"], section["img_data_dir"]) == (str(tmp_path / "out"), "/data/images")
+    assert (section["data_dir"], section["img_data_dir"]) == (str(tmp_path / "out"), str(images))
     names = [transform["name"] for transform in section["transforms"]]
     assert names == ["expand_to_square", "resize", "center_crop", "to_tensor", "normalize"]
     assert section["transforms"][0]["background_color"] == [122, 116, 104]

@@ -250,6 +250,32 @@ def test_a_rejected_record_is_named_with_its_reason(tmp_path: Path) -> None:
         _ = LazySupervisedDataset(path, TOKENIZER, DataArguments()).lengths
 
 
+def test_a_broken_image_and_a_text_that_is_too_long_are_named_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.jpg").touch()
+    image = Image.effect_noise((64, 64), 50)
+    image.save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:900])
+    Image.new("RGB", (64, 65)).save(tmp_path / "big.png")
+    record = records_of(1, "first")[0]
+    names = ("empty.jpg", "cut.jpg", "big.png")
+    path = write_jsonl(tmp_path / "records.jsonl", [{**record, "image": name} for name in names])
+    dataset = LazySupervisedDataset(path, TOKENIZER, DataArguments(image_folder=tmp_path))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
+    for index, (name, reason) in enumerate(
+        zip(names, ("cannot identify the format", "truncated", "DecompressionBombWarning"), strict=True)
+    ):
+        with pytest.raises(
+            ImageError, match=rf"^\S+records\.jsonl, line {index + 1}: \S+{name} cannot be read \([^\n]*{reason}"
+        ):
+            dataset[index]
+    long = {"conversations": turn_pair("a" * 1_100_000, "A.")}
+    dataset = LazySupervisedDataset(write_jsonl(path, [long]), TOKENIZER, DataArguments())
+    with pytest.raises(ValueError, match=r"records\.jsonl, line 1: too_long: [0-9,]+ characters without a space"):
+        dataset[0]
+
+
 def test_wrong_files_and_templates_are_named(tmp_path: Path, records: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1}\n{"a": 2}\n')
     with pytest.raises(ValueError, match=r"the suffix \.jsonl"):
@@ -257,6 +283,8 @@ def test_wrong_files_and_templates_are_named(tmp_path: Path, records: Path) -> N
     (tmp_path / "b.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="holds a JSON dict, expected an array"):
         LazySupervisedDataset(tmp_path / "b.json", TOKENIZER, DataArguments())
+    with pytest.raises(ValueError, match=r"nowhere\.jsonl: cannot be read \(No such file or directory\); give a"):
+        LazySupervisedDataset(tmp_path / "nowhere.jsonl", TOKENIZER, DataArguments())
     with pytest.raises(ValueError, match="did you mean vicuna_v1"):
         LazySupervisedDataset(records, TOKENIZER, DataArguments(version="vicuna"))
     assert len(LazySupervisedDataset(records, TOKENIZER, DataArguments(version="v1"))) == 40

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,14 @@ def test_a_changed_attribute_is_refused_and_verify_compares_the_whole_file(copie
     with pytest.raises(ShardError, match=r"00003-of-00005.h5: has sha256 \w{64}, expected \w{64}"):
         LlavaH5Dataset(copied, verify=True)[3 * 70]
     LlavaH5Dataset(copied, verify=True)[2 * 70]
+
+
+def test_a_shard_that_cannot_be_opened_is_a_shard_error(copied: Path, forbid: Callable[[Path], None]) -> None:
+    data_dir = read_data_dir(copied)
+    shard = data_dir.shards[0].path
+    forbid(shard)
+    with pytest.raises(ShardError, match=rf"^{shard}: cannot be read \(Permission denied\); make it readable$"):
+        ShardReader(data_dir.shards).block(0, 0)
 
 
 def test_a_shard_already_open_in_the_process_can_be_read(copied: Path) -> None:

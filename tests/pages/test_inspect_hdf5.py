@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -110,6 +111,20 @@ def test_a_damaged_shard_gives_exit_code_1(out: Path, capsys: pytest.CaptureFixt
     stderr = capsys.readouterr().err
     assert f"{shard}: is damaged or truncated" in stderr
     assert "verify_hdf5_dataset" in stderr
+
+
+def test_a_shard_without_read_permission_is_exit_code_1(
+    out: Path, forbid: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = next(out.glob("examples-00000*"))
+    forbid(shard)
+    assert main([str(out)]) == 1
+    assert capsys.readouterr().err == (f"inspect_hdf5: {shard}: cannot be read (Permission denied); make it readable\n")
+
+
+def test_an_image_folder_that_does_not_exist_is_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(out), "--image-dir", str(out / "nope")]) == 2
+    assert f"inspect_hdf5: image folder {out / 'nope'}: no such folder; give the one that" in capsys.readouterr().err
 
 
 def test_a_damaged_row_names_its_shard(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

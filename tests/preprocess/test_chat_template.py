@@ -249,5 +249,5 @@ def test_a_file_that_is_not_a_template_is_named(tokenizer: Tokenizer, tmp_path: 
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name, reason in (("absent", "No such file"), ("binary", "not UTF-8 text")):
         dataset = DatasetConfig(system_prompt_style="chat_template", chat_template=tmp_path / name)
-        with pytest.raises(ConfigError, match=f"dataset.chat_template .*{name}: cannot be read .*{reason}"):
+        with pytest.raises(ConfigError, match=f"dataset.chat_template .*{name}: .*{reason}"):
             renderer_for(dataset, tokenizer)

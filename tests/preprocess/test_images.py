@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import ConfigMaker, needs_shared, shared_folder
 from PIL import Image
 
-from preprocess.config import ConfigError
+from preprocess.config import ConfigError, DatasetConfig
 from preprocess.image_files import LARGEST_FILE
 from preprocess.images import ImageChecker, require_image_dir
 from preprocess.regular_files import open_regular
@@ -40,6 +41,23 @@ def reason_of(checker: ImageChecker, path: str) -> Reason:
     with pytest.raises(Rejected) as rejected:
         checker.check(path)
     return rejected.value.reason
+
+
+@pytest.mark.parametrize("max_names", [0, 1, 1_000_000])
+def test_an_image_in_a_folder_without_permission_is_not_called_missing(
+    image_dir: Path, forbid: Callable[[Path], None], max_names: int
+) -> None:
+    forbid(image_dir / "sub")
+    checker = ImageChecker(image_dir, "exists", max_names)
+    for path in ("sub/b.png", "sub/deep/ü ö.png"):
+        with pytest.raises(Rejected, match=r"^image_unreadable: .* cannot be accessed \(Permission denied\)$"):
+            checker.check(path)
+    assert reason_of(checker, "gone.png") is Reason.IMAGE_MISSING
+    dataset = DatasetConfig(image_dir=image_dir, system_prompt_style="plain")
+    require_image_dir(dataset)
+    forbid(image_dir)
+    with pytest.raises(ConfigError, match=f"^dataset.image_dir {image_dir}: cannot be accessed .*; make the folder"):
+        require_image_dir(dataset)
 
 
 @pytest.mark.parametrize("mode", ["exists", "decode"])

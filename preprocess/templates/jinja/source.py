@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from preprocess.config import ConfigError, DatasetConfig
+from preprocess.regular_files import unreadable
 from preprocess.tokenize.folder import CHAT_TEMPLATE_FILE, read_config, resolve_folder
 
 CHAT_TEMPLATE_STYLE = "chat_template"
@@ -84,6 +85,7 @@ def _read(path: Path, name: str) -> str:
         if path.stat().st_size > _LONGEST:
             raise ConfigError(f"{name}: has more than {_LONGEST:,} bytes, expected a Jinja chat template")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{name}: cannot be read ({reason}); give the file of a Jinja chat template") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: {unreadable(error, 'give the file of a Jinja chat template')}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: is not UTF-8 text; give the file of a Jinja chat template") from None
