@@ -97,7 +97,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space there"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "make it readable and writable"
+    if error.errno == errno.EROFS:
         return "make it writable"
     if str(error.strerror).startswith("No usable temporary directory"):
         return "set TMPDIR to a folder with free space"

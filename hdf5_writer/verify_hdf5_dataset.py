@@ -20,13 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("output_dir", type=Path, help="setup.output_dir of a finished run")
     root: Path = parser.parse_args(arguments).output_dir
-    if not root.is_dir():
-        print(f"verify_hdf5_dataset: {root}: no such folder; give the setup.output_dir of a run", file=sys.stderr)
-        return 2
     from hdf5_writer.verify import verify_dataset
     from preprocess.regular_files import unreadable
 
     try:
+        if not root.is_dir():
+            print(f"verify_hdf5_dataset: {root}: no such folder; give the setup.output_dir of a run", file=sys.stderr)
+            return 2
         summary = verify_dataset(root)
     except OSError as error:
         where = error.filename or root
@@ -40,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"… and {len(summary.problems) - _MAX_SHOWN} more", file=sys.stderr)
     if summary.problems:
         print(
-            f"verify_hdf5_dataset: {root}: {_counted(len(summary.problems), 'problem')} found; remove the damaged "
-            "and foreign files and rerun the command that wrote the dataset: it rewrites missing files",
+            f"verify_hdf5_dataset: {root}: {_counted(len(summary.problems), 'problem')} found; make unreadable files "
+            "readable, remove damaged and foreign ones, and rerun the command that wrote the dataset: it rewrites "
+            "missing files",
             file=sys.stderr,
         )
         return 1

@@ -24,12 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     folders = [options.folder] if options.against is None else [options.folder, options.against]
-    for folder in folders:
-        if not folder.is_dir():
-            problem = "is a file" if folder.exists() else "does not exist"
-            print(f"inspect_images: {folder} {problem}, expected a folder of images", file=sys.stderr)
-            return WRONG_INPUT
     try:
+        for folder in folders:
+            if not folder.is_dir():
+                problem = "is a file" if folder.exists() else "does not exist"
+                print(f"inspect_images: {folder} {problem}, expected a folder of images", file=sys.stderr)
+                return WRONG_INPUT
         here, *there = [audit(folder) for folder in folders]
         if here.files:
             for line in _lines(here, options.most):

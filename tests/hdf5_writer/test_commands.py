@@ -297,6 +297,11 @@ def test_a_file_without_read_permission_is_exit_2_with_what_to_do(
         assert result.returncode == 2
         said = f"create_hdf5_dataset: {file}: cannot be read (Permission denied); make it readable"
         assert assert_one_line_error(result) == said
+    assert call(f"setup.output_dir={tmp_path / 'out'}", cwd=tmp_path).returncode == 0
+    forbid(tmp_path / "out" / ".work" / "plan.json")
+    result = call(f"setup.output_dir={tmp_path / 'out'}", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "plan.json: Permission denied; finished shards are kept: make it readable and" in result.stderr
 
 
 @pytest.mark.slow

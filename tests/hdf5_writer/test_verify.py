@@ -80,6 +80,9 @@ def test_a_file_without_read_permission_is_one_sentence(
     forbid(out.plan)
     assert main([str(out.root)]) == 1
     assert capsys.readouterr().err == f"verify_hdf5_dataset: {out.plan}: {words}\n"
+    forbid(out.root.parent)
+    assert main([str(out.root)]) == 1
+    assert capsys.readouterr().err == f"verify_hdf5_dataset: {out.root}: {words}\n"
 
 
 def test_a_missing_shard_is_found(out: OutputLayout) -> None:
@@ -206,7 +209,7 @@ def test_the_command_prints_its_findings(out: OutputLayout, capsys: pytest.Captu
     assert main([str(out.root)]) == 1
     stderr = capsys.readouterr().err
     assert f"{out.shard(0, 2)}: is missing" in stderr
-    assert ": 1 problem found; remove" in stderr
+    assert ": 1 problem found; make unreadable files readable, remove damaged" in stderr
     assert main([str(out.root / "nope")]) == 2
     assert "no such folder" in capsys.readouterr().err
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,17 @@ def test_a_name_that_cannot_be_printed_is_shown_quoted(tmp_path: Path, capsys: p
     (tmp_path / os.fsdecode(b"\x1b[31m\xff.jpg")).write_bytes(b"no")
     assert main([str(tmp_path)]) == 0
     assert r"'\x1b[31m\udcff.jpg'" in capsys.readouterr().out
+
+
+def test_a_folder_without_read_permission_is_one_sentence(
+    tmp_path: Path, forbid: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "images/sub/a.png", 1)
+    forbid(tmp_path / "images/sub")
+    for folder in (tmp_path / "images", tmp_path / "images/sub/deep"):
+        assert main([str(folder)]) == 1
+        said = capsys.readouterr().err
+        assert re.fullmatch(r"inspect_images: \S+/images/sub\S*: Permission denied; make the folder readable\n", said)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
