@@ -54,7 +54,8 @@ def find(
     if counts["truncated"]:
         rows = _records(counts["truncated"], "sample was", "samples were")
         text_only = counts["text_only_cut"]
-        which = f"; {text_only:,} of them are text only, with dummy image slots in the row" if text_only else ""
+        are = "it is" if counts["truncated"] == 1 else f"{text_only:,} of them {'is' if text_only == 1 else 'are'}"
+        which = f"; {are} text only, with dummy image slots in the row" if text_only else ""
         found.append(
             Finding("other-lengths", f"{rows} truncated to {params['max_sequence_length']:,} positions{which}.")
         )

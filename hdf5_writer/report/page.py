@@ -6,6 +6,7 @@ Memory does not grow with the number of rows: receipts and tables are read one s
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def write_report(
         command=command,
         name=layout.root.resolve().name,
         output_dir=os.path.realpath(layout.root),
+        inspect_command=shlex.join(["inspect_hdf5", os.path.realpath(layout.root)]),
         rejects=_reject_examples(layout, params["counts"]["rejected_by_reason"]),
         config=[
             (f"{section}.{key}", value) for section, keys in params["config"].items() for key, value in keys.items()

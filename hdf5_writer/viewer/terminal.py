@@ -13,7 +13,11 @@ from hdf5_writer.viewer.runs import Run, padding_run, sample_runs
 _CODES = {"supervised": "30;42", "context": "0", "image": "30;44", "masked": "30;43", "padding": "2"}
 _LABELS = {"supervised": "answer", "context": "prompt", "image": "image", "masked": "no image", "padding": "padding"}
 _WIDTH = max(map(len, _LABELS.values()))
-_NAMES = {"image": "image slots", "masked": "dummy image slots, masked (text only)", "padding": "padding positions"}
+_NAMES = {
+    "image": "image slot{s}",
+    "masked": "dummy image slot{s}, masked (text only)",
+    "padding": "padding position{s}",
+}
 _MAX_NAMES = 3
 
 
@@ -69,7 +73,8 @@ def _images(count: int) -> str:
 def _paint(run: Run, decoder: TokenDecoder, coloured: bool) -> str:
     if run.kind in _NAMES:
         path = "" if run.image is None else f" of {visible(run.image.path)}"
-        text = f"[{run.count:,} {_NAMES[run.kind]}{path}, from position {run.start}]"
+        name = _NAMES[run.kind].format(s="" if run.count == 1 else "s")
+        text = f"[{run.count:,} {name}{path}, from position {run.start}]"
     elif decoder.has_tokenizer:
         parts = decoder.parts(run.ids, decoder.starts_text(run.before, run.after_image))
         text = "".join(part.text for part in parts)

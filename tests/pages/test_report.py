@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -226,6 +227,11 @@ def test_findings_list_everything_unusual() -> None:
     one = quiet | {"read": 50, "rejected": 1, "rejected_by_reason": {"no_turns": 1}}
     (finding,) = find({"counts": one}, Duplicates(1, 0, 0, []), ImageSample())
     assert finding.sentence == "1 record was rejected (2.0%), as no_turns."
+    cut = {"counts": quiet | {"truncated": 1, "text_only_cut": 1}, "max_sequence_length": 64}
+    (finding,) = find(cut, Duplicates(1, 0, 0, []), ImageSample())
+    assert finding.sentence == (
+        "1 sample was truncated to 64 positions; it is text only, with dummy image slots in the row."
+    )
     pays, hardly = (OtherLength(2048, True, False, True, 0, 0.6, 0.02, rows, 1.0) for rows in (2.44, 1.49))
     (finding,) = find({"counts": quiet, "fill": 0.401}, Duplicates(1, 0, 0, []), ImageSample(), pays)
     assert finding.sentence == (
@@ -241,6 +247,13 @@ def test_the_report_shows_the_first_five_rows(written: OutputLayout) -> None:
     assert [f'id="row-{number}"' in page for number in range(6)] == [True] * 5 + [False]
     assert page.count('class="tokens supervised"') >= 5
     assert "data:image/jpeg" in page
+
+
+@pytest.mark.slow
+def test_the_command_for_other_rows_can_be_copied_to_a_shell(written: OutputLayout) -> None:
+    root = written.root.rename(written.root.with_name("my out"))
+    page = html.unescape(write_report(OutputLayout(root), None).read_text(encoding="utf-8"))
+    assert f"<code>inspect_hdf5 '{root}'</code>" in page
 
 
 @pytest.mark.slow
