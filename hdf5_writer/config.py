@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from preprocess.config import ConfigError, DatasetConfig, ProcessorConfig, Section, as_path
-from preprocess.settings import SettingsError, build_settings, find_file, read_sections, read_settings
+from preprocess.settings import (
+    SettingsError,
+    as_sections,
+    build_settings,
+    find_file,
+    read_sections,
+    read_settings,
+    set_key,
+)
 
 _SHIPPED = ("*preproc*.yaml", "quickstart.yaml")
 
@@ -117,21 +125,20 @@ def load_config(source: str | Path | Mapping[str, Mapping[str, Any]], **override
     """
     try:
         if isinstance(source, Mapping):
-            values: dict[str, Any] = {section: dict(keys) for section, keys in source.items()}
             name, folder = "the given config", Path.cwd()
-        else:
+            values: dict[str, Any] = dict(as_sections(Config, source, name))
+        elif isinstance(source, str | Path):
             path = find_file(os.fspath(source), "config", *_SHIPPED)
             values, name, folder = dict(read_sections(Config, path)), str(path), path.parent
+        else:
+            raise SettingsError(f"config is {source!r}, expected a path, the name of a shipped config, or a dict")
         given = {}
         for argument, value in overrides.items():
-            section, *keys = argument.split("__")
-            if not keys:
+            keys = argument.split("__")
+            if len(keys) < 2 or not all(keys):
                 raise SettingsError(f"argument {argument}: expected section__key=value, such as setup__processes=2")
-            target = values.setdefault(section, {})
-            for part in keys[:-1]:
-                target[part] = target = dict(target.get(part) or {})
-            target[keys[-1]] = value
-            given[argument.replace("__", ".")] = f"{argument}={value!r}"
+            given[".".join(keys)] = f"{argument}={value!r}"
+            set_key(values, keys, value, given[".".join(keys)])
         return build_settings(Config, _plain(values), name, folder, given)
     except SettingsError as error:
         raise ConfigError(str(error)) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from preprocess.regular_files import unreadable
+from preprocess.yaml_loader import read_yaml
 
 # Inside this folder in an installed package; at the top level in a checkout.
 SHIPPED_DIRS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
@@ -88,9 +89,35 @@ def read_sections(model: type[BaseModel], path: Path) -> dict[str, dict[str, Any
         raise SettingsError(f"{path}: is not UTF-8 text ({error}); give a YAML file") from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: is not valid YAML: {_without_source(error, path)}; correct it") from None
-    if not isinstance(values, dict) or not all(isinstance(keys, dict) or keys is None for keys in values.values()):
-        raise SettingsError(f"{path}: expected the sections {_listed(model.model_fields)}, each with its keys")
+    return as_sections(model, values, str(path))
+
+
+def as_sections(model: type[BaseModel], values: object, source: str) -> dict[str, dict[str, Any]]:
+    """A copy of values as sections, each with its keys; a section that is None is empty.
+
+    Raises:
+        SettingsError: they are not a mapping of mappings; the message names `source`.
+    """
+    if not isinstance(values, Mapping) or not all(
+        keys is None or isinstance(keys, Mapping) for keys in values.values()
+    ):
+        raise SettingsError(f"{source}: expected the sections {_listed(model.model_fields)}, each with its keys")
     return {section: dict(keys or {}) for section, keys in values.items()}
+
+
+def set_key(values: dict[str, Any], path: Sequence[str], value: object, argument: str) -> None:
+    """Set a key of a section or sub-section; sub-sections are copied first.
+
+    Raises:
+        SettingsError: a part of the path is a value; the message names `argument`.
+    """
+    section = values
+    for part in path[:-1]:
+        inner = section.get(part)
+        if inner is not None and not isinstance(inner, Mapping):
+            raise SettingsError(f"argument {argument!r}: {part} is a value, not a section")
+        section[part] = section = dict(inner or {})
+    section[path[-1]] = value
 
 
 def build_settings(
@@ -117,9 +144,13 @@ def build_settings(
         return model.model_validate(expanded)
     except ValidationError as error:
         first = error.errors()[0]
-        where = _place(model, [str(part) for part in first["loc"]])
-        source = f"argument {arguments['.'.join(where)]!r}" if arguments and ".".join(where) in arguments else source
-        raise SettingsError(f"{source}: {_explain(model, first, where, expanded)}") from None
+        found = [str(part) for part in first["loc"]]
+        where = _place(model, found)
+        message = _explain(model, first, where, expanded)
+        given = _given_by(arguments or {}, where, found, expanded, message)
+        if given:
+            source = f"argument{'s' * (len(given) > 1)} {_listed(map(repr, given))}"
+        raise SettingsError(f"{source}: {message}") from None
 
 
 def did_you_mean(found: str, known: Iterable[str], prefix: str = "") -> str:
@@ -133,18 +164,6 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def read_yaml(text: str) -> Any:
-    """Parse a YAML document to plain types; `1e-3` is 0.001 and `1e4` the integer 10000.
-
-    Raises:
-        yaml.YAMLError: the document is invalid, has a duplicate key, or is nested too deeply.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
-
-
 def _apply(model: type[BaseModel], values: dict[str, Any], override: str, example: str) -> None:
     key, equals, text = override.partition("=")
     path = key.split(".")
@@ -156,14 +175,10 @@ def _apply(model: type[BaseModel], values: dict[str, Any], override: str, exampl
         else:
             value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"argument {override!r}: the value is not valid YAML: {_without_source(error)}") from None
-    section = values
-    for part in path[:-1]:
-        inner = section.get(part)
-        if inner is not None and not isinstance(inner, dict):
-            raise SettingsError(f"argument {override!r}: {part} is a value, not a section")
-        section[part] = section = dict(inner or {})
-    section[path[-1]] = value
+        raise SettingsError(
+            f"argument {override!r}: the value is not valid YAML: {_without_source(error)}; correct it"
+        ) from None
+    set_key(values, path, value, override)
 
 
 def _takes_text(model: type[BaseModel], path: Sequence[str]) -> bool:
@@ -200,6 +215,38 @@ def _place(model: type[BaseModel], where: list[str]) -> list[str]:
         if section is None:
             return where[: depth - 1]
     return where
+
+
+def _given_by(arguments: Mapping[str, str], where: list[str], found: list[str], values: Any, message: str) -> list[str]:
+    """The arguments that an error is about; empty if its key was set by the file.
+
+    Args:
+        arguments: key → the argument that set it.
+        where, found: path of the key, without and with list indices and keys of mappings.
+        values: all values, of the file and of the arguments.
+        message: the message of the error; an error of a whole section names the keys there.
+    """
+    for part in where:
+        values = values.get(part) if isinstance(values, dict) else None
+    inside = {key: text for key, text in arguments.items() if key.split(".")[: len(where)] == where}
+    exact = [text for key, text in inside.items() if found[: key.count(".") + 1] == key.split(".")]
+    if exact or not isinstance(values, dict):
+        return exact
+    named = [
+        text for key, text in inside.items() if re.search(rf"(?<!\w){re.escape(key.split('.')[-1])}(?!\w)", message)
+    ]
+    if not named and all(key in inside for key in _leaves(values, where)):
+        return list(inside.values())
+    return named
+
+
+def _leaves(values: Mapping[str, Any], where: list[str]) -> Iterator[str]:
+    """The dotted keys of all values that are not mappings."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, [*where, str(key)])
+        else:
+            yield ".".join([*where, str(key)])
 
 
 def _explain(model: type[BaseModel], error: Mapping[str, Any], where: list[str], values: Any) -> str:
@@ -259,25 +306,3 @@ def _with_home(text: str) -> str:
 
 def _without_source(error: object, path: Path | None = None) -> str:
     return one_line(error).replace('"<unicode string>"', str(path) if path else "it")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML loader that refuses duplicate keys, of which PyYAML silently uses the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-    def construct_exponent(self, node: yaml.ScalarNode) -> int | float:
-        number = float(self.construct_scalar(node))
-        return int(number) if number.is_integer() and "." not in node.value else number
-
-
-# YAML 1.1, which PyYAML implements, requires a dot in a number with an exponent.
-_Loader.add_implicit_resolver("!exponent", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_constructor("!exponent", _Loader.construct_exponent)

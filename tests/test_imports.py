@@ -15,6 +15,7 @@ STAGES = [
     "preprocess.rejects",
     "preprocess.samples",
     "preprocess.segments",
+    "preprocess.yaml_loader",
     "preprocess.settings",
     "preprocess.config",
     "preprocess.records",

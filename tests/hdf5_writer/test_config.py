@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import CHECKOUT, ConfigMaker
 
-from hdf5_writer.config import Config, read_config
+from hdf5_writer.config import Config, load_config, read_config
 from preprocess.config import ConfigError
 
 GOOD = """\
@@ -74,6 +75,11 @@ def test_documented_defaults_are_the_actual_defaults(tmp_path: Path) -> None:
         (["dataset.patch_size=15"], ["image_size is 336", "patch_size 15"]),
         (["nonsense"], ["argument 'nonsense'", "section.key=value"]),
         (["setup.seed=[1"], ["argument 'setup.seed=[1'", "not valid YAML"]),
+        (["setup.seed='2024-99-99 10:00:00'"], ["argument", "setup.seed is '2024-99-99 10:00:00' (str)"]),
+        (["setup.seed=2024-99-99"], ["argument", "setup.seed is '2024-99-99' (str)"]),
+        (["setup.seed=!!int x"], ["argument 'setup.seed=!!int x'", "'x' is not a value of the type !!int"]),
+        (["dataset.roles={[1]: a}"], ["argument 'dataset.roles={[1]: a}'", "a key is [1], expected text"]),
+        (["dataset.chat_template_date=2024-13-45"], ["it is '2024-13-45', expected a date such as 2024-07-26"]),
     ],
 )
 def test_invalid_values_are_reported_with_their_key(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
@@ -95,11 +101,51 @@ def test_invalid_values_are_reported_with_their_key(tmp_path: Path, overrides: l
         (GOOD.replace("tokenizer_type: tok", ""), "processor.tokenizer_type is missing"),
         (GOOD.replace("dataset: {system_prompt_style: vicuna_v1}\n", ""), "dataset is missing"),
         ("setup: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        (
+            "setup: {seed: !!int x}\n",
+            r"'x' is not a value of the type !!int in .*config.yaml, line 1, column 15",
+        ),
+        ("setup: {seed: !!float x}\n", "'x' is not a value of the type !!float"),
+        ("setup: {seed: !!bool x}\n", "'x' is not a value of the type !!bool"),
+        ("setup: !!map x\n", "'x' is not a value of the type !!map"),
+        ("setup: {[1]: a}\n", r"a key is \[1\], expected text in .*, line 1, column 9"),
+        ("? [a]\n: b\n", r"a key is \['a'\], expected text"),
+        ("setup: &a {dask: *a}\n", "it contains itself, by an alias"),
+        ("setup: &a [*a]\n", "it contains itself, by an alias"),
+        (GOOD.replace("vicuna_v1", "!!set {a}"), "the type !!set is not supported, expected text"),
+        (GOOD.replace("vicuna_v1", "!!binary YQ=="), "the type !!binary is not supported, expected text"),
+        (GOOD.replace("vicuna_v1", "!!timestamp x"), "the type !!timestamp is not supported, expected text"),
     ],
 )
 def test_a_file_that_is_not_a_config_is_refused(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as error:
         read_config(config_file(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_looks_like_a_date_is_text(tmp_path: Path) -> None:
+    for name in ("2024-13-45", "2024-07-26"):
+        config = read_config(config_file(tmp_path, GOOD.replace("input_dir: in", f"input_dir: {name}")))
+        assert config.setup.input_dir == Path(name)
+    prompt = read_config(config_file(tmp_path), ["dataset.chat_template_date=2024-07-26"])
+    assert prompt.dataset.chat_template_date == date(2024, 7, 26)
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "words"),
+    [
+        ({"a": 1}, {}, "the given config: expected the sections setup, processor and dataset"),
+        ({"setup": None}, {}, "the given config: setup.input_dir is missing"),
+        ({1: {}}, {}, "the given config: "),
+        ([], {}, r"config is \[\], expected a path, the name of a shipped config, or a dict"),
+        (None, {}, "config is None, expected a path"),
+        ({"setup": {"seed": 5}}, {"setup__seed__x": 1}, "argument 'setup__seed__x=1': seed is a value, not a section"),
+        ({"setup": {}}, {"setup__": 1}, "argument setup__: expected section__key=value"),
+    ],
+)
+def test_wrong_arguments_of_load_config_are_config_errors(source: Any, overrides: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config(source, **overrides)
 
 
 def test_overrides_are_parsed_as_yaml(tmp_path: Path) -> None:
@@ -135,8 +181,22 @@ def test_quoted_texts_and_null_in_overrides(tmp_path: Path) -> None:
 def test_an_invalid_override_is_named_instead_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^argument 'setup.processes=0': setup.processes is 0 \(int\)"):
         read_config(config_file(tmp_path), ["setup.processes=0"])
+    for override, words in (
+        ("foo.bar=1", "unknown key foo"),
+        ("setup.foo.bar=1", "unknown key setup.foo"),
+        ("setup.max_images_per_row=2", "unknown key setup.max_images_per_row"),
+        ("processor.max_images_per_row=2", "processor.max_images_per_row is 2, but"),
+        ("dataset.num_patches=5", "dataset: num_patches is 5, but"),
+        ("dataset.roles.bot=assistant", "dataset.roles is "),
+    ):
+        with pytest.raises(ConfigError, match=rf"^argument '{override}': {words}"):
+            read_config(config_file(tmp_path), [override, "setup.seed=1"])
+    with pytest.raises(ConfigError, match=r"^arguments 'dataset.image_size=10' and 'dataset.patch_size=3': "):
+        read_config(config_file(tmp_path), ["dataset.image_size=10", "dataset.patch_size=3", "dataset.use_ftfy=true"])
     with pytest.raises(ConfigError, match=r"config\.yaml: setup\.processes is 0"):
         read_config(config_file(tmp_path, GOOD.replace("setup: {", "setup: {processes: 0, ")), ["setup.seed=1"])
+    with pytest.raises(ConfigError, match=r"config\.yaml: unknown key foo"):
+        read_config(config_file(tmp_path, GOOD + "foo: {bar: 1}\n"), ["foo.baz=1"])
 
 
 def test_config_dir_is_replaced_by_the_folder_of_the_config(tmp_path: Path) -> None:
