@@ -92,8 +92,12 @@ class Config(Section):
         return {"setup": setup, "processor": processor, "dataset": dataset}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the whole config as plain JSON types, as in `data_params.json`."""
+        """Return the whole config as plain JSON types."""
         return self.model_dump(mode="json")
+
+    def stored_keys(self) -> dict[str, Any]:
+        """Return the keys of `data_params.json` as plain JSON types: without the output folder and the workers."""
+        return self.model_dump(mode="json", exclude={"setup": {"output_dir", "processes", "engine", "dask"}})
 
 
 def read_config(name: str, overrides: Iterable[str] = ()) -> Config:

@@ -112,7 +112,7 @@ def data_params(plan: Plan, receipts: Iterator[Receipt], rejects: tuple[int, str
         "eos_id": tokenizer.eos_id,
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": {"name": config.processor.tokenizer_type, "digest": tokenizer.digest},
-        "config": config.as_json(),
+        "config": config.stored_keys(),
         "plan_digest": plan.digest,
         "limit": plan.limit,
         "inputs": [

@@ -103,7 +103,9 @@ def write_report(
         inspect_command=shlex.join(["inspect_hdf5", os.path.realpath(layout.root)]),
         rejects=_reject_examples(layout, params["counts"]["rejected_by_reason"]),
         config=[
-            (f"{section}.{key}", value) for section, keys in params["config"].items() for key, value in keys.items()
+            (f"{section}.{key}", value)
+            for section, keys in plan.config.as_json().items()
+            for key, value in keys.items()
         ],
         lengths=others,
         recommended=recommended_length(tallies.lengths),

@@ -46,7 +46,7 @@ def with_own_inputs(run: Run, place: Path, data: Path, *more: str) -> tuple[Run,
 
 
 def without_params(digests: dict[str, str]) -> dict[str, str]:
-    # It contains the config with the input folder and the number of processes.
+    # It contains the config with the input folder.
     return {name: digest for name, digest in digests.items() if name != "data_params.json"}
 
 
