@@ -94,9 +94,10 @@ def create_dataset(
         progress: receives progress events; by default, progress is shown on stderr.
 
     Raises:
-        ConfigError: config, inputs, tokenizer or output folder are wrong; the message is one sentence.
+        ConfigError: an argument, the config, inputs, tokenizer or output folder are wrong; the message is one sentence.
         RuntimeError, OSError: the run failed. Finished shards are kept, and the same call resumes it.
     """
+    _check_arguments(config, limit, skip_tasks)
     try:
         outcome = run.create_dataset(
             config,
@@ -123,6 +124,20 @@ def create_dataset(
         report=report,
         too_many_rejects=counts["rejected"] > config.setup.max_reject_fraction * counts["read"],
     )
+
+
+def _check_arguments(config: object, limit: object, skip_tasks: object) -> None:
+    """Refuse values that the command line cannot give."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"config is {config!r}, expected a Config; make one with load_config")
+    if limit is not None and not _is_whole(limit, 1):
+        raise ConfigError(f"limit is {limit!r}, expected a whole number of records of at least 1, or None for all")
+    if not isinstance(skip_tasks, Collection) or not all(_is_whole(task, 0) for task in skip_tasks):
+        raise ConfigError(f"skip_tasks is {skip_tasks!r}, expected a list of task numbers, from 0")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def verify_dataset(directory: str | Path) -> Findings:

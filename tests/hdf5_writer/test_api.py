@@ -96,6 +96,25 @@ def test_a_config_may_be_a_dict(tmp_path: Path) -> None:
     assert values["setup"].keys() == {"input_dir", "output_dir"}, "the caller's values are not modified"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(({"limit": limit}, f"limit is {limit!r}, expected a whole number") for limit in (0, -1, "5", 2.5, True)),
+        ({"skip_tasks": 1}, "skip_tasks is 1, expected a list of task numbers"),
+        ({"skip_tasks": "1"}, "skip_tasks is '1', expected a list of task numbers"),
+        ({"skip_tasks": [-1]}, r"skip_tasks is \[-1\], expected a list of task numbers"),
+        ({"config": "my.yaml"}, "config is 'my.yaml', expected a Config; make one with load_config"),
+    ],
+)
+def test_wrong_arguments_of_create_dataset_are_config_errors(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    config = hdf5_writer.load_config("quickstart", setup__output_dir=tmp_path / "out", setup__processes=1)
+    with pytest.raises(ConfigError, match=message):
+        hdf5_writer.create_dataset(**{"config": config, **arguments})
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_folders_and_rows_are_named(tmp_path: Path, result: hdf5_writer.DatasetResult) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         hdf5_writer.verify_dataset(tmp_path / "none")
