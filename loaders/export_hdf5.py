@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from preprocess.regular_files import NotRegularError, open_regular
 from preprocess.square_images import AspectRatio
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
+FORMAT = "modelzoo"
 
 
 class ExportError(ValueError):
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("in_dir", type=Path, help="a finished dataset of create_hdf5_dataset")
     parser.add_argument("out_dir", type=Path, help="output folder")
-    parser.add_argument("--format", choices=["modelzoo"], required=True, help="target format: Cerebras ModelZoo")
+    parser.add_argument("--format", choices=[FORMAT], required=True, help="target format: Cerebras ModelZoo")
     parser.add_argument(
         "--image_dir", metavar="DIR", help="image folder in the printed section (default: dataset.image_dir of the run)"
     )
@@ -124,6 +126,8 @@ def export(
     for path in sorted(out.root.glob("*.h5")):
         if path not in wanted:
             raise ExportError(f"{path}: is not a file of this export; remove it, or give another folder")
+    if os.path.lexists(out.data_params) and not _is_of_an_export(out.data_params):
+        raise ExportError(f"{out.data_params}: is not a file of an export; remove it, or give another folder")
     for left_over in out.temporaries():
         left_over.unlink(missing_ok=True)
     _export_files(wanted, layout, out)
@@ -136,6 +140,13 @@ def export(
     publish(out.data_params, [seal(_export_params(data_dir, layout, wanted), indent=True)])
     _remove_receipts(out, len(wanted))
     return section
+
+
+def _is_of_an_export(path: Path) -> bool:
+    try:
+        return unseal(path).get("format") == FORMAT
+    except (FileNotFoundError, DamagedError):
+        return False
 
 
 def _remove_receipts(out: OutputLayout, count: int) -> None:
@@ -206,7 +217,7 @@ def _export_params(data_dir: DataDir, layout: ModelZooLayout, files: dict[Path, 
     """Return the content of `data_params.json`, with the keys that users of ModelZoo expect."""
     params = data_dir.shards[0].params
     return {
-        "format": "modelzoo",
+        "format": FORMAT,
         "data_processor": layout.processor,
         "features": list(layout.features),
         "image_start_idx": layout.image_start_idx,

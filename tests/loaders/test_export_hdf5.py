@@ -315,6 +315,17 @@ def test_an_output_that_is_a_file_is_refused(
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
+def test_data_params_of_the_user_are_not_replaced(
+    fixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mine in (b'{"mine": 1}\n', (fixed / "data_params.json").read_bytes()):
+        (tmp_path / "data_params.json").write_bytes(mine)
+        assert main([str(fixed), str(tmp_path), "--format", "modelzoo"]) == 2
+        assert "data_params.json: is not a file of an export; remove it, or give" in capsys.readouterr().err
+        assert (tmp_path / "data_params.json").read_bytes() == mine
+    assert [path.name for path in tmp_path.iterdir()] == ["data_params.json"]
+
+
 @pytest.mark.slow
 def test_wrong_folders_are_refused(fixed: Path, free: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is the dataset itself"):
