@@ -115,6 +115,7 @@ def _run(options: argparse.Namespace) -> int:
     chosen, selection = _select(dataset, options)
     selected = chosen if isinstance(chosen, dict) else {}
     output: Path = options.output or dataset.layout.rows_page
+    _refuse_other_file(output)
     side = _side(dataset, options, options.tokenizer)
     coloured = wants_colour(sys.stdout)
     if options.compare is None:
@@ -136,8 +137,25 @@ def _run(options: argparse.Namespace) -> int:
             for pair in found.pairs:
                 for there, one in zip((side, other), pair, strict=True):
                     print(terminal_row(one.row, there.decoder, coloured=coloured, selected=(one.sample.number,)))
-        print(f"{output}: {found.compared:,} records compared, {found.differing:,} differ")
+        differing = f"{found.compared:,} records compared, {found.differing:,} differ"
+        print(f"{output}: {found.nothing_in_common or differing}")
     return DONE
+
+
+def _refuse_other_file(output: Path) -> None:
+    """Refuse to replace a file that is not a page of this package.
+
+    Raises:
+        ConfigError: the name does not end in .html, or such a file exists.
+    """
+    from hdf5_writer.publish import is_whole_page
+
+    if output.suffix.lower() != ".html":
+        raise ConfigError(f"--output {output}: the page is HTML; give a file name that ends in .html")
+    if output.exists() and not output.is_dir() and not is_whole_page(output):
+        raise ConfigError(
+            f"{output}: exists and is not a page of inspect_hdf5; remove it, or give another path with --output FILE"
+        )
 
 
 @contextlib.contextmanager

@@ -61,6 +61,16 @@ class Comparison:
     is_complete: bool = True
     settings: list[tuple[str, Any, Any]] = field(default_factory=list)
 
+    @property
+    def nothing_in_common(self) -> str:
+        """A sentence if no record is in both datasets; otherwise empty."""
+        if self.compared:
+            return ""
+        return (
+            f"no record in common: none of the {self.only_here:,} selected records is in the other dataset "
+            "(records are matched by input file and line)"
+        )
+
 
 class RecordIndex:
     """Index from source records to the samples of a dataset; takes 20 bytes per sample."""

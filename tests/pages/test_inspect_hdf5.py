@@ -196,3 +196,28 @@ def test_the_same_rows_give_the_same_page(out: Path, tmp_path: Path) -> None:
         assert main([str(out), "--output", str(tmp_path / name)]) == 0
         pages.append((tmp_path / name).read_bytes())
     assert pages[0] == pages[1]
+
+
+def test_a_file_that_is_not_a_page_is_not_replaced(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard, page = next(out.glob("*.h5")), out / "rows.html"
+    before = shard.read_bytes()
+    assert main([str(out), "--output", str(shard)]) == 2
+    assert f"--output {shard}: the page is HTML; give a file name that ends in .html" in capsys.readouterr().err
+    assert shard.read_bytes() == before
+    page.write_text("<html>mine</html>")
+    assert main([str(out)]) == 2
+    assert f"{page}: exists and is not a page of inspect_hdf5; remove it, or give another" in capsys.readouterr().err
+    assert page.read_text() == "<html>mine</html>"
+
+
+def test_datasets_without_a_common_record_are_named(
+    out: Path, tmp_path: Path, make_config: ConfigMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "other_in" / "b.jsonl", [{"conversations": turn_pair("Q?", "A.")}])
+    create(make_config(setup__input_dir=str(tmp_path / "other_in"), setup__output_dir=str(tmp_path / "other")))
+    sentence = "none of the 55 selected records is in the other dataset (records are matched by input file and line)"
+    assert main([str(out), "--compare", str(tmp_path / "other")]) == 0
+    assert f"rows.html: no record in common: {sentence}" in capsys.readouterr().out
+    page = (out / "rows.html").read_text()
+    assert f"No record in common: {sentence}" in page
+    assert "No differences." not in page
