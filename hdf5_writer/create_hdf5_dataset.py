@@ -211,7 +211,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
     if options.dry_run:
         from hdf5_writer.dry_run import describe_plan
 
-        _print(describe_plan(config, options.limit))
+        _print(describe_plan(config, options.limit, overwrite=options.overwrite))
         return DONE
     if options.overwrite and (options.task_slice or options.finalize):
         raise ConfigError(

@@ -12,8 +12,9 @@ from hdf5_writer.config import Config
 from hdf5_writer.fitting import fit_samples
 from hdf5_writer.layout import OutputLayout
 from hdf5_writer.planning.inputs import Line, find_inputs
-from hdf5_writer.planning.plan import Plan, make_plan
+from hdf5_writer.planning.plan import OtherPlanError, Plan, make_plan
 from hdf5_writer.report.fill import expected_fill
+from hdf5_writer.resume import refuse_other_plan, refuse_unusable
 from hdf5_writer.rows import RowLayout
 from hdf5_writer.stages import Stages, parse_line, row_layout
 from preprocess.images import require_image_dir
@@ -25,8 +26,10 @@ _MAX_TRIED = 1000
 _MAX_PACKED = 2000
 
 
-def describe_plan(config: Config, limit: int | None) -> str:
+def describe_plan(config: Config, limit: int | None, *, overwrite: bool = False) -> str:
     """Return the text that `--dry-run` prints; nothing is written to the output folder.
+
+    It begins with a warning if the folder holds a different dataset, unless `overwrite` is set.
 
     Raises:
         ConfigError: an error that would stop the run before its first task.
@@ -39,6 +42,14 @@ def describe_plan(config: Config, limit: int | None) -> str:
     if layout.image_start_idx is None:
         place = "at the position of the image in the text"
     files, others = find_inputs(config.setup.input_dir, config.setup.output_dir)
+    output = OutputLayout(config.setup.output_dir)
+    refuse_unusable(output)
+    warnings = []
+    if not overwrite:
+        try:
+            refuse_other_plan(config, limit, output, files)
+        except OtherPlanError as error:
+            warnings.append(f"warning: a run would be refused: {error}")
     # Counting the records of compressed inputs would require unpacking them completely.
     sampled = any(file.is_compressed for file in files) and (limit is None or limit > _MAX_PACKED)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,6 +57,7 @@ def describe_plan(config: Config, limit: int | None) -> str:
         work.work.mkdir()
         plan = make_plan(config, _MAX_PACKED if sampled else limit, facts, work)
         lines = [
+            *warnings,
             *(
                 f"{'' if sampled else f'{file.records:,} records':>20}  {file.path} ({file.bytes:,} bytes"
                 f"{f', {file.record_format}' if file.records else ''})"

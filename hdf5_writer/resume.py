@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hdf5_writer.config import Config
@@ -37,10 +40,42 @@ def make_folders(layout: OutputLayout) -> None:
     try:
         layout.receipt(0).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"setup.output_dir {layout.root}: cannot be created or written ({error.strerror}: {error.filename}); "
-            "give a folder with write permission"
-        ) from None
+        raise _unusable(layout, error, error.filename) from None
+
+
+def refuse_unusable(layout: OutputLayout) -> None:
+    """Check without writing to it that `make_folders` can create the output folder and write there.
+
+    Raises:
+        ConfigError: see `make_folders`.
+    """
+    folder = layout.receipt(0).parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        # Permissions do not tell everything, for example in /proc or on a read-only file system.
+        with tempfile.TemporaryDirectory(dir=folder):
+            pass
+    except OSError as error:
+        raise _unusable(layout, error, folder) from None
+
+
+def refuse_other_plan(config: Config, limit: int | None, layout: OutputLayout, files: list[InputFile]) -> None:
+    """Refuse an output folder that a run would refuse; changes nothing.
+
+    Raises:
+        OtherPlanError: the folder has shards of a different plan, or files of an output without a plan.
+    """
+    plan = _existing_plan(layout)
+    if plan is not None and layout.shards() and (found := _differences(plan, config, limit, files)):
+        _refuse(layout, found)
+
+
+def _unusable(layout: OutputLayout, error: OSError, place: str | Path) -> ConfigError:
+    return ConfigError(
+        f"setup.output_dir {layout.root}: cannot be created or written ({error.strerror}: {place}); "
+        "give a folder with write permission"
+    )
 
 
 def remove_output(layout: OutputLayout) -> None:
@@ -90,7 +125,7 @@ def drop_unused_plan(config: Config, limit: int | None, layout: OutputLayout, fi
     The caller must hold the exclusive lock: another run that has just started has no shard yet either.
 
     Raises:
-        OtherPlanError: there are shards, and the plan is missing or damaged.
+        OtherPlanError: there are files with the names of an output, and the plan is missing or damaged.
     """
     plan = _existing_plan(layout)
     if plan is not None and not layout.shards() and _differences(plan, config, limit, files):
@@ -101,10 +136,12 @@ def _existing_plan(layout: OutputLayout) -> Plan | None:
     try:
         return read_plan(layout)
     except FileNotFoundError:
-        if layout.shards() or layout.data_params.exists():
+        outputs = (*layout.shards(), layout.data_params, layout.rejects, layout.report)
+        found = next((path.name for path in outputs if os.path.lexists(path)), None)
+        if found is not None:
             raise OtherPlanError(
-                f"setup.output_dir {layout.root}: holds a dataset without its plan; "
-                "use another folder, or --overwrite to rewrite it"
+                f"setup.output_dir {layout.root}: holds {found}, but not the plan of the run that wrote it; "
+                "use another folder, or --overwrite to replace it"
             ) from None
         return None
     except DamagedError as error:

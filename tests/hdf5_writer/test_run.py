@@ -187,7 +187,7 @@ def test_data_params_describe_the_shards(make_config: ConfigMaker, tmp_path: Pat
     assert tokens["total"] == tokens["text"] + tokens["image"]
     assert tokens["total"] + tokens["padding"] == rows * config.processor.max_sequence_length
     assert sum(params["lengths"]["samples"]) == rows
-    assert params["config"] == config.as_json()
+    assert params["config"] == config.stored_keys()
     assert json.loads((tmp_path / "out" / "data_params.json").read_text())["counts"] == counts
 
 
@@ -198,12 +198,7 @@ def started(make_config: ConfigMaker, tmp_path: Path) -> Any:
     options = {"setup__samples_per_shard": 4}
     create(make_config(**options, setup__output_dir=str(tmp_path / "uninterrupted")))
     config = make_config(**options)
-    return config, {**output_digests(tmp_path / "uninterrupted"), "data_params.json": None}
-
-
-def without_params(root: Path) -> dict[str, Any]:
-    # It contains the config with the output folder, which differs here.
-    return {**output_digests(root), "data_params.json": None}
+    return config, output_digests(tmp_path / "uninterrupted")
 
 
 @pytest.mark.slow
@@ -224,7 +219,7 @@ def test_an_interrupted_run_resumes(started: Any, tmp_path: Path, survivors: int
     create_dataset(config, progress, make_executor=InlineExecutor)
     assert progress.done_before == survivors
     assert progress.finished == list(range(survivors, 5))
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -236,7 +231,7 @@ def test_a_finished_dataset_is_recognised(started: Any, tmp_path: Path) -> None:
     assert outcome.already_done
     assert outcome.params["counts"]["read"] == 20
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -261,7 +256,7 @@ def test_missing_files_are_rewritten(started: Any, tmp_path: Path, damage: Any) 
     create(config)
     damage(tmp_path / "out")
     create(config)
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
     assert verify_dataset(tmp_path / "out").problems == []
 
 
@@ -277,7 +272,7 @@ def test_files_left_by_a_dead_worker_are_removed(started: Any, tmp_path: Path) -
             return super().submit(fn, *args, **kwargs)
 
     create_dataset(config, SilentProgress(), make_executor=Replaced)
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -333,7 +328,7 @@ def test_changed_file_times_alone_keep_the_plan(started: Any, tmp_path: Path) ->
     progress = SilentProgress()
     create_dataset(config, progress, make_executor=InlineExecutor)
     assert progress.finished == [1]
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 def test_a_failed_run_that_wrote_nothing_needs_no_overwrite(make_config: ConfigMaker, tmp_path: Path) -> None:
@@ -353,7 +348,7 @@ def test_overwrite_removes_only_files_written_by_runs(started: Any, tmp_path: Pa
     create(config, overwrite=True)
     assert mine.read_text() == "keep me"
     mine.unlink()
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -393,7 +388,7 @@ def test_overwrite_removes_nothing_if_inputs_are_unreadable(started: Any, tmp_pa
         create(config, overwrite=True)
     (tmp_path / "in" / "b.jsonl.gz").unlink()
     assert create(config).already_done
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 def test_the_index_of_an_abandoned_plan_is_removed(make_config: ConfigMaker, tmp_path: Path) -> None:
@@ -431,8 +426,20 @@ def test_a_dataset_without_its_plan_is_not_overwritten(started: Any, tmp_path: P
     config, _ = started
     create(config)
     OutputLayout(tmp_path / "out").plan.unlink()
-    with pytest.raises(OtherPlanError, match="holds a dataset without its plan"):
+    with pytest.raises(OtherPlanError, match=r"holds examples-00000-of-00005\.h5, but not the plan"):
         create(config)
+
+
+@pytest.mark.parametrize("name", ["report.html", "rejects.jsonl", "data_params.json"])
+def test_a_file_of_the_user_with_the_name_of_an_output_is_kept(
+    make_config: ConfigMaker, tmp_path: Path, name: str
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", [text_record(0)])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(OtherPlanError, match=rf"holds {name}, but not the plan of the run that wrote it"):
+        create(make_config())
+    assert (tmp_path / "out" / name).read_text() == "mine"
 
 
 @pytest.mark.slow
@@ -452,7 +459,7 @@ def test_a_full_disk_leaves_no_partial_file(started: Any, tmp_path: Path, monkey
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"examples-00000-of-00005.h5", "examples-00001-of-00005.h5", ".work"}
     create(config)
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -488,7 +495,7 @@ def test_an_input_replaced_with_the_same_size_and_time_is_detected(started: Any,
     path.write_bytes(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     create(config)
-    assert without_params(tmp_path / "out") == wanted, "no shard with records of the other file is left"
+    assert output_digests(tmp_path / "out") == wanted, "no shard with records of the other file is left"
 
 
 @pytest.mark.slow
@@ -577,7 +584,7 @@ def test_parts_in_any_order_give_the_same_dataset(started: Any, tmp_path: Path, 
     create_part(config, SilentProgress(), Part(order[-1], 4), make_executor=InlineExecutor)
     assert not (tmp_path / "out" / "data_params.json").exists()
     assert not finalize(config).already_done
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
     assert finalize(config).already_done
     assert create_part(config, SilentProgress(), Part(0, 4), make_executor=InlineExecutor) == 0
 
@@ -620,7 +627,7 @@ def test_a_part_with_other_processes_paths_and_file_times_joins_running_parts(
     create_part(config, SilentProgress(), Part(0, 2), make_executor=lambda _: CallBeforeSecondTask(second_part))
     assert plans[0] == plans[1]
     finalize(config)
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
@@ -676,7 +683,7 @@ def test_a_run_resumes_from_another_working_directory(
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     create(config)
-    assert without_params(tmp_path / "out") == wanted
+    assert output_digests(tmp_path / "out") == wanted
 
 
 @pytest.mark.slow
