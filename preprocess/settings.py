@@ -88,7 +88,7 @@ def read_sections(model: type[BaseModel], path: Path) -> dict[str, dict[str, Any
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: is not UTF-8 text ({error}); give a YAML file") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: is not valid YAML: {_without_source(error, path)}; correct it") from None
+        raise SettingsError(f"{path}: is not valid YAML: {_with_place(error)}; correct it") from None
     return as_sections(model, values, str(path))
 
 
@@ -176,7 +176,7 @@ def _apply(model: type[BaseModel], values: dict[str, Any], override: str, exampl
             value = read_yaml(text)
     except yaml.YAMLError as error:
         raise SettingsError(
-            f"argument {override!r}: the value is not valid YAML: {_without_source(error)}; correct it"
+            f"argument {override!r}: the value is not valid YAML: {_with_place(error)}; correct it"
         ) from None
     set_key(values, path, value, override)
 
@@ -304,5 +304,10 @@ def _with_home(text: str) -> str:
         return text
 
 
-def _without_source(error: object, path: Path | None = None) -> str:
-    return one_line(error).replace('"<unicode string>"', str(path) if path else "it")
+def _with_place(error: yaml.YAMLError) -> str:
+    """The problem with its line and column, without the excerpt of the document, which needs several lines."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return one_line(error).replace(' in "<unicode string>",', "")
+    mark = error.problem_mark
+    problem = one_line(", ".join(filter(None, (error.context, error.problem))))
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
