@@ -150,7 +150,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 @pytest.fixture(scope="module")
 def long_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records that take longer to process than any test waits."""
-    record = {"conversations": turn_pair("Q " * 500, "A " * 300)}
+    record = {"conversations": turn_pair("Q " * 100, "A " * 300)}
     return write_jsonl(tmp_path_factory.mktemp("long") / "a.jsonl", [record] * 20_000)
 
 
