@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from loaders.dataset import Folders, LlavaH5Dataset, OnImageError
 from loaders.global_batches import ConsecutiveBatches, GlobalBatches
 from loaders.grouping import ModalityBatches
 from loaders.image_transform import ImageError
-from loaders.mixture import MixtureOrder
+from loaders.mixture import MixtureOrder, folders_and_weights
 from loaders.row_order import BlockShuffle, RowOrder, SequentialOrder
 from loaders.samples import Sample
 from loaders.shard_reader import BLOCK_ROWS, ShardError
@@ -223,7 +223,7 @@ def create_dataloader(
     folders: Folders = data_dir or []
     weights = None
     if mixture is not None:
-        folders, weights = _folders_and_weights(mixture)
+        folders, weights = folders_and_weights(mixture)
     dataset = LlavaH5Dataset(
         folders,
         img_data_dir,
@@ -297,16 +297,6 @@ def _without_worker_traceback(batches: Iterator[Any]) -> Iterator[Any]:
         kind = type(error)
         message = str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
         raise kind(message) from None
-
-
-def _folders_and_weights(mixture: Sequence[tuple[str | Path, float]]) -> tuple[list[str | Path], list[float]]:
-    if isinstance(mixture, Mapping):
-        raise ValueError("mixture is a mapping, expected [(folder, weight), …]; give list(mixture.items())")
-    for entry in mixture:
-        pair = tuple(entry) if isinstance(entry, (tuple, list)) else ()
-        if len(pair) != 2 or not (isinstance(pair[0], (str, Path)) and isinstance(pair[1], (int, float))):
-            raise ValueError(f"mixture has the entry {entry!r}, expected (folder, weight)")
-    return [folder for folder, _ in mixture], [weight for _, weight in mixture]
 
 
 def _row_order(dataset: LlavaH5Dataset, weights: Sequence[float] | None, window: int | None, seed: int) -> RowOrder:

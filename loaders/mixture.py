@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -81,3 +82,18 @@ def _stream(order: RowOrder, start: int, stop: int) -> Rows:
         parts.append(order.take(number, offset, end))
         start += end - offset
     return np.concatenate(parts)
+
+
+def folders_and_weights(mixture: Sequence[tuple[str | Path, float]]) -> tuple[list[str | Path], list[float]]:
+    """Separate the folders of a mixture from their weights.
+
+    Raises:
+        ValueError: an entry is not a folder and a number.
+    """
+    if isinstance(mixture, Mapping):
+        raise ValueError("mixture is a mapping, expected [(folder, weight), …]; give list(mixture.items())")
+    for entry in mixture:
+        pair = tuple(entry) if isinstance(entry, (tuple, list)) else ()
+        if len(pair) != 2 or not (isinstance(pair[0], (str, Path)) and isinstance(pair[1], (int, float))):
+            raise ValueError(f"mixture has the entry {entry!r}, expected (folder, weight)")
+    return [folder for folder, _ in mixture], [weight for _, weight in mixture]
