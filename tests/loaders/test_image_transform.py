@@ -59,7 +59,7 @@ def authors_pixels(path: Path, aspect_ratio: str, processor: Any) -> Any:
 def readable(path: Path) -> bool:
     try:
         Image.open(path).convert("RGB")
-    except Exception:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises for broken files
         return False
     return True
 
